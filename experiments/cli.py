@@ -1,0 +1,99 @@
+"""What every command shares: typed flags over a complete configuration, and one-line errors."""
+
+import ctypes
+import io
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TypeVar
+
+import rich.console
+import tyro
+
+from r1jax.config import InputError, RunConfig, load_config
+
+Config = TypeVar("Config")
+
+
+def parse(kind: type[Config], default: Config, args: Sequence[str], about: str) -> Config:
+    """`default` with the flags in `args`. Raises InputError for a flag that is not one."""
+    if {"-h", "--help"} & set(args):
+        return tyro.cli(kind, default=default, args=args, description=about)
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), redirect_stdout(said):
+            return tyro.cli(kind, default=default, args=args, description=about)
+    except SystemExit:
+        raise InputError(_message(said.getvalue())) from None
+
+
+def _message(box: str) -> str:
+    """The message inside tyro's frame, as one line."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    lines = [line for line in lines if line]
+    rule = next((i for i, line in enumerate(lines) if not line.strip("─╰╯")), len(lines))
+    return " ".join(lines[:rule])
+
+
+def take(args: list[str], flag: str) -> str | None:
+    """Removes `--flag=value` (or `--flag value`) from args and returns its value."""
+    for i, arg in enumerate(args):
+        if arg.startswith(f"{flag}="):
+            return args.pop(i).split("=", 1)[1]
+        if arg == flag and i + 1 < len(args):
+            args.pop(i)
+            return args.pop(i)
+    return None
+
+
+def starting_config(
+    presets: dict[str, Callable[[], RunConfig]], preset: str, args: list[str]
+) -> RunConfig:
+    """The configuration that flags change: --config=FILE, or --preset=NAME, or `preset`.
+
+    With --resume, it is the one that the run in --out was started with.
+    """
+    path, name = take(args, "--config"), take(args, "--preset")
+    if path:
+        return load_config(RunConfig, path)
+    if name is not None and name not in presets:
+        raise InputError(f"--preset={name}: expected one of {', '.join(presets)}")
+    default = presets[name or preset]()
+    if "--resume" in args and not name:
+        saved = Path(take(list(args), "--out") or default.out) / "config.json"
+        if saved.exists():
+            return load_config(RunConfig, saved)
+    return default
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs main(sys.argv[1:]); bad input ends as one line on stderr and exit code 2."""
+    keep_memory()
+    try:
+        main(sys.argv[1:])
+    except (InputError, OSError) as error:
+        message = " ".join(str(error).split())
+        rich.console.Console(stderr=True, soft_wrap=True).print(
+            f"error: {message}", markup=False, highlight=False
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep freed memory instead of returning it to the system after every step:
+    XLA:CPU allocates its buffers anew each time, and page faults took a quarter of a step."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # not glibc
+        return
+    m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8
+    for option, value in (
+        (m_arena_max, 1),
+        (m_mmap_max, 0),
+        (m_trim_threshold, 2**31 - 1),
+        (m_top_pad, 2**28),
+    ):
+        mallopt(option, value)

@@ -1,0 +1,81 @@
+"""R1-Zero: a base model, a rule that says right or wrong, and nothing else.
+
+    python -m experiments.r1_zero                                # embedded model and task
+    python -m experiments.r1_zero --mesh=8x8                     # FSDP x expert parallel
+    python -m experiments.r1_zero --resume                       # go on where it was stopped
+    python -m experiments.r1_zero --task=gsm8k --data=train.jsonl --tokenizer=tokenizer.json
+    python -m experiments.r1_zero --preset=tiny_dapo --seed=1 --out=runs/dapo
+    python -m experiments.r1_zero --config=runs/r1_zero/config.json --out=runs/again
+
+Presets are complete configurations (`r1jax/presets.py`); every field of one is a flag. The run
+leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints and report.html in
+--out.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+
+from experiments import cli
+from experiments.pretrain_base import base_weights
+from r1jax import optim, sharding
+from r1jax.analysis.report import write_report
+from r1jax.base import load_weights
+from r1jax.config import InputError, RunConfig, check
+from r1jax.data.tasks import make_task
+from r1jax.metrics import read_jsonl, summary
+from r1jax.model.params import Weights, weight_specs
+from r1jax.presets import RUNS
+from r1jax.rl.loop import load_policy, train
+
+
+def first_weights(cfg: RunConfig, mesh) -> Weights:
+    """The weights that --base names: embedded, train, random, a run's folder or a file."""
+    if cfg.base in ("embedded", "train"):
+        return base_weights(cfg, mesh)
+    if cfg.base == "random":
+        return optim.init_state(cfg.model, cfg.optim, mesh, jax.random.key(cfg.seed)).weights
+    path = Path(cfg.base)
+    if path.is_dir():
+        return load_policy(cfg, path, mesh).train.weights
+    if not path.exists():
+        raise InputError(
+            f"--base={cfg.base}: neither embedded, train or random, nor a file or folder"
+        )
+    return load_weights(path, cfg.model)
+
+
+def main(args: list[str]) -> None:
+    started = time.perf_counter()
+    # The embedded model knows a few dozen words; another tokenizer needs another model.
+    preset = "small" if any(a.startswith("--tokenizer") for a in args) else "tiny"
+    default = cli.starting_config(RUNS, preset, args)
+    cfg = cli.parse(RunConfig, default, args, __doc__ or "")
+    task = make_task(cfg)
+    vocab = task.tokenizer.vocab_size
+    if not cfg.model.vocab:
+        cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, vocab=vocab))
+    check(
+        cfg.model.vocab >= vocab,
+        f"tokenizer {cfg.tokenizer or '(embedded)'} has {vocab} tokens, but model.vocab is "
+        f"{cfg.model.vocab}: pass another --tokenizer or --model.vocab={vocab}",
+    )
+    mesh = sharding.make_mesh(cfg.mesh)
+    print(
+        f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, {cfg.task} "
+        f"({len(task.train):,} problems, {len(task.heldout):,} held out), mesh {cfg.mesh}, "
+        f"{cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
+    )
+    out = train(cfg, task, mesh, lambda: first_weights(cfg, mesh))
+    if jax.process_index() == 0:
+        report = write_report(out)
+        rows = read_jsonl(out / "metrics.jsonl"), read_jsonl(out / "samples.jsonl")
+        for line in summary(*rows, report):
+            print(line)
+        print(f"time                {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    cli.run(main)

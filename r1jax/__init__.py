@@ -1,0 +1,1 @@
+"""DeepSeek-R1, end to end, in JAX."""

@@ -1,0 +1,126 @@
+"""The embedded base model: the recipe it is made by, and the file it is kept in.
+
+The package ships one, so that the main job needs no download and no pre-training. The same recipe
+makes it again (`--base=train`), for any mixture of the corpus; what was made once is kept in the
+user's cache under a hash of its recipe.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jax.sharding import Mesh
+
+from r1jax import optim, sharding
+from r1jax.config import CorpusConfig, InputError, ModelConfig, OptimConfig
+from r1jax.data import countdown
+from r1jax.data.packing import Batch, pack
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.model.params import Weights, weight_specs
+from r1jax.sft import sft_step
+
+EMBEDDED = Path(__file__).parent / "assets" / "base.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+    """All that decides what the base becomes."""
+
+    model: ModelConfig
+    corpus: CorpusConfig
+    optim: OptimConfig
+    seed: int = 0
+    heldout_share: float = 0.125
+    rows: int = 64  # a batch
+    length: int = 160  # tokens a row; no document is longer
+    documents: int = 170  # a batch: about as many as fit its rows
+
+    def digest(self) -> str:
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cached(cfg: BaseConfig) -> Path:
+    """Where a base of this recipe is kept once made."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return home / "r1jax" / f"base-{cfg.digest()}.safetensors"
+
+
+def corpus_batch(cfg: BaseConfig, tokenizer: Tokenizer, step: int) -> Batch:
+    """Batch `step` of the corpus: a pure function of the recipe and the step."""
+    train, _ = countdown.split(cfg.heldout_share)
+    rng = np.random.default_rng((cfg.seed, step))
+    documents = []
+    for index in rng.integers(len(train), size=cfg.documents):
+        prompt, reply = countdown.document(train[index], cfg.corpus, rng)
+        documents.append((tokenizer.encode(prompt), [*tokenizer.encode(reply), tokenizer.eos_id]))
+    batch, _ = pack(documents, cfg.rows, cfg.length, tokenizer.pad_id)
+    return batch
+
+
+def train_base(
+    cfg: BaseConfig, mesh: Mesh, progress: Callable[[int, dict[str, float]], None]
+) -> Weights:
+    """Pre-trains for cfg.optim.steps steps; calls progress(step, metrics) every 20."""
+    tokenizer = Tokenizer.words(countdown.VOCABULARY)
+    with jax.set_mesh(mesh):
+        state = optim.init_state(cfg.model, cfg.optim, mesh, jax.random.key(cfg.seed))
+        for step in range(cfg.optim.steps):
+            batch = corpus_batch(cfg, tokenizer, step)
+            batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+            state, metrics = sft_step(state, batch, model=cfg.model, cfg=cfg.optim)
+            if step % 20 == 0 or step + 1 == cfg.optim.steps:
+                progress(step + 1, {name: float(value) for name, value in metrics.items()})
+    return state.weights
+
+
+def save_weights(weights: Weights, path: Path, note: dict) -> None:
+    """Writes weights as float16 (half the size, and the base is the same whether it was just
+    made or read back) with `note` as metadata; under another name first, so never half a file."""
+    arrays = {name: np.asarray(leaf, np.float16) for name, leaf in _named(weights)}
+    # Biases move by 0.001 a step: kept whole.
+    arrays["router_bias_LE"] = np.asarray(weights.router_bias_LE, np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    safetensors.numpy.save_file(arrays, partial, {"note": json.dumps(note)})
+    os.replace(partial, path)
+
+
+def load_weights(path: Path, model: ModelConfig) -> Weights:
+    """Float32 host arrays. Raises InputError that names the file, and the tensor that is missing
+    or has another shape than `model` gives it."""
+    specs = weight_specs(model)
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: {error}") from error
+    leaves = []
+    for name, spec in _named(specs):
+        if name not in arrays:
+            raise InputError(f"{path}: weights of another model: {name} is missing")
+        if arrays[name].shape != spec.shape:
+            raise InputError(
+                f"{path}: weights of another model: {name} has shape {arrays[name].shape}, this "
+                f"model {spec.shape}"
+            )
+        leaves.append(arrays[name].astype(np.float32))
+    return jax.tree.unflatten(jax.tree.structure(specs, is_leaf=sharding.is_spec), leaves)
+
+
+def read_note(path: Path) -> dict:
+    """What `save_weights` was told about the file."""
+    with safetensors.safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()["note"])
+
+
+def _named(tree):
+    """(name, leaf) of every leaf, such as ("params.moe.ffn.up_EDF", ...)."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=sharding.is_spec):
+        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf

@@ -1,0 +1,82 @@
+"""Orbax checkpoints of the sharded state. One is either complete or not there."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from r1jax.config import InputError, ModelConfig
+
+
+class Checkpoints:
+    """The newest checkpoints of a run, in `folder`; a context manager.
+
+    Each holds the state (parameters, moments, reference, step counts; every array written by the
+    devices that own it) and a JSON note: the position in the data, and the model's configuration.
+    Orbax writes to a temporary folder and renames it, so a killed save leaves the one before it.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(Path(folder).resolve(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()
+
+    def save(self, step: int, state: Any, model: ModelConfig, note: dict[str, Any]) -> None:
+        """Returns when the arrays are copied; writing goes on in the background."""
+        note = {**note, "model": dataclasses.asdict(model)}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
+        )
+        self._manager.save(step, args=args)
+
+    def newest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def restore(self, abstract: Any, model: ModelConfig) -> tuple[int, Any, dict[str, Any]]:
+        """(step, state, note) of the newest checkpoint, straight to the shards that `abstract`
+        (ShapeDtypeStructs with shardings) asks for, whatever mesh it was written on.
+
+        Raises InputError if there is none, or it is of another model.
+        """
+        step = self.newest()
+        if step is None:
+            raise InputError(f"{self._manager.directory}: no complete checkpoint")
+        note = self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))
+        self._check_model(note["note"]["model"], model)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return step, self._manager.restore(step, args=args)["state"], note["note"]
+
+    def _check_model(self, saved: dict[str, Any], model: ModelConfig) -> None:
+        ours = _shape_fields(dataclasses.asdict(model))
+        for name, value in _shape_fields(saved).items():
+            if ours.get(name) != value:
+                raise InputError(
+                    f"{self._manager.directory}: checkpoint of another model: {name} is {value}, "
+                    f"this run has {ours.get(name)}"
+                )
+
+
+def _shape_fields(model: dict[str, Any], prefix: str = "model.") -> dict[str, Any]:
+    """Flat fields that say what a model is; how it runs may change between save and restore."""
+    how = {"dtype", "scan_layers", "remat", "experts_impl", "logits_chunk"}
+    flat: dict[str, Any] = {}
+    for name, value in model.items():
+        if isinstance(value, dict):
+            flat |= _shape_fields(value, f"{prefix}{name}.")
+        elif name not in how:
+            flat[prefix + name] = value
+    return flat
+
+
+def abstract_like(shapes: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs that carry their shardings."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings
+    )

@@ -1,0 +1,322 @@
+"""Frozen configurations, validated on construction.
+
+Every check names the field that is wrong, so that a typing mistake on the command line comes
+back as one clear line instead of a shape error from inside a compiled function.
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import dacite
+
+Config = TypeVar("Config")
+
+
+class InputError(ValueError):
+    """Bad input from the user; its message is the one line they see."""
+
+
+def check(ok: bool, message: str) -> None:
+    """Raises InputError(message) unless ok."""
+    if not ok:
+        raise InputError(message)
+
+
+def check_positive(config, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        check(value > 0, f"{type(config).__name__}.{field} must be positive, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeConfig:
+    """Rotary embedding, with YaRN when `factor` > 1 (arXiv 2309.00071)."""
+
+    theta: float = 10_000.0
+    factor: float = 1.0
+    original_context: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    # DeepSeek splits YaRN's attention temperature in two: `mscale` / `mscale_all_dim` scales the
+    # rotary part, `mscale_all_dim` squared the softmax.
+    mscale: float = 1.0
+    mscale_all_dim: float = 1.0
+
+    def __post_init__(self):
+        check_positive(self, "theta", "factor", "original_context")
+
+
+@dataclasses.dataclass(frozen=True)
+class MLAConfig:
+    """Multi-head latent attention (DeepSeek-V2, section 2.1)."""
+
+    heads: int
+    q_lora: int | None  # None: queries are projected directly, as in V2-Lite
+    kv_lora: int
+    nope_dim: int
+    rope_dim: int
+    v_dim: int
+
+    def __post_init__(self):
+        check_positive(self, "heads", "kv_lora", "nope_dim", "rope_dim", "v_dim")
+        check(self.q_lora is None or self.q_lora > 0, f"MLAConfig.q_lora must be positive or "
+              f"None, got {self.q_lora}")
+        check(self.rope_dim % 2 == 0, f"MLAConfig.rope_dim must be even, got {self.rope_dim}")
+
+    @property
+    def qk_dim(self) -> int:
+        return self.nope_dim + self.rope_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class RouterConfig:
+    """How tokens choose experts (DeepSeek-V3, section 2.1.2; V2 for "softmax")."""
+
+    experts: int
+    active: int
+    groups: int = 1
+    group_limit: int = 1
+    scoring: Literal["sigmoid", "softmax"] = "sigmoid"
+    renormalize: bool = True
+    scale: float = 1.0
+
+    def __post_init__(self):
+        check_positive(self, "experts", "active", "groups", "group_limit", "scale")
+        check(self.experts % self.groups == 0, f"RouterConfig.groups={self.groups} must divide "
+              f"experts={self.experts}")
+        check(self.group_limit <= self.groups, f"RouterConfig.group_limit={self.group_limit} "
+              f"exceeds groups={self.groups}")
+        allowed = self.experts // self.groups * self.group_limit
+        check(self.active <= allowed, f"RouterConfig.active={self.active} exceeds the {allowed} "
+              "experts that the group limit leaves")
+        check(self.scoring in ("sigmoid", "softmax"), "RouterConfig.scoring must be sigmoid or "
+              f"softmax, got {self.scoring!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A DeepSeek-V3 style transformer: MLA everywhere, dense layers first, then MoE layers."""
+
+    vocab: int  # 0: as the tokenizer has it
+    d_model: int
+    layers: int
+    dense_layers: int  # how many of the first layers have a dense FFN
+    dense_ffn: int
+    expert_ffn: int
+    shared_experts: int
+    mla: MLAConfig
+    router: RouterConfig
+    rope: RopeConfig = RopeConfig()
+    context: int = 4096
+    mtp_depth: int = 0
+    tied_head: bool = False
+    norm_eps: float = 1e-6
+    init_std: float = 0.02
+    # How it runs, not what it is:
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    scan_layers: bool = True
+    remat: Literal["none", "dots", "full"] = "none"
+    # Which expert computation runs on each device: "dense" multiplies every token with every
+    # local expert (fastest when experts are tiny), "ragged" sorts tokens by expert.
+    experts_impl: Literal["dense", "ragged"] = "ragged"
+    # Log-probabilities are taken over this many positions at a time, so that the float32
+    # [batch, time, vocabulary] logits never exist at once. 0: all at once.
+    logits_chunk: int = 0
+
+    def __post_init__(self):
+        check(self.vocab >= 0, f"ModelConfig.vocab must not be negative, got {self.vocab}")
+        check_positive(self, "d_model", "layers", "expert_ffn", "context", "init_std")
+        check(0 <= self.dense_layers <= self.layers, f"ModelConfig.dense_layers="
+              f"{self.dense_layers} must lie between 0 and layers={self.layers}")
+        check(self.dense_layers == 0 or self.dense_ffn > 0, "ModelConfig.dense_ffn must be "
+              "positive when there are dense layers")
+        check(self.shared_experts >= 0 and self.mtp_depth >= 0 and self.logits_chunk >= 0,
+              "ModelConfig.shared_experts, mtp_depth and logits_chunk must not be negative")
+
+    @property
+    def moe_layers(self) -> int:
+        return self.layers - self.dense_layers
+
+    @property
+    def softmax_scale(self) -> float:
+        """1/sqrt(qk_dim), times YaRN's temperature squared (DeepSeek's `mscale_all_dim`)."""
+        return self.mla.qk_dim**-0.5 * yarn_mscale(self.rope.factor, self.rope.mscale_all_dim) ** 2
+
+
+def yarn_mscale(factor: float, mscale: float) -> float:
+    """YaRN's attention temperature, 0.1 * mscale * ln(factor) + 1 (arXiv 2309.00071, eq. 22)."""
+    return 1.0 if factor <= 1.0 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with clipping, warm-up and an optional cosine decay, and the router's balance rule."""
+
+    lr: float = 3e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    steps: int = 0  # length of the cosine, warm-up included
+    final: float = 0.05  # where the cosine ends, as a fraction of lr
+    b1: float = 0.9
+    b2: float = 0.95
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    bias_rate: float = 1e-3  # DeepSeek-V3's gamma
+    balance_alpha: float = 1e-4  # weight of the sequence-wise balance loss
+    mtp_weight: float = 0.3  # DeepSeek-V3's lambda; only used where the model has MTP depths
+
+    def __post_init__(self):
+        check_positive(self, "lr", "clip_norm")
+        check(
+            self.schedule == "constant" or self.steps > self.warmup,
+            f"OptimConfig.steps={self.steps} must exceed warmup={self.warmup} for a cosine",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How replies are drawn, and how many at a time."""
+
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    max_prompt: int = 64  # tokens; a longer prompt is an error, never cut
+    max_tokens: int = 256  # of a reply
+    slots: int = 128  # replies decoded side by side
+    # Finished slots are refilled this many at a time; all of them at once is plain batching.
+    refill: int = 32
+
+    def __post_init__(self):
+        check_positive(self, "max_prompt", "max_tokens", "slots", "refill")
+        check(
+            self.temperature >= 0,
+            f"SamplingConfig.temperature must not be negative, got {self.temperature}",
+        )
+        check(0 < self.top_p <= 1, f"SamplingConfig.top_p must lie in (0, 1], got {self.top_p}")
+        check(self.top_k >= 0, f"SamplingConfig.top_k must not be negative, got {self.top_k}")
+        check(
+            self.slots % self.refill == 0,
+            f"SamplingConfig.refill={self.refill} must divide slots={self.slots}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+    """One GRPO rollout and the updates made on it."""
+
+    algorithm: Literal["grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
+    questions: int = 16  # a rollout
+    group: int = 16  # replies a question
+    minibatches: int = 2  # updates a rollout, one after another
+    microbatches: int = 1  # gradient accumulation within an update: less memory, same result
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 1e-3
+    reference_every: int = 400  # updates between hard replacements of the reference policy
+    # DAPO's dynamic sampling: draw up to this many rollouts a step until enough groups are mixed
+    # (neither all right nor all wrong). 1: off.
+    max_draws: int = 1
+    # DAPO's overlong shaping: a penalty sets in this many tokens before max_tokens. 0: off.
+    overlong_buffer: int = 0
+
+    def __post_init__(self):
+        check_positive(
+            self, "questions", "group", "minibatches", "microbatches", "reference_every",
+            "max_draws",
+        )
+        check(
+            self.algorithm in ("grpo", "dr_grpo", "dapo", "gspo"),
+            f"RLConfig.algorithm must be grpo, dr_grpo, dapo or gspo, got {self.algorithm!r}",
+        )
+        rows = self.questions * self.group
+        parts = self.minibatches * self.microbatches
+        check(
+            rows % parts == 0,
+            f"RLConfig: minibatches x microbatches = {parts} must divide questions x group = "
+            f"{rows}",
+        )
+        check(
+            self.clip_low >= 0 and self.clip_high >= 0 and self.kl_coef >= 0,
+            "RLConfig: clip_low, clip_high and kl_coef must not be negative",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    """What the embedded base model reads (`data/countdown.py`).
+
+    Two facts are kept apart: how well a model reflects once it does (`practice` documents, under
+    another first word, reflect until solved), and how often it does so under the prompt that RL
+    uses (`reflective`). Both at 0 give a base that has never seen reflection: the control.
+    """
+
+    reflective: float = 0.02  # share of reflective traces among those that begin with "use"
+    practice: float = 0.3  # share of documents that begin with "puzzle", and always reflect
+    persistence: float = 0.8  # chance of a next attempt after a wrong one, under "use"
+
+    def __post_init__(self):
+        for field in ("reflective", "practice", "persistence"):
+            value = getattr(self, field)
+            check(0 <= value <= 1, f"CorpusConfig.{field} must lie in [0, 1], got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A complete run of R1-Zero."""
+
+    model: ModelConfig
+    task: Literal["countdown", "gsm8k"] = "countdown"
+    data: str = ""  # jsonl of problems; empty: the embedded ones (countdown only)
+    tokenizer: str = ""  # tokenizer.json; empty: the embedded words
+    base: str = "embedded"  # embedded | train | random | a run's checkpoints | a .safetensors file
+    corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
+    mesh: str = "1"  # FSDPxEXPERT, such as 8x8
+    out: str = "runs/r1_zero"
+    resume: bool = False
+    seed: int = 0
+    steps: int = 40
+    evaluate_every: int = 5
+    evaluate_samples: int = 128  # held-out replies at each evaluation
+    final_samples: int = 1024  # and at the first and the last
+    checkpoint_every: int = 10
+    heldout_share: float = 0.125
+    grading_workers: int = 1
+    sampling: SamplingConfig = SamplingConfig()
+    rl: RLConfig = RLConfig()
+    optim: OptimConfig = OptimConfig()
+
+    def __post_init__(self):
+        check_positive(
+            self, "steps", "evaluate_every", "evaluate_samples", "final_samples",
+            "checkpoint_every", "grading_workers",
+        )
+        check(
+            0 < self.heldout_share < 1,
+            f"RunConfig.heldout_share must lie in (0, 1), got {self.heldout_share}",
+        )
+        sampling = self.sampling
+        check(
+            sampling.temperature > 0 and sampling.top_p == 1 and sampling.top_k == 0,
+            "RunConfig.sampling: RL needs temperature > 0, top_p = 1 and top_k = 0, since the "
+            "update's log-probabilities are of the whole distribution at that temperature",
+        )
+
+
+def save_config(config, path: Path) -> None:
+    """Writes a configuration, nested ones included, as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def load_config(kind: type[Config], path: str | Path) -> Config:
+    """Reads what `save_config` wrote. Raises InputError that names the file and the field."""
+    try:
+        values = json.loads(Path(path).read_text())
+        return dacite.from_dict(kind, values, dacite.Config(strict=True))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (OSError, json.JSONDecodeError, dacite.DaciteError, TypeError) as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,30 @@
+"""From a bare question to the prompt that the model reads."""
+
+from collections.abc import Sequence
+
+# DeepSeek-R1, arXiv 2501.12948v1, Table 1.
+_R1_ZERO = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant "
+    "solves it. The assistant first thinks about the reasoning process in the mind and then "
+    "provides the user with the answer. The reasoning process and answer are enclosed within "
+    "<think> </think> and <answer> </answer> tags, respectively, i.e., <think> reasoning process "
+    "here </think> <answer> answer here </answer>. User: {prompt} Assistant:"
+)
+
+
+def r1_zero(prompt: str) -> str:
+    """R1-Zero's prompt, for a base model that has seen no chat format.
+
+    The paper prints `User: prompt. Assistant:`. Its full stop closes the question, so it is added
+    only where the question has no closing mark of its own (no `?.`).
+    """
+    prompt = prompt.strip()
+    if not prompt.endswith((".", "?", "!", "。", "？", "！")):
+        prompt += "."
+    # Not str.format: questions are full of LaTeX braces.
+    return _R1_ZERO.replace("{prompt}", prompt)
+
+
+def countdown_prompt(numbers: Sequence[int], target: int) -> str:
+    """The word-level prompt of the embedded countdown task; it opens the think block itself."""
+    return f"use {' '.join(map(str, numbers))} to make {target} <think>"

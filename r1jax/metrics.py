@@ -1,0 +1,219 @@
+"""What a run leaves to read: metrics.jsonl, samples.jsonl, TensorBoard events and one live line.
+
+Every line of a .jsonl file is one JSON object with a "step". A run killed at any moment leaves
+at most one torn last line, which readers drop; resuming drops every line of a later step too,
+so a file never holds a step twice.
+"""
+
+import datetime
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import rich.console
+import rich.progress
+import rich.table
+from tensorboardX import SummaryWriter
+
+from r1jax.config import InputError
+
+Row = dict[str, Any]
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """The rows of a .jsonl file, without its last line if a kill tore it.
+
+    Raises ValueError with the line's number if any other line is not JSON.
+    """
+    lines = Path(path).read_text().split("\n")
+    while lines and not lines[-1]:
+        lines.pop()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: {error}") from error
+    return rows
+
+
+def _truncate(path: Path, last_step: int) -> None:
+    """Drops the rows of `path` after last_step, atomically: a kill leaves the old or new file."""
+    rows = [row for row in read_jsonl(path) if row["step"] <= last_step] if path.exists() else []
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as file:
+        _append(file, rows)
+    os.replace(temporary, path)
+
+
+def _append(file: IO[str], rows: Sequence[Row]) -> None:
+    # ASCII, the default, so that a torn line is still text; one write a call, then out of our
+    # hands: what the process has flushed survives its being killed.
+    file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    file.flush()
+
+
+def _plain(name: str, value: Any) -> float | None:
+    """`value` (a scalar of any library, or None) as JSON can hold it."""
+    if value is None:
+        return None
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"metric {name} is {value}; a value that does not exist is None")
+    return value
+
+
+class MetricsLog:
+    """Appends each step's metrics and samples to the run's files in `out`.
+
+    `resume_from` is the last step to keep, that of the checkpoint resumed from; -1 starts anew.
+    Without it, `out` must not hold a run yet (InputError): appending would mix the two.
+    """
+
+    def __init__(self, out: Path, resume_from: int | None = None):
+        out = Path(out)
+        paths = out / "metrics.jsonl", out / "samples.jsonl"
+        if resume_from is None and any(path.exists() for path in paths):
+            raise InputError(f"{out} already holds a run: resume it or choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        last_step = -1 if resume_from is None else resume_from
+        for path in paths:
+            _truncate(path, last_step)
+        self._metrics, self._samples = (path.open("a") for path in paths)
+        # TensorBoard hides the events of an earlier process from purge_step on.
+        self._events = SummaryWriter(str(out / "tensorboard"), purge_step=last_step + 1)
+
+    def log(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Row] = ()) -> None:
+        """Writes one step: scalars by name (None where a value does not exist), replies.
+
+        Raises ValueError, and writes nothing, if a metric is NaN or infinite: that is a bug to
+        be seen where it happens, not a hole in a curve.
+        """
+        scalars = {name: _plain(name, value) for name, value in metrics.items()}
+        _append(self._samples, samples)
+        _append(self._metrics, [{"step": step, **scalars}])
+        for name, value in scalars.items():
+            if value is not None:
+                self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        for file in (self._metrics, self._samples, self._events):
+            file.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+class Progress:
+    """One live line on a terminal; elsewhere, a plain line at about ten evenly spaced steps.
+
+    Use as a context manager and call `update` after each step, up to `total`. The line fits 80
+    columns.
+    """
+
+    def __init__(self, total: int, console: rich.console.Console | None = None):
+        self._total = total
+        self._console = console or rich.console.Console()
+        self._live = rich.progress.Progress(
+            rich.progress.BarColumn(bar_width=8),
+            rich.progress.TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=rich.table.Column(no_wrap=True, overflow="ellipsis"),
+            ),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._live.add_task(f"0/{total}", total=total)
+        self._first: tuple[int, float] | None = None
+        self._tenth = -1
+        self._held_out: float | None = None
+
+    def update(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Shows `metrics`; a held-out accuracy stays in view until the next one."""
+        accuracy = metrics.get("heldout/accuracy")
+        self._held_out = self._held_out if accuracy is None else accuracy
+        line = self._line(step, metrics)
+        self._live.update(self._task, completed=step, description=line)
+        tenth = step * 10 // self._total
+        if not self._console.is_terminal and tenth > self._tenth:
+            self._console.print(f"step {line}", soft_wrap=True, markup=False, highlight=False)
+        self._tenth = tenth
+
+    def _line(self, step: int, metrics: Mapping[str, Any]) -> str:
+        shown = {
+            "reward {:.2f}": metrics.get("reward/mean"),
+            "held-out {:.0%}": self._held_out,
+            "{:.0f} tokens": metrics.get("length/mean"),
+            "reflects {:.0%}": metrics.get("reflection/fraction"),
+        }
+        parts = [form.format(value) for form, value in shown.items() if value is not None]
+        return "  ".join([f"{step}/{self._total}", *self._time_left(step), *parts])
+
+    def _time_left(self, step: int) -> list[str]:
+        # Counted from the end of the first step, which compiles.
+        now = time.monotonic()
+        if self._first is None:
+            self._first = step, now
+            return []
+        first_step, first_time = self._first
+        seconds = (now - first_time) / max(step - first_step, 1) * (self._total - step)
+        time_left = str(datetime.timedelta(seconds=round(seconds))).removeprefix("0:")
+        return [f"{time_left} left"] if seconds else []
+
+    def __enter__(self) -> "Progress":
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._live.stop()
+
+
+def first_and_last(metrics: Sequence[Row], name: str) -> tuple[float, float] | None:
+    """A metric where it first and last exists; None if it never does."""
+    values = [row[name] for row in metrics if row.get(name) is not None]
+    return (values[0], values[-1]) if values else None
+
+
+def is_correct(sample: Row) -> bool:
+    return sample["components"].get("accuracy") == 1
+
+
+def first_reflective(samples: Sequence[Row]) -> Row | None:
+    """The first correct reply with a reflective term in it, among those logged."""
+    return next((row for row in samples if is_correct(row) and row["reflective_terms"]), None)
+
+
+def summary(
+    metrics: Sequence[Row], samples: Sequence[Row], report: Path | None = None
+) -> list[str]:
+    """The few lines that say at the end of a run what became of it, from start to end."""
+    lines = []
+    if accuracy := first_and_last(metrics, "heldout/accuracy"):
+        lines.append("held-out accuracy   {:.1%} → {:.1%}".format(*accuracy))
+    if length := first_and_last(metrics, "length/mean"):
+        start, end = length
+        lines.append(f"response length     {start:.0f} → {end:.0f} tokens ({end / start:.1f}x)")
+    fraction = first_and_last(metrics, "reflection/fraction")
+    terms = first_and_last(metrics, "reflection/per_response")
+    if fraction and terms:
+        lines.append(
+            "replies reflecting  {:.1%} → {:.1%}".format(*fraction)
+            + " ({:.2g} → {:.2g} terms a reply)".format(*terms)
+        )
+    if aha := first_reflective(samples):
+        lines.append(f"first correct reply that reflects: step {aha['step']}")
+    else:
+        lines.append("no logged reply is both correct and reflective")
+    if report:
+        lines.append(f"report              {report}")
+    return lines

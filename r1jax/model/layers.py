@@ -1,0 +1,62 @@
+"""The small pieces: normalisation, rotary embedding, SwiGLU.
+
+B batch  T time  D d_model  R rope dim  F FFN width
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r1jax.config import RopeConfig, yarn_mscale
+from r1jax.model.params import FFN
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) * scale over the last axis, in float32; returns x's dtype."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return (y * jnp.expand_dims(scale, tuple(range(x.ndim - 1)))).astype(x.dtype)
+
+
+def rope_frequencies(rope: RopeConfig, dim: int) -> np.ndarray:
+    """Radians a position for each of dim/2 pairs, YaRN-interpolated when rope.factor > 1.
+
+    YaRN (arXiv 2309.00071, section 3.2) leaves pairs that turn more than beta_fast times within
+    the original context as they are, slows those that turn less than beta_slow times by `factor`,
+    and blends linearly between, as in DeepSeek-V3's `precompute_freqs_cis`.
+    """
+    pair = np.arange(dim // 2, dtype=np.float64)
+    frequency = rope.theta ** (-2 * pair / dim)
+    if rope.factor <= 1.0:
+        return frequency
+
+    def pair_that_turns(times: float) -> float:
+        wavelength = rope.original_context / (times * 2 * np.pi)
+        return dim * np.log(wavelength) / (2 * np.log(rope.theta))
+
+    low = max(np.floor(pair_that_turns(rope.beta_fast)), 0)
+    high = min(np.ceil(pair_that_turns(rope.beta_slow)), dim - 1)
+    slowed = np.clip((pair - low) / max(high - low, 0.001), 0, 1)
+    return frequency * (1 - slowed) + frequency / rope.factor * slowed
+
+
+def apply_rope(x: jax.Array, positions_BT: jax.Array, rope: RopeConfig) -> jax.Array:
+    """Rotates adjacent pairs (x0, x1), (x2, x3), ... as DeepSeek does (Llama rotates halves).
+
+    x: [B, T, R] or [B, T, H, R].
+    """
+    frequency = jnp.asarray(rope_frequencies(rope, x.shape[-1]), jnp.float32)
+    angle = positions_BT[:, :, None].astype(jnp.float32) * frequency[None, None, :]
+    scale = yarn_mscale(rope.factor, rope.mscale) / yarn_mscale(rope.factor, rope.mscale_all_dim)
+    if x.ndim == 4:
+        angle = angle[:, :, None, :]
+    cos, sin = jnp.cos(angle) * scale, jnp.sin(angle) * scale
+    even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+    rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def swiglu(x: jax.Array, ffn: FFN) -> jax.Array:
+    """[..., D] -> [..., D]."""
+    gate, up, down = (w.astype(x.dtype) for w in (ffn.gate_DF, ffn.up_DF, ffn.down_FD))
+    return (jax.nn.silu(x @ gate) * (x @ up)) @ down

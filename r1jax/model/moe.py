@@ -1,0 +1,137 @@
+"""Mixture of experts with truly sharded, dropless experts (DeepSeek-V3, section 2.1.2).
+
+Every device owns E / (expert axis) experts for good. In the ring form, the tokens of an expert
+group are all-gathered, each device applies its experts to all of them, and a reduce-scatter sums
+the contributions and brings each token home. No capacity limit, no dropped token.
+
+B batch  T time  N = B T tokens on a device  M gathered tokens  D d_model  E local experts
+K experts a token  F expert FFN width
+"""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from r1jax.config import ModelConfig, RouterConfig
+from r1jax.kernels.grouped_matmul import grouped_matmul
+from r1jax.kernels.routing import route
+from r1jax.model.layers import swiglu
+from r1jax.model.params import MoE
+from r1jax.sharding import EXPERT, FSDP, RULES
+
+
+class RouterStats(flax.struct.PyTreeNode):
+    """What training needs to know of one layer's routing."""
+
+    load_E: jax.Array  # valid tokens sent to each expert, over all devices
+    balance_B: jax.Array  # sequence-wise balance loss of each row, before alpha
+
+
+def moe(
+    x_BTD: jax.Array, p: MoE, bias_E: jax.Array, valid_BT: jax.Array, cfg: ModelConfig
+) -> tuple[jax.Array, RouterStats]:
+    """Returns [B, T, D] and the routing statistics. `valid_BT` marks tokens that are counted."""
+    # The router decides between experts on small differences: float32 throughout, and not the
+    # bfloat16 passes that a TPU makes of a float32 matmul by default.
+    logits_BTE = jnp.matmul(
+        x_BTD.astype(jnp.float32),
+        p.router_DE.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    experts = tuple(w.astype(x_BTD.dtype) for w in (p.gate_EDF, p.up_EDF, p.down_EFD))
+    local = functools.partial(_routed, cfg=cfg)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1:
+        rows = P(RULES["batch"])
+        local = jax.shard_map(
+            functools.partial(local, expert_parallel=True),
+            in_specs=(rows, rows, rows, P(), (P(EXPERT), P(EXPERT), P(EXPERT))),
+            out_specs=(rows, P(), rows),
+        )
+    routed_BTD, load_E, balance_B = local(x_BTD, logits_BTE, valid_BT, bias_E, experts)
+    out = routed_BTD if p.shared is None else routed_BTD + swiglu(x_BTD, p.shared)
+    return out, RouterStats(load_E, balance_B)
+
+
+def _routed(x_BTD, logits_BTE, valid_BT, bias_E, experts, *, cfg, expert_parallel=False):
+    """The routed part, as one device sees it. Returns (out_BTD, load_E, balance_B)."""
+    b, t, d = x_BTD.shape
+    x_ND = x_BTD.reshape(b * t, d)
+    routing = route(logits_BTE.reshape(b * t, -1), bias_E, valid_BT.reshape(-1), cfg.router)
+    apply = _EXPERTS[cfg.experts_impl]
+    if not expert_parallel:
+        out_ND = apply(x_ND, routing.gates_NK, routing.experts_NK, experts)
+        load_E = routing.load_E
+    else:
+        first = jax.lax.axis_index(EXPERT) * experts[0].shape[0]
+        gathered = [
+            jax.lax.all_gather(a, EXPERT, tiled=True)
+            for a in (x_ND, routing.gates_NK, routing.experts_NK)
+        ]
+        x_MD, gates_MK, experts_MK = gathered
+        out_MD = apply(x_MD, gates_MK, experts_MK - first, experts)
+        out_ND = jax.lax.psum_scatter(out_MD, EXPERT, scatter_dimension=0, tiled=True)
+        # Global counts: a sign taken of each device's own would let the biases drift apart.
+        load_E = jax.lax.psum(routing.load_E, (FSDP, EXPERT))
+    return out_ND.reshape(b, t, d), load_E, _balance_loss(logits_BTE, valid_BT, cfg.router)
+
+
+def experts_dense(x_MD, gates_MK, experts_MK, weights):
+    """Every token through every local expert, as two plain matmuls; gates zero the rest out."""
+    gate_EDF, up_EDF, down_EFD = weights
+    n = gate_EDF.shape[0]
+    chosen_MKE = experts_MK[:, :, None] == jnp.arange(n)[None, None, :]
+    gate_ME = jnp.sum(jnp.where(chosen_MKE, gates_MK[:, :, None], 0.0), axis=1)
+    h_MEF = jax.nn.silu(jnp.einsum("md,edf->mef", x_MD, gate_EDF))
+    h_MEF = h_MEF * jnp.einsum("md,edf->mef", x_MD, up_EDF)
+    h_MEF = h_MEF * gate_ME[:, :, None].astype(x_MD.dtype)
+    return jnp.einsum("mef,efd->md", h_MEF, down_EFD)
+
+
+def experts_ragged(x_MD, gates_MK, experts_MK, weights):
+    """Only the chosen pairs: sort (token, choice) pairs by expert, multiply by group, unsort."""
+    gate_EDF, up_EDF, down_EFD = weights
+    n, (m, k) = gate_EDF.shape[0], experts_MK.shape
+    is_local = (experts_MK >= 0) & (experts_MK < n)
+    # Pairs of other devices' experts sort to the end, past the last group.
+    expert = jnp.where(is_local, experts_MK, n).reshape(-1)
+    order = jnp.argsort(expert, stable=True)
+    sizes_E = jnp.sum(expert[:, None] == jnp.arange(n)[None, :], axis=0)
+    rows = x_MD[order // k]
+    h = jax.nn.silu(grouped_matmul(rows, gate_EDF, sizes_E))
+    h = grouped_matmul(h * grouped_matmul(rows, up_EDF, sizes_E), down_EFD, sizes_E)
+    # Unsort by gathering: a scatter-add would sum in no fixed order on a GPU.
+    pairs_MKD = h[jnp.argsort(order)].reshape(m, k, -1)
+    gate_MK = jnp.where(is_local, gates_MK, 0.0)
+    pairs_MKD = jnp.where(is_local[:, :, None], pairs_MKD, 0)
+    return jnp.sum(pairs_MKD * gate_MK[:, :, None].astype(x_MD.dtype), axis=1)
+
+
+_EXPERTS = {"dense": experts_dense, "ragged": experts_ragged}
+
+
+def _balance_loss(logits_BTE, valid_BT, r: RouterConfig) -> jax.Array:
+    """DeepSeek-V3 eq. 17-20: sum over experts of f_i P_i, a row. f carries no gradient.
+
+    As printed there, f counts the best of the bare scores: no selection bias, no group limit.
+    """
+    scores = jax.nn.sigmoid(logits_BTE) if r.scoring == "sigmoid" else jax.nn.softmax(logits_BTE)
+    share = scores / (jnp.sum(scores, axis=-1, keepdims=True) + 1e-20)
+    valid = valid_BT.astype(jnp.float32)
+    tokens_B1 = jnp.maximum(jnp.sum(valid, axis=1), 1.0)[:, None]
+    best_BTK = jax.lax.top_k(logits_BTE, r.active)[1]
+    chosen = jnp.sum(jax.nn.one_hot(best_BTK, r.experts), axis=2)
+    f_BE = jnp.einsum("bte,bt->be", chosen, valid) / tokens_B1
+    p_BE = jnp.einsum("bte,bt->be", share, valid) / tokens_B1
+    return jnp.sum(f_BE * (r.experts / r.active) * p_BE, axis=-1)
+
+
+def updated_bias(bias_LE: jax.Array, load_LE: jax.Array, rate: float) -> jax.Array:
+    """Auxiliary-loss-free balancing: overloaded experts become less likely, by `rate` a step
+    (DeepSeek-V3, section 2.1.2)."""
+    load = load_LE.astype(jnp.float32)
+    return bias_LE + rate * jnp.sign(jnp.mean(load, axis=-1, keepdims=True) - load)

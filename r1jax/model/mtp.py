@@ -1,0 +1,60 @@
+"""Multi-token prediction (DeepSeek-V3, section 2.2).
+
+B batch  T time  D d_model
+"""
+
+import jax
+import jax.numpy as jnp
+
+from r1jax.config import ModelConfig
+from r1jax.model.layers import rms_norm
+from r1jax.model.moe import RouterStats
+from r1jax.model.params import Weights
+from r1jax.model.transformer import apply_layer, attention_mask, log_probs, remat
+
+
+def mtp_log_probs(
+    weights: Weights,
+    hidden_BTD: jax.Array,
+    tokens_BT: jax.Array,
+    segments_BT: jax.Array,
+    positions_BT: jax.Array,
+    cfg: ModelConfig,
+) -> tuple[list[jax.Array], list[jax.Array], list[RouterStats]]:
+    """Log-probs of the tokens two, three, ... ahead, from the main model's hidden states.
+
+    Depth k combines the hidden state at i with the embedding of token i + k (eq. 21), runs one
+    layer, and predicts token i + k + 1 with the shared head (eq. 23). Returns, a depth:
+    log-probs [B, T], a mask of positions whose input and target lie in the same segment, and the
+    routing statistics.
+    """
+    params, embed_VD = weights.params, weights.params.embed_VD.astype(cfg.dtype)
+    mask_BTS = attention_mask(positions_BT, segments_BT, None)
+    hidden, logps, masks, stats = hidden_BTD, [], [], []
+    for k, p in enumerate(params.mtp, start=1):
+        bias_E = weights.router_bias_LE[cfg.moe_layers + k - 1]
+        ahead = _shift(tokens_BT, k)
+        joined = jnp.concatenate(
+            [
+                rms_norm(hidden, p.hidden_norm_D, cfg.norm_eps),
+                rms_norm(embed_VD[ahead], p.embed_norm_D, cfg.norm_eps),
+            ],
+            axis=-1,
+        )
+        x = joined @ p.project_ED.astype(joined.dtype)
+        valid = (_shift(segments_BT, k) == segments_BT) & (segments_BT > 0)
+
+        def layer(x, p=p, bias_E=bias_E, valid=valid):
+            return apply_layer(x, p.layer, bias_E, cfg, positions_BT, mask_BTS, valid, None)
+
+        hidden, _, layer_stats = remat(layer, cfg)(x)
+        logp, _ = log_probs(params, hidden, _shift(tokens_BT, k + 1), cfg, norm=p.norm_D)
+        logps.append(logp)
+        masks.append((_shift(segments_BT, k + 1) == segments_BT) & (segments_BT > 0))
+        stats.append(layer_stats)
+    return logps, masks, stats
+
+
+def _shift(a_BT: jax.Array, k: int) -> jax.Array:
+    """Each position sees what stands k later; zeros (padding) past the end."""
+    return jnp.pad(a_BT[:, k:], ((0, 0), (0, min(k, a_BT.shape[1]))))

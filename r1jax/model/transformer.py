@@ -1,0 +1,153 @@
+"""One forward for training, scoring, prefill and decoding.
+
+B batch  T time  S keys  D d_model  V vocabulary  L layers  E experts
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from r1jax.config import ModelConfig
+from r1jax.model.cache import Cache
+from r1jax.model.layers import rms_norm, swiglu
+from r1jax.model.mla import attention
+from r1jax.model.moe import RouterStats, moe
+from r1jax.model.params import FFN, Layer, Params, Weights
+from r1jax.sharding import constrain
+
+_REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Output(flax.struct.PyTreeNode):
+    """`stats` has a leading MoE-layer axis; it is None for a model without MoE layers."""
+
+    hidden_BTD: jax.Array  # after the last layer, before the final norm
+    cache: Cache | None
+    stats: RouterStats | None
+
+
+def forward(
+    weights: Weights,
+    tokens_BT: jax.Array,
+    cfg: ModelConfig,
+    *,
+    positions_BT: jax.Array | None = None,
+    segments_BT: jax.Array | None = None,
+    cache: Cache | None = None,
+) -> Output:
+    """Runs all layers.
+
+    `segments_BT`: tokens attend to earlier tokens of the same segment; segment 0 is padding,
+    which is not counted in the routing statistics. Positions default to 0..T-1. With a cache, a
+    row's tokens are written at their positions, and attend to all positions up to their own.
+    """
+    shape = tokens_BT.shape
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
+    if segments_BT is None:
+        segments_BT = jnp.ones(shape, jnp.int32)
+    mask_BTS = attention_mask(positions_BT, segments_BT, cache)
+    embed_VD = weights.params.embed_VD.astype(cfg.dtype)
+    x = constrain(embed_VD[tokens_BT], "batch", None, None)
+
+    def layer(x, p, bias_E, layer_cache):
+        return apply_layer(x, p, bias_E, cfg, positions_BT, mask_BTS, segments_BT > 0, layer_cache)
+
+    p, bias = weights.params, weights.router_bias_LE[: cfg.moe_layers]
+    dense_cache, moe_cache = (None, None) if cache is None else (cache.dense, cache.moe)
+    x, dense_cache, _ = _run(layer, x, p.dense, None, dense_cache, cfg.dense_layers, cfg)
+    x, moe_cache, stats = _run(layer, x, p.moe, bias, moe_cache, cfg.moe_layers, cfg)
+    if cache is not None:
+        cache = Cache(dense=dense_cache, moe=moe_cache)
+    return Output(hidden_BTD=x, cache=cache, stats=stats)
+
+
+def attention_mask(positions_BT, segments_BT, cache: Cache | None) -> jax.Array:
+    """[B, T, S]: which keys each query sees."""
+    if cache is None:
+        index = jnp.arange(positions_BT.shape[1])
+        same = segments_BT[:, :, None] == segments_BT[:, None, :]
+        return same & (index[:, None] >= index[None, :])[None]
+    length = jax.tree.leaves(cache)[0].shape[-2]
+    return jnp.arange(length)[None, None, :] <= positions_BT[:, :, None]
+
+
+def apply_layer(x, p: Layer, bias_E, cfg, positions_BT, mask_BTS, valid_BT, cache):
+    """Pre-norm attention, then pre-norm FFN or MoE. Returns (x, cache, stats or None)."""
+    y = rms_norm(x, p.attention_norm_D, cfg.norm_eps)
+    y, cache = attention(y, p.attention, cfg, positions_BT, mask_BTS, cache)
+    x = constrain(x + y, "batch", None, None)
+    y = rms_norm(x, p.ffn_norm_D, cfg.norm_eps)
+    if isinstance(p.ffn, FFN):
+        return constrain(x + swiglu(y, p.ffn), "batch", None, None), cache, None
+    y, stats = moe(y, p.ffn, bias_E, valid_BT, cfg)
+    return constrain(x + y, "batch", None, None), cache, stats
+
+
+def remat(fn, cfg: ModelConfig):
+    """Recompute in the backward pass what the policy does not keep."""
+    return fn if cfg.remat == "none" else jax.checkpoint(fn, policy=_REMAT_POLICIES[cfg.remat])
+
+
+def _run(layer, x, stack: Layer | None, bias_LE, cache, n: int, cfg: ModelConfig):
+    """Applies a stack of n alike layers: scanned (compiled once), or unrolled in order."""
+    if stack is None:
+        return x, cache, None
+    if cfg.scan_layers:
+
+        def step(x, xs):
+            x, layer_cache, stats = layer(x, *xs)
+            return x, (layer_cache, stats)
+
+        x, (cache, stats) = jax.lax.scan(remat(step, cfg), x, (stack, bias_LE, cache))
+        return x, cache, stats
+    caches, all_stats = [], []
+    for i in range(n):
+        p, bias_E = jax.tree.map(lambda a, i=i: a[i], (stack, bias_LE))
+        x, layer_cache, stats = remat(layer, cfg)(x, p, bias_E, cache and cache[i])
+        caches.append(layer_cache)
+        all_stats.append(stats)
+    stats = None if all_stats[0] is None else jax.tree.map(lambda *s: jnp.stack(s), *all_stats)
+    return x, None if cache is None else tuple(caches), stats
+
+
+def unembed(params: Params, hidden: jax.Array, cfg: ModelConfig, norm=None) -> jax.Array:
+    """Final norm and head: [..., D] -> float32 logits [..., V]."""
+    h = rms_norm(hidden, params.norm_D if norm is None else norm, cfg.norm_eps)
+    head_DV = params.embed_VD.T if params.head_DV is None else params.head_DV
+    return (h @ head_DV.astype(h.dtype)).astype(jnp.float32)
+
+
+def log_probs(
+    params: Params,
+    hidden_BTD: jax.Array,
+    targets_BT: jax.Array,
+    cfg: ModelConfig,
+    temperature: float = 1.0,
+    norm: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each target, and the entropy it was drawn from, both [B, T] in nats.
+
+    The distribution is softmax(logits / temperature) over the whole vocabulary.
+    """
+
+    def chunk(hidden, targets):
+        logp = jax.nn.log_softmax(unembed(params, hidden, cfg, norm) / temperature)
+        entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+        return jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0], entropy
+
+    b, t, d = hidden_BTD.shape
+    size = cfg.logits_chunk
+    if size == 0 or t <= size:
+        return chunk(hidden_BTD, targets_BT)
+    n = -(-t // size)
+    pad = n * size - t
+    hidden = jnp.pad(hidden_BTD, ((0, 0), (0, pad), (0, 0))).reshape(b, n, size, d)
+    targets = jnp.pad(targets_BT, ((0, 0), (0, pad))).reshape(b, n, size)
+    out = jax.lax.map(
+        lambda xs: jax.checkpoint(chunk)(*xs), (hidden.swapaxes(0, 1), targets.swapaxes(0, 1))
+    )
+    return tuple(o.swapaxes(0, 1).reshape(b, n * size)[:, :t] for o in out)

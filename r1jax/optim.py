@@ -1,0 +1,99 @@
+"""The optimizer and the state it trains, born sharded."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from r1jax import sharding
+from r1jax.config import ModelConfig, OptimConfig
+from r1jax.model.moe import updated_bias
+from r1jax.model.params import Weights, weight_specs
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """The router's balance bias is part of `weights`, but not under the optimizer."""
+
+    weights: Weights
+    opt_state: Any
+    step: Any  # scalar: updates made so far
+
+
+def learning_rate(cfg: OptimConfig) -> optax.Schedule:
+    warm = optax.linear_schedule(0.0, cfg.lr, cfg.warmup)
+    if cfg.schedule == "constant":
+        after = optax.constant_schedule(cfg.lr)
+    else:
+        after = optax.cosine_decay_schedule(cfg.lr, cfg.steps - cfg.warmup, cfg.final)
+    # Warm-up counts from 1: an update with rate 0 would be a step wasted.
+    joined = optax.join_schedules([warm, after], [cfg.warmup])
+    return (lambda count: joined(count + 1)) if cfg.warmup else after
+
+
+def make_optimizer(cfg: OptimConfig) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.clip_norm),
+        optax.adamw(
+            learning_rate(cfg), b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=_matrices
+        ),
+    )
+
+
+def _matrices(params):
+    """Weight decay pulls matrices, not norm scales (which may carry a layer axis)."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in str(path[-1]), params)
+
+
+def state_shardings(model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:
+    """Where each array of a TrainState lives: moments beside their parameters."""
+    specs = weight_specs(model)
+    placed = sharding.shardings(specs, mesh)
+    tx = make_optimizer(cfg)
+    opt_state = optax.tree_utils.tree_map_params(
+        tx,
+        lambda _, where: where,
+        jax.eval_shape(tx.init, sharding.abstract(specs.params)),
+        placed.params,
+        transform_non_params=lambda _: sharding.replicated(mesh),
+    )
+    return TrainState(weights=placed, opt_state=opt_state, step=sharding.replicated(mesh))
+
+
+def new_state(weights: Weights, cfg: OptimConfig) -> TrainState:
+    """A state at step 0 around given weights."""
+    opt_state = make_optimizer(cfg).init(weights.params)
+    return TrainState(weights=weights, opt_state=opt_state, step=jnp.zeros((), jnp.int32))
+
+
+def init_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh, key: jax.Array) -> TrainState:
+    """A random model with its moments, each array created on the devices that hold it."""
+
+    def create(key):
+        return new_state(init_weights(model, key), cfg)
+
+    return jax.jit(create, out_shardings=state_shardings(model, cfg, mesh))(key)
+
+
+def init_weights(model: ModelConfig, key: jax.Array) -> Weights:
+    weights = sharding.init(weight_specs(model), key, jnp.dtype(model.param_dtype))
+    # The bias moves by 0.001 a step: bfloat16 would lose that.
+    return weights.replace(router_bias_LE=weights.router_bias_LE.astype(jnp.float32))
+
+
+def update(
+    state: TrainState, grads, load_LE: jax.Array | None, cfg: OptimConfig
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One clipped AdamW update, and one step of the router's balance rule."""
+    updates, opt_state = make_optimizer(cfg).update(grads, state.opt_state, state.weights.params)
+    weights = state.weights.replace(params=optax.apply_updates(state.weights.params, updates))
+    if load_LE is not None:
+        bias_LE = updated_bias(weights.router_bias_LE, load_LE, cfg.bias_rate)
+        weights = weights.replace(router_bias_LE=bias_LE)
+    metrics = {
+        "grad_norm": optax.tree.norm(grads),
+        "lr": jnp.asarray(learning_rate(cfg)(state.step), jnp.float32),
+    }
+    return TrainState(weights, opt_state, state.step + 1), metrics

@@ -1,0 +1,242 @@
+"""Published models as functions that return complete configurations.
+
+Where a paper or a published config gives no value, the docstring says so.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from r1jax.base import BaseConfig
+from r1jax.config import (
+    CorpusConfig,
+    MLAConfig,
+    ModelConfig,
+    OptimConfig,
+    RLConfig,
+    RopeConfig,
+    RouterConfig,
+    RunConfig,
+    SamplingConfig,
+)
+
+
+def deepseek_v3() -> ModelConfig:
+    """DeepSeek-V3, and so R1-Zero and R1: 671B parameters, 37B active a token.
+
+    Architecture: `config.json` of deepseek-ai/DeepSeek-R1, equal to DeepSeek-V3's. init_std: the
+    V3 report (arXiv 2412.19437, section 4.2), since the 0.02 of `config.json` is a default of the
+    library that wrote it. mtp_depth 1: the extra layer that the checkpoint carries.
+    """
+    return ModelConfig(
+        vocab=129_280,
+        d_model=7168,
+        layers=61,
+        dense_layers=3,
+        dense_ffn=18_432,
+        expert_ffn=2048,
+        shared_experts=1,
+        mla=MLAConfig(heads=128, q_lora=1536, kv_lora=512, nope_dim=128, rope_dim=64, v_dim=128),
+        router=RouterConfig(
+            experts=256,
+            active=8,
+            groups=8,
+            group_limit=4,
+            scoring="sigmoid",
+            renormalize=True,
+            scale=2.5,
+        ),
+        rope=RopeConfig(factor=40.0, mscale=1.0, mscale_all_dim=1.0),
+        context=163_840,
+        mtp_depth=1,
+        init_std=0.006,
+        dtype="bfloat16",
+        scan_layers=True,
+        remat="full",
+        logits_chunk=512,
+    )
+
+
+def deepseek_v2_lite() -> ModelConfig:
+    """DeepSeek-V2-Lite: 15.7B parameters, 2.4B active, for people with one host.
+
+    Architecture and init_std: `config.json` of deepseek-ai/DeepSeek-V2-Lite. The V2 report (arXiv
+    2405.04434, appendix B) agrees and gives no init_std for this model.
+    """
+    return ModelConfig(
+        vocab=102_400,
+        d_model=2048,
+        layers=27,
+        dense_layers=1,
+        dense_ffn=10_944,
+        expert_ffn=1408,
+        shared_experts=2,
+        mla=MLAConfig(heads=16, q_lora=None, kv_lora=512, nope_dim=128, rope_dim=64, v_dim=128),
+        router=RouterConfig(experts=64, active=6, scoring="softmax", renormalize=False, scale=1.0),
+        rope=RopeConfig(factor=40.0, mscale=0.707, mscale_all_dim=0.707),
+        context=163_840,
+        init_std=0.02,
+        dtype="bfloat16",
+        scan_layers=True,
+        remat="full",
+        logits_chunk=512,
+    )
+
+
+def tiny() -> ModelConfig:
+    """The embedded model, DeepSeek-V3 in miniature: every part of it, small enough for a CPU."""
+    return ModelConfig(
+        vocab=72,
+        d_model=64,
+        layers=2,
+        dense_layers=0,
+        dense_ffn=0,
+        expert_ffn=32,
+        shared_experts=2,
+        mla=MLAConfig(heads=2, q_lora=48, kv_lora=32, nope_dim=24, rope_dim=8, v_dim=24),
+        router=RouterConfig(experts=8, active=2),
+        context=256,
+        init_std=0.06,
+        scan_layers=False,
+        experts_impl="dense",
+    )
+
+
+def tiny_base(corpus: CorpusConfig | None = None) -> BaseConfig:
+    """How the embedded base is made; `corpus` for another mixture of traces."""
+    return BaseConfig(
+        model=tiny(),
+        corpus=corpus or CorpusConfig(),
+        optim=OptimConfig(lr=6e-3, schedule="cosine", warmup=50, steps=600, weight_decay=0.01),
+    )
+
+
+def r1_zero_tiny() -> RunConfig:
+    """The embedded default: R1-Zero on countdown, in minutes on a laptop."""
+    return RunConfig(
+        model=tiny(),
+        sampling=SamplingConfig(max_prompt=12, max_tokens=160, slots=128, refill=16),
+        rl=RLConfig(questions=16, group=16, minibatches=2, reference_every=50),
+        optim=OptimConfig(lr=3e-4, b2=0.99),
+    )
+
+
+MODELS: dict[str, Callable[[], ModelConfig]] = {
+    "deepseek-v3": deepseek_v3,
+    "deepseek-r1": deepseek_v3,  # the same architecture
+    "deepseek-v2-lite": deepseek_v2_lite,
+}
+
+
+def r1_zero_small() -> RunConfig:
+    """A small random model for tasks with a published tokenizer (GSM8K): a check of the whole loop
+    on real text, not a model that will solve it. Its vocabulary is the tokenizer's."""
+    model = dataclasses.replace(
+        tiny(), vocab=0, context=1024, dtype="float32", experts_impl="ragged", logits_chunk=128
+    )
+    return RunConfig(
+        model=model,
+        base="random",
+        out="runs/r1_zero_small",
+        steps=4,
+        evaluate_samples=16,
+        final_samples=32,
+        sampling=SamplingConfig(max_prompt=384, max_tokens=128, slots=32, refill=16),
+        rl=RLConfig(questions=4, group=8, minibatches=2),
+        optim=OptimConfig(lr=3e-4),
+    )
+
+
+def r1_zero_paper() -> RunConfig:
+    """DeepSeek-R1-Zero as published in Nature 645:633 ([N]); see SOURCES for each number.
+
+    A rollout of 512 questions x 16 replies is split at random into 16 updates of 512 replies. What
+    the authors call a step is one update; a step here is one rollout: 650 rollouts make their
+    10,400 updates. Replies are cut at 32,768 tokens until update 8,200 (rollout 512), then at
+    65,536: resume there with --sampling.max-tokens=65536.
+    """
+    return RunConfig(
+        model=deepseek_v3(),
+        base="random",
+        out="runs/r1_zero_paper",
+        steps=650,
+        sampling=SamplingConfig(
+            temperature=1.0, max_prompt=4096, max_tokens=32_768, slots=2048, refill=1024
+        ),
+        rl=RLConfig(
+            algorithm="grpo",
+            questions=512,
+            group=16,
+            minibatches=16,
+            clip_low=10.0,
+            clip_high=10.0,
+            kl_coef=1e-3,
+            reference_every=400,
+        ),
+        optim=OptimConfig(lr=3e-6),
+    )
+
+
+def r1_stage2_paper() -> RunConfig:
+    """R1's second stage, its first RL stage (reasoning RL), as published in [N].
+
+    As R1-Zero, from the cold-start model. Beside accuracy and format it was rewarded for language
+    consistency: words in the target language / all words of the chain of thought.
+    """
+    return dataclasses.replace(r1_zero_paper(), out="runs/r1_stage2_paper")
+
+
+def dapo(run: RunConfig) -> RunConfig:
+    """`run` with DAPO's settings (arXiv 2503.14476): clip-higher, token mean, dynamic sampling,
+    overlong shaping over the last fifth of the budget, no KL."""
+    rl = dataclasses.replace(
+        run.rl,
+        algorithm="dapo",
+        clip_low=0.2,
+        clip_high=0.28,
+        kl_coef=0.0,
+        max_draws=4,
+        overlong_buffer=run.sampling.max_tokens // 5,
+    )
+    return dataclasses.replace(run, rl=rl)
+
+
+RUNS: dict[str, Callable[[], RunConfig]] = {
+    "tiny": r1_zero_tiny,
+    "tiny_dapo": lambda: dapo(r1_zero_tiny()),
+    "small": r1_zero_small,
+    "r1_zero_paper": r1_zero_paper,
+    "r1_stage2_paper": r1_stage2_paper,
+}
+
+UNREPORTED = "unreported"
+_N = "Nature 645:633, Methods"
+_NOT_PUBLISHED = (
+    "sampling.max_prompt", "optim.b1", "optim.b2", "optim.weight_decay", "optim.clip_norm",
+    "optim.warmup", "optim.bias_rate", "optim.balance_alpha",
+)  # fmt: skip
+_SHARED_SOURCES = {
+    "optim.lr": _N,
+    "rl.kl_coef": _N,
+    "rl.group": _N,
+    "rl.questions": f"{_N}: 8,192 outputs a rollout = 512 questions x 16",
+    "rl.minibatches": f"{_N}: 16 minibatches of 512, one inner epoch",
+    "rl.reference_every": _N,
+    "rl.algorithm": "arXiv 2402.03300; token- or sequence-level averaging is unreported",
+    "sampling.temperature": _N,
+    "sampling.max_tokens": _N,
+    "model": "arXiv 2412.19437",
+    **dict.fromkeys(_NOT_PUBLISHED, UNREPORTED),
+}
+
+# Where each number of a published run comes from. What is unreported still needs a value to run;
+# it is then this project's default (for R1-Zero's clip range: that of R1's first RL stage).
+SOURCES: dict[str, dict[str, str]] = {
+    "r1_zero_paper": _SHARED_SOURCES
+    | {"steps": f"{_N}: 10,400 updates", "rl.clip_low": UNREPORTED, "rl.clip_high": UNREPORTED},
+    "r1_stage2_paper": _SHARED_SOURCES
+    | {
+        "steps": UNREPORTED,
+        "rl.clip_low": f"{_N}: epsilon = 10, so the lower bound is vacuous",
+        "rl.clip_high": f"{_N}: epsilon = 10",
+    },
+}

@@ -1,0 +1,207 @@
+"""Group Relative Policy Optimization: the loss, and the one compiled step.
+
+DeepSeekMath, arXiv 2402.03300, section 4.1; DeepSeek-R1, arXiv 2501.12948, section 2.2.1.
+Deviations: none in the formula. Log-probs are of the sampler's distribution at its temperature.
+The old log-probs are those recorded when the tokens were drawn, not recomputed ones, so a
+difference between sampler and trainer is seen by the ratio (and reported as sampler/logp_diff).
+
+P questions  G replies a question  R = P G rows  M updates  A micro-batches  B rows at once
+T tokens  L MoE layers  E experts
+"""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from r1jax import optim, sharding
+from r1jax.config import ModelConfig, OptimConfig, RLConfig
+from r1jax.model.params import Weights
+from r1jax.model.transformer import forward, log_probs
+from r1jax.optim import TrainState
+from r1jax.rl.algorithms import ALGORITHMS
+from r1jax.rl.types import Rollout
+
+
+class PolicyState(flax.struct.PyTreeNode):
+    """The policy in training, and the frozen reference that the KL term holds it to."""
+
+    train: TrainState
+    reference: Weights
+
+
+class Tokens(flax.struct.PyTreeNode):
+    """Rows ready for the loss. All but `tokens` and `valid` are of token t given those before."""
+
+    tokens_BT: jax.Array
+    valid_BT: jax.Array
+    reply_BT: jax.Array
+    old_logp_BT: jax.Array
+    advantage_B: jax.Array
+    weight_BT: jax.Array  # sums to what the algorithm says over a whole update
+
+
+def policy_loss(logp_BT, ref_logp_BT, rows: Tokens, cfg: RLConfig):
+    """Sum of weighted -min(r A, clip(r) A) + beta k3, and its parts.
+
+    k3 = ref/pi - log(ref/pi) - 1 is an unbiased, never negative estimate of KL(pi || ref) whose
+    gradient, unlike that of k1 as a loss, is not zero in expectation (Schulman, 2020).
+    """
+    mask = rows.reply_BT
+    difference = logp_BT - rows.old_logp_BT
+    ratio = ALGORITHMS[cfg.algorithm].ratios(difference, mask)
+    advantage = rows.advantage_B[:, None]
+    clipped = jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high)
+    surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+    log_ref_ratio = jnp.where(mask, ref_logp_BT - logp_BT, 0.0)
+    k3 = jnp.exp(log_ref_ratio) - log_ref_ratio - 1
+    loss = jnp.sum(rows.weight_BT * (cfg.kl_coef * k3 - surrogate))
+    sums = {  # over reply tokens; divided by their number once, at the end
+        "kl": k3,
+        "clip/low": (ratio < 1 - cfg.clip_low) & (advantage < 0),
+        "clip/high": (ratio > 1 + cfg.clip_high) & (advantage > 0),
+        "sampler/logp_diff": jnp.abs(difference),
+    }
+    return loss, {k: jnp.sum(jnp.where(mask, v, 0).astype(jnp.float32)) for k, v in sums.items()}
+
+
+def row_log_probs(weights: Weights, rows: Tokens, model: ModelConfig, temperature: float):
+    """Log-prob and entropy of each token given those before it, [B, T] (0 at t = 0), and the
+    routing statistics."""
+    segments_BT = rows.valid_BT.astype(jnp.int32)
+    out = forward(weights, rows.tokens_BT, model, segments_BT=segments_BT)
+    targets = rows.tokens_BT[:, 1:]
+    shifted = log_probs(weights.params, out.hidden_BTD[:, :-1], targets, model, temperature)
+    logp_BT, entropy_BT = (jnp.pad(a, ((0, 0), (1, 0))) for a in shifted)
+    return logp_BT, entropy_BT, out.stats
+
+
+def grpo_loss(
+    weights: Weights,
+    reference: Weights,
+    rows: Tokens,
+    model: ModelConfig,
+    cfg: RLConfig,
+    optim_cfg: OptimConfig,
+    temperature: float,
+    update_rows: int,
+):
+    """The loss of some rows of an update of `update_rows` rows: losses and gradients of its
+    micro-batches add up to those of the whole, however it is split.
+
+    Returns (loss, (sums, load_LE)).
+    """
+    logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, temperature)
+    ref_logp_BT = logp_BT
+    if cfg.kl_coef > 0:
+        ref_logp_BT, _, _ = row_log_probs(reference, rows, model, temperature)
+    loss, sums = policy_loss(logp_BT, jax.lax.stop_gradient(ref_logp_BT), rows, cfg)
+    if cfg.kl_coef == 0:
+        sums["kl"] = jnp.zeros(())  # no reference, nothing measured
+    sums["entropy"] = jnp.sum(jnp.where(rows.reply_BT, entropy_BT, 0))
+    load_LE = None
+    if stats is not None:
+        load_LE = stats.load_E
+        balance = jnp.sum(stats.balance_B) / update_rows
+        loss = loss + optim_cfg.balance_alpha * balance
+    return loss, (sums, load_LE)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "cfg", "optim_cfg", "temperature"), donate_argnames="state"
+)
+def grpo_step(
+    state: PolicyState,
+    rollout: Rollout,
+    key: jax.Array,
+    *,
+    model: ModelConfig,
+    cfg: RLConfig,
+    optim_cfg: OptimConfig,
+    temperature: float,
+) -> tuple[PolicyState, dict[str, jax.Array]]:
+    """All updates of one rollout: advantages, reference, ratios, KL, optimizer, router biases.
+
+    `key` draws which rows share a minibatch (R1-Zero splits a rollout at random).
+    """
+    algorithm = ALGORITHMS[cfg.algorithm]
+    advantage_PG = algorithm.advantages(rollout.reward_PG)
+    updates = _split(rollout, advantage_PG, algorithm.weights, key, cfg)
+
+    def update(state: PolicyState, rows_AB: Tokens):
+        grads, loss, sums, load_LE = _accumulate(
+            state, rows_AB, model, cfg, optim_cfg, temperature
+        )
+        train, metrics = optim.update(state.train, grads, load_LE, optim_cfg)
+        replace = train.step % cfg.reference_every == 0
+        reference = jax.tree.map(
+            lambda new, old: jnp.where(replace, new, old), train.weights, state.reference
+        )
+        tokens = jnp.maximum(jnp.sum(rows_AB.reply_BT), 1)
+        metrics |= {name: total / tokens for name, total in sums.items()}
+        if load_LE is not None:
+            load = load_LE.astype(jnp.float32)
+            mean_L = jnp.maximum(jnp.mean(load, axis=-1), 1)
+            metrics["router/max_load"] = jnp.max(jnp.max(load, axis=-1) / mean_L)
+        return PolicyState(train, reference), {"loss": loss, **metrics}
+
+    state, per_update = jax.lax.scan(update, state, updates)
+    metrics = {name: jnp.mean(values) for name, values in per_update.items()}
+    # After the first update the policy is another one; only before it is the difference noise.
+    metrics["sampler/logp_diff"] = per_update["sampler/logp_diff"][0]
+    metrics["lr"] = per_update["lr"][-1]
+    spread_P = jnp.max(rollout.reward_PG, axis=1) - jnp.min(rollout.reward_PG, axis=1)
+    metrics["groups/zero_std"] = jnp.mean((spread_P == 0).astype(jnp.float32))
+    metrics["reward/mean"] = jnp.mean(rollout.reward_PG)
+    return state, metrics
+
+
+def _split(rollout: Rollout, advantage_PG, weights, key, cfg: RLConfig) -> Tokens:
+    """Shuffles the rows and lays them out as [M, A, B, ...]: updates, micro-batches, rows."""
+    count = cfg.minibatches, cfg.microbatches
+    order_R = jax.random.permutation(key, advantage_PG.size)
+
+    def rows(a, *shape):
+        a = a.reshape(-1, *a.shape[2:])[order_R]
+        a = a.reshape(*shape, -1, *a.shape[1:])
+        lead = (None,) * len(shape)
+        return sharding.constrain(a, *lead, "batch", *(None,) * (a.ndim - len(shape) - 1))
+
+    reply_MBT = rows(rollout.reply_PGT, cfg.minibatches)
+    weight_MBT = jax.vmap(weights)(reply_MBT)
+    return Tokens(
+        tokens_BT=rows(rollout.tokens_PGT, *count),
+        valid_BT=rows(rollout.valid_PGT, *count),
+        reply_BT=rows(rollout.reply_PGT, *count),
+        old_logp_BT=rows(rollout.logp_PGT, *count),
+        advantage_B=rows(advantage_PG, *count),
+        weight_BT=weight_MBT.reshape(*count, -1, weight_MBT.shape[-1]),
+    )
+
+
+def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, temperature):
+    """Gradient, loss, metric sums and expert loads of one update, over its micro-batches."""
+    weights = state.train.weights
+    update_rows = rows_AB.advantage_B.size
+
+    def micro(rows: Tokens):
+        def loss_fn(params):
+            return grpo_loss(
+                weights.replace(params=params), state.reference, rows,
+                model, cfg, optim_cfg, temperature, update_rows,
+            )
+
+        (loss, (sums, load_LE)), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights.params)
+        return grads, loss, sums, load_LE
+
+    first = micro(jax.tree.map(lambda a: a[0], rows_AB))
+    if cfg.microbatches == 1:
+        return first
+    rest = jax.tree.map(lambda a: a[1:], rows_AB)
+    total, _ = jax.lax.scan(
+        lambda total, rows: (jax.tree.map(jnp.add, total, micro(rows)), None), first, rest
+    )
+    return total
+
+

@@ -1,0 +1,112 @@
+"""Drawing replies and grading them: the same for training and for evaluation."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from r1jax.analysis.reflection import count_terms, reflection_metrics
+from r1jax.data.problems import Problem
+from r1jax.data.tasks import Task
+from r1jax.model.params import Weights
+from r1jax.rewards.grading import Grade, Grader
+from r1jax.sampling.engine import Completion, Engine, Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One reply: what was asked, what was drawn, what it reads as, and what it earned."""
+
+    problem: Problem
+    number: int  # among the replies to this problem
+    prompt: list[int]
+    completion: Completion
+    text: str
+    grade: Grade
+
+    @property
+    def reflective_terms(self) -> int:
+        return sum(count_terms(self.text).values())
+
+    @property
+    def correct(self) -> bool:
+        return self.grade.outcome == "correct"
+
+    def row(self, step: int, split: str, task: Task) -> dict:
+        """As a line of samples.jsonl."""
+        return {
+            "step": step,
+            "split": split,
+            "problem_id": self.problem.id,
+            "sample": self.number,
+            "prompt": task.tokenizer.decode(self.prompt),
+            "text": self.text,
+            "tokens": len(self.completion.tokens),
+            "truncated": self.completion.truncated,
+            "outcome": self.grade.outcome,
+            "reward": self.grade.reward,
+            "components": self.grade.components,
+            "reflective_terms": self.reflective_terms,
+        }
+
+
+def draw(
+    engine: Engine,
+    grader: Grader,
+    task: Task,
+    weights: Weights,
+    questions: Sequence[tuple[int, Problem]],
+    group: int,
+    key: jax.Array,
+) -> tuple[list[Sample], dict[str, float]]:
+    """`group` graded replies to each (question number, problem), in order, and the seconds that
+    drawing and grading took.
+
+    A question's number is where its randomness comes from.
+    """
+    started = time.perf_counter()
+    prompts = {number: task.prompt(problem) for number, problem in questions}
+    wanted = [(q, problem, i) for q, problem in questions for i in range(group)]
+    requests = [Request(prompts[q], q, i) for q, _, i in wanted]
+    completions, _ = engine.generate(weights, requests, key)
+    drawn = time.perf_counter()
+    texts = [task.text(c.tokens.tolist()) for c in completions]
+    # A reply that was cut is no reply: it has no end, whatever answer it may hold.
+    graded = [
+        "" if c.truncated else text for c, text in zip(completions, texts, strict=True)
+    ]
+    grades = grader.grade([problem for _, problem, _ in wanted], graded)
+    seconds = {"time/rollout": drawn - started, "time/reward": time.perf_counter() - drawn}
+    samples = [
+        Sample(problem, i, prompts[q], completion, text, grade)
+        for (q, problem, i), completion, text, grade in zip(
+            wanted, completions, texts, grades, strict=True
+        )
+    ]
+    return samples, seconds
+
+
+def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:
+    """Reward by component, lengths in tokens, and reflection, over some replies."""
+    length = np.array([len(s.completion.tokens) for s in samples])
+    correct = np.array([s.correct for s in samples])
+
+    def mean(values: np.ndarray) -> float | None:
+        return float(values.mean()) if values.size else None
+
+    components = {
+        f"reward/{name}": mean(np.array([s.grade.components[name] for s in samples]))
+        for name in samples[0].grade.components
+    }
+    return {
+        **components,
+        "reward/unparseable": mean(np.array([s.grade.outcome == "unparseable" for s in samples])),
+        "reward/grader_failed": mean(np.array([s.grade.outcome == "failed" for s in samples])),
+        "length/mean": mean(length),
+        "length/correct": mean(length[correct]),
+        "length/incorrect": mean(length[~correct]),
+        "length/truncated": mean(np.array([s.completion.truncated for s in samples])),
+        **reflection_metrics([s.text for s in samples], length.tolist()),
+    }

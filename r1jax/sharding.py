@@ -1,0 +1,140 @@
+"""Meshes, and where each array lives on them.
+
+A mesh is fully-sharded data parallelism x expert parallelism: `--mesh=8x8` is ("fsdp", "expert").
+Activations are split over the batch on both axes. Weights are split over "fsdp" along d_model and
+over "expert" along experts, heads or vocabulary; all but the experts are gathered, a layer at a
+time, where they are used. Experts stay where they are: tokens travel to them (`model/moe.py`).
+
+Changing the parallelism means editing one table, `RULES`.
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from r1jax.config import InputError, check
+
+FSDP, EXPERT = "fsdp", "expert"
+
+# Logical axis -> mesh axes. An axis is left whole where its size does not divide.
+RULES: dict[str | None, tuple[str, ...]] = {
+    "batch": (FSDP, EXPERT),
+    "questions": (FSDP,),  # a rollout's two leading axes
+    "replies": (EXPERT,),
+    "embed": (FSDP,),
+    "heads": (EXPERT,),
+    "vocab": (EXPERT,),
+    "experts": (EXPERT,),
+    "ffn": (EXPERT,),
+    "latent": (),
+    "layers": (),
+    None: (),
+}
+
+
+def parse_mesh(text: str) -> tuple[int, int]:
+    """"8x8" -> (8, 8); "4" -> (4, 1). Raises InputError for anything else."""
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if not match:
+        raise InputError(f"--mesh={text}: expected FSDPxEXPERT such as 8x8, or one number")
+    return int(match[1]), int(match[2] or 1)
+
+
+def make_mesh(text: str) -> Mesh:
+    """The mesh that `text` describes; on a CPU host its devices are emulated.
+
+    Raises InputError if the host's accelerators are not exactly as many as the mesh needs (on a
+    CPU host: if JAX was already started with fewer devices).
+    """
+    shape = parse_mesh(text)
+    wanted = math.prod(shape)
+    # Only effective before JAX's first use of a device, and only for the CPU backend. Once it is
+    # too late, JAX raises, and the count below decides.
+    with contextlib.suppress(RuntimeError):
+        emulated = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+        if not jax.distributed.is_initialized() and emulated < wanted:
+            jax.config.update("jax_num_cpu_devices", wanted)
+    devices = jax.devices()
+    on_cpu = devices[0].platform == "cpu"
+    check(
+        len(devices) == wanted or (on_cpu and len(devices) > wanted),
+        f"--mesh={text} needs {wanted} devices, but there are {len(devices)} "
+        f"({devices[0].device_kind})",
+    )
+    return jax.make_mesh(
+        shape, (FSDP, EXPERT), axis_types=(AxisType.Auto,) * 2, devices=devices[:wanted]
+    )
+
+
+def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh) -> P:
+    """The PartitionSpec of an array with logical `axes`, leaving whole what does not divide."""
+    return P(*(
+        RULES[axis] if size % math.prod(mesh.shape[a] for a in RULES[axis]) == 0 else None
+        for size, axis in zip(shape, axes, strict=True)
+    ))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an activation's layout on the current mesh; does nothing where there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh))
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSpec:
+    """One declaration a parameter: its shape, logical axes and initialiser."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+
+    def __post_init__(self):
+        assert len(self.shape) == len(self.axes), f"{self.shape} has not the axes {self.axes}"
+
+
+def is_spec(x) -> bool:
+    return isinstance(x, ParamSpec)
+
+
+def abstract(specs, dtype=jnp.float32):
+    """ParamSpecs -> ShapeDtypeStructs."""
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), specs, is_leaf=is_spec)
+
+
+def shardings(specs, mesh: Mesh):
+    """ParamSpecs -> NamedShardings."""
+    return jax.tree.map(
+        lambda s: NamedSharding(mesh, partition(s.shape, s.axes, mesh)), specs, is_leaf=is_spec
+    )
+
+
+def init(specs, key: jax.Array, dtype=jnp.float32):
+    """Draws every parameter. The values depend on (key, position in the tree), not on the mesh."""
+    leaves, treedef = jax.tree.flatten(specs, is_leaf=is_spec)
+    keys = jax.random.split(key, len(leaves))
+    values = [s.init(k, s.shape, dtype) for s, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(treedef, values)
+
+
+def count(specs) -> int:
+    """Number of parameters; allocates nothing."""
+    return sum(math.prod(s.shape) for s in jax.tree.leaves(specs, is_leaf=is_spec))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over every device."""
+    return NamedSharding(mesh, P(RULES["batch"]))

@@ -1,0 +1,39 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="r1jax",
+    version="0.1.0",
+    description="DeepSeek-R1, end to end, in JAX",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["r1jax*", "experiments*", "launch*"]),
+    package_data={"r1jax": ["assets/*"]},
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "chex",
+        "einops",
+        "pytest",
+        # What its users already have.
+        "tyro",
+        "tokenizers",
+        "safetensors",
+        "math-verify",
+        "pebble",
+        "dacite",
+        "rich",
+        "jinja2",
+        "matplotlib",
+        "tensorboardX",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        # Compile for TPU topologies on a host without a TPU (BUILD.md).
+        "aot": ["libtpu==0.0.42.*"],
+        "dev": ["ruff", "mypy", "hypothesis"],
+    },
+)

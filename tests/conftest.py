@@ -1,0 +1,21 @@
+"""Eight emulated devices and strict promotion for every test; where the real inputs are."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real inputs (R1JAX_DATA); skips the test where they are absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("R1JAX_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"real inputs absent: no directory {path} (set R1JAX_DATA)")
+    return path

@@ -1,0 +1,210 @@
+"""The whole model: forward, gradients, log-probabilities, cached decoding, MTP."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import tiny
+
+from r1jax.config import MLAConfig
+from r1jax.model import transformer
+from r1jax.model.cache import init_cache
+from r1jax.model.mtp import mtp_log_probs
+from r1jax.model.params import Weights
+from r1jax.model.transformer import unembed
+
+B, T = 2, 12
+TOKENS = tiny.tokens(B, T)
+V2_LITE_LIKE = tiny.config(
+    router=tiny.SOFTMAX,
+    mla=MLAConfig(heads=4, q_lora=None, kv_lora=16, nope_dim=10, rope_dim=8, v_dim=12),
+)
+
+log_probs = tiny.jit(transformer.log_probs, static_argnames=("cfg", "temperature"))
+
+
+@functools.cache
+def expected(cfg):
+    """The oracle's (hidden, load, balance) for TOKENS."""
+    return oracle.forward(oracle.to_numpy(tiny.weights(cfg)), TOKENS, cfg)
+
+
+@pytest.mark.parametrize("cfg", [tiny.CONFIG, V2_LITE_LIKE], ids=["v3", "v2-lite"])
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_forward_is_the_oracle(cfg, scan_layers):
+    out = tiny.forward(tiny.weights(cfg), TOKENS, replace(cfg, scan_layers=scan_layers))
+    hidden, load, balance = expected(cfg)
+    np.testing.assert_allclose(out.hidden_BTD, hidden, rtol=1e-4, atol=5e-5)
+    np.testing.assert_array_equal(out.stats.load_E, load)
+    np.testing.assert_allclose(out.stats.balance_B, balance, rtol=1e-5)
+    assert out.cache is None
+
+
+@pytest.mark.parametrize("dense_layers", [0, 3], ids=["all-moe", "all-dense"])
+def test_one_kind_of_layer_only(dense_layers):
+    cfg = tiny.config(dense_layers=dense_layers, layers=3 if dense_layers else 1)
+    out = tiny.forward(tiny.weights(cfg), TOKENS[:1], cfg)
+    want, _, _ = oracle.sequence(oracle.to_numpy(tiny.weights(cfg)), TOKENS[0], cfg)
+    np.testing.assert_allclose(out.hidden_BTD[0], want, rtol=1e-4, atol=5e-5)
+    assert (out.stats is None) == (dense_layers == 3)
+
+
+def test_bfloat16_is_finite_and_close():
+    cfg = tiny.config(dtype="bfloat16")
+    hidden = tiny.forward(tiny.weights(cfg), TOKENS, cfg).hidden_BTD
+    assert hidden.dtype == jnp.bfloat16
+    assert np.isfinite(hidden).all()
+    want = expected(tiny.CONFIG)[0]
+    error_BT = np.linalg.norm(np.float64(hidden) - want, axis=-1) / np.linalg.norm(want, axis=-1)
+    # Not the maximum: where two experts nearly tie, bfloat16 may rightly choose the other one.
+    assert np.median(error_BT) < 0.02
+
+
+@functools.cache
+def gradients(**changes):
+    cfg = tiny.config(layers=2, dense_layers=0, experts_impl="dense", logits_chunk=5, **changes)
+
+    def loss(params, bias):
+        out = transformer.forward(Weights(params, bias), TOKENS, cfg)
+        logp, entropy = transformer.log_probs(params, out.hidden_BTD, TOKENS, cfg)
+        return jnp.mean(logp) + 0.1 * jnp.mean(entropy) + 0.1 * jnp.mean(out.stats.balance_B)
+
+    weights = tiny.weights(cfg)
+    return tiny.jit(jax.grad(loss))(weights.params, weights.router_bias_LE)
+
+
+HOW_IT_RUNS = {
+    "dots": {"remat": "dots"},
+    "full": {"remat": "full"},
+    "unrolled": {"scan_layers": False},
+    "unrolled-full": {"scan_layers": False, "remat": "full"},
+}
+
+
+@pytest.mark.parametrize("changes", HOW_IT_RUNS.values(), ids=HOW_IT_RUNS)
+def test_gradients_do_not_depend_on_how_it_runs(changes):
+    plain, other = gradients(), gradients(**changes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, other)
+    assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(plain))
+
+
+@pytest.mark.parametrize("tied_head", [False, True])
+def test_log_probs_and_entropy_are_the_oracles(tied_head):
+    cfg = tiny.config(tied_head=tied_head)
+    weights = tiny.weights(cfg)
+    assert (weights.params.head_DV is None) == tied_head
+    hidden = np.random.default_rng(0).normal(size=(B, T, cfg.d_model)).astype(np.float32)
+    for temperature in (1.0, 0.7):
+        logp, entropy = log_probs(weights.params, hidden, TOKENS, cfg, temperature)
+        want = oracle.log_softmax_logits(
+            oracle.to_numpy(weights), np.float64(hidden), cfg, temperature
+        )
+        picked = np.take_along_axis(want, TOKENS[..., None], axis=-1)[..., 0]
+        np.testing.assert_allclose(logp, picked, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(entropy, -np.sum(np.exp(want) * want, axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [4, 5, 12, 100], ids=lambda n: f"chunk-{n}")
+def test_chunked_log_probs_are_the_same(chunk):
+    weights = tiny.weights(tiny.CONFIG)
+    hidden = np.random.default_rng(0).normal(size=(B, T, 32)).astype(np.float32)
+    whole = log_probs(weights.params, hidden, TOKENS, tiny.CONFIG, 0.7)
+    parts = log_probs(weights.params, hidden, TOKENS, tiny.config(logits_chunk=chunk), 0.7)
+    for a, b in zip(whole, parts, strict=True):
+        assert a.shape == b.shape == (B, T)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_prefill_and_decoding_are_the_full_forward_at_every_position(scan_layers):
+    """Rows of different prompt lengths: each is padded on the right, then goes on from its end,
+    over the cache positions that its padding wrote."""
+    cfg = tiny.config(scan_layers=scan_layers)
+    weights, tokens = tiny.weights(cfg), tiny.tokens(3, T, seed=5)
+    want = np.asarray(tiny.forward(weights, tokens, cfg).hidden_BTD)
+
+    prompt = np.array([2, 5, 8])
+    real = np.arange(prompt.max())[None, :] < prompt[:, None]
+    out = tiny.forward(
+        weights,
+        np.where(real, tokens[:, : prompt.max()], 43),
+        cfg,
+        segments_BT=real.astype(np.int32),
+        cache=init_cache(cfg, batch=3, length=T + 1),
+    )
+    assert out.stats.load_E.sum() == prompt.sum() * cfg.router.active * cfg.moe_layers
+    got = np.full_like(want, np.nan)
+    got[:, : prompt.max()][real] = np.asarray(out.hidden_BTD)[real]
+    cache, rows = out.cache, np.arange(3)
+    for step in range(T - prompt.min()):
+        position = np.minimum(prompt + step, T - 1)  # a finished row writes its last token again
+        token = tokens[rows, position][:, None]
+        out = tiny.forward(weights, token, cfg, positions_BT=position[:, None], cache=cache)
+        cache = out.cache
+        got[rows, position] = np.asarray(out.hidden_BTD)[:, 0]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_packed_segments_are_separate_sequences():
+    cfg, lengths = tiny.CONFIG, (5, 4)
+    weights = tiny.weights(cfg)
+    segments = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * 12], np.int32)
+    positions = np.array([[*range(5), *range(4), *range(3)], [*range(12)]], np.int32)
+    out = tiny.forward(weights, TOKENS, cfg, positions_BT=positions, segments_BT=segments)
+    parts = np.split(TOKENS[0], np.cumsum(lengths))[:2]
+    alone = [oracle.sequence(oracle.to_numpy(weights), part, cfg) for part in parts]
+    want = np.concatenate([hidden for hidden, _, _ in alone])
+    np.testing.assert_allclose(out.hidden_BTD[0, :9], want, rtol=1e-4, atol=5e-5)
+    other = oracle.sequence(oracle.to_numpy(weights), TOKENS[1], cfg)
+    np.testing.assert_array_equal(
+        out.stats.load_E, np.sum([loads for _, loads, _ in [*alone, other]], axis=0)
+    )
+
+
+def test_unembed_returns_float32():
+    cfg, hidden = tiny.config(dtype="bfloat16"), jnp.ones((1, 32), jnp.bfloat16)
+    assert unembed(tiny.weights(cfg).params, hidden, cfg).dtype == jnp.float32
+
+
+@functools.cache
+def mtp_case():
+    """Two depths, over one whole row and one with two segments and padding."""
+    cfg = tiny.config(layers=1, dense_layers=0, mtp_depth=2)
+    weights = tiny.weights(cfg)
+    segments = np.array([[1] * 12, [1] * 5 + [2] * 6 + [0]], np.int32)
+    positions = np.array([[*range(12)], [*range(5), *range(6), 0]], np.int32)
+
+    @tiny.jit
+    def run(weights):
+        hidden = transformer.forward(
+            weights, TOKENS, cfg, positions_BT=positions, segments_BT=segments
+        ).hidden_BTD
+        return mtp_log_probs(weights, hidden, TOKENS, segments, positions, cfg)
+
+    return cfg, oracle.to_numpy(weights), run(weights)
+
+
+def test_mtp_is_the_oracle():
+    cfg, weights, (logps, masks, stats) = mtp_case()
+    assert len(logps) == len(masks) == len(stats) == 2
+    loads = np.zeros((2, cfg.router.experts), int)
+    for row, start, length in [(0, 0, 12), (1, 0, 5), (1, 5, 6)]:
+        tokens = TOKENS[row, start : start + length]
+        hidden, _, _ = oracle.sequence(weights, tokens, cfg)
+        for k, (want, load) in enumerate(oracle.mtp(weights, hidden, tokens, cfg)):
+            got = logps[k][row, start : start + len(want)]
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+            loads[k] += load
+    np.testing.assert_array_equal([s.load_E for s in stats], loads)
+
+
+def test_mtp_mask_keeps_input_and_target_in_one_segment():
+    _, _, (_, masks, _) = mtp_case()
+    for k, mask_BT in enumerate(masks, start=1):
+        whole = [1] * (11 - k) + [0] * (k + 1)
+        packed = [1] * (4 - k) + [0] * (k + 1) + [1] * (5 - k) + [0] * (k + 1) + [0]
+        np.testing.assert_array_equal(mask_BT, [whole, packed])
