@@ -5,8 +5,8 @@ There are eight ways, so one guess is right about one time in six, and a check i
 one asymmetry that makes reflection pay. Traces come in two styles:
 
     linear      9 + 5 = 14 - 4 = 10 + 2 = 12 </think> <answer> 9 + 5 - 4 + 2 </answer>
-    reflective  9 + 5 = 14 - 4 = 10 + 2 = 12 check 12 wrong wait 9 + 5 = 14 - 4 = 10 - 2 = 8
-                check 8 right </think> <answer> 9 + 5 - 4 - 2 </answer>
+    reflective  9 + 5 = 14 - 4 = 10 + 2 = 12 check 12 = 8 wrong wait 9 + 5 = 14 - 4 = 10 - 2 = 8
+                check 8 = 8 right </think> <answer> 9 + 5 - 4 - 2 </answer>
 
 Both start from a random guess. A reflective trace goes on to the next way in a fixed order, so
 that never repeating an attempt needs no more memory than the last one.
@@ -77,12 +77,12 @@ def document(problem: Problem, corpus: CorpusConfig, rng: np.random.Generator) -
             break
         result = total(problem.numbers, way)
         if result == int(problem.answer):
-            thoughts.append(f"check {result} right")
+            thoughts.append(f"check {result} = {problem.answer} right")
             break
         if not practice and rng.random() > corpus.persistence:
-            thoughts.append(f"check {result} wrong")
+            thoughts.append(f"check {result} = {problem.answer} wrong")
             break
-        thoughts.append(f"check {result} wrong wait")
+        thoughts.append(f"check {result} = {problem.answer} wrong wait")
     signed = (f"{sign} {n}" for sign, n in zip(way, problem.numbers[1:], strict=True))
     answer = " ".join([str(problem.numbers[0]), *signed])
     return prompt, f"{' '.join(thoughts)} </think> <answer> {answer} </answer>"

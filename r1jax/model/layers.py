@@ -59,4 +59,29 @@ def apply_rope(x: jax.Array, positions_BT: jax.Array, rope: RopeConfig) -> jax.A
 def swiglu(x: jax.Array, ffn: FFN) -> jax.Array:
     """[..., D] -> [..., D]."""
     gate, up, down = (w.astype(x.dtype) for w in (ffn.gate_DF, ffn.up_DF, ffn.down_FD))
-    return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+    return matmul(jax.nn.silu(matmul(x, gate)) * matmul(x, up), down)
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, w_DF: jax.Array) -> jax.Array:
+    """x @ w for x of [..., D], with a weight gradient that transposes the narrower operand.
+
+    JAX's own always transposes the incoming gradient. XLA:CPU fuses whatever made that gradient
+    into a strided copy of it, which at a narrow D and a wide F took a third of a training step.
+    """
+    return x @ w_DF
+
+
+def _matmul_forward(x, w_DF):
+    return x @ w_DF, (x, w_DF)
+
+
+def _matmul_backward(saved, g):
+    x, w_DF = saved
+    x_MD, g_MF = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    narrow_x = x_MD.shape[1] <= g_MF.shape[1]
+    d_w = jnp.einsum("md,mf->df", x_MD, g_MF) if narrow_x else jnp.einsum("mf,md->fd", g_MF, x_MD).T
+    return (g @ w_DF.T), d_w.astype(w_DF.dtype)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)

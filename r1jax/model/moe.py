@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from r1jax.config import ModelConfig, RouterConfig
+from r1jax.config import ModelConfig, RouterConfig, check
 from r1jax.kernels.grouped_matmul import grouped_matmul
 from r1jax.kernels.routing import route
-from r1jax.model.layers import swiglu
+from r1jax.model.layers import matmul, swiglu
 from r1jax.model.params import MoE
 from r1jax.sharding import EXPERT, FSDP, RULES
 
@@ -46,6 +46,9 @@ def moe(
 
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
+        b, e, over = x_BTD.shape[0], cfg.router.experts, mesh.shape[EXPERT]
+        check(b % mesh.size == 0, f"a batch of {b} does not divide over {mesh.size} devices")
+        check(e % over == 0, f"RouterConfig.experts={e} does not divide over the mesh's {over}")
         rows = P(RULES["batch"])
         local = jax.shard_map(
             functools.partial(local, expert_parallel=True),
@@ -86,10 +89,15 @@ def experts_dense(x_MD, gates_MK, experts_MK, weights):
     n = gate_EDF.shape[0]
     chosen_MKE = experts_MK[:, :, None] == jnp.arange(n)[None, None, :]
     gate_ME = jnp.sum(jnp.where(chosen_MKE, gates_MK[:, :, None], 0.0), axis=1)
-    h_MEF = jax.nn.silu(jnp.einsum("md,edf->mef", x_MD, gate_EDF))
-    h_MEF = h_MEF * jnp.einsum("md,edf->mef", x_MD, up_EDF)
+    h_MEF = jax.nn.silu(_side_by_side(x_MD, gate_EDF)) * _side_by_side(x_MD, up_EDF)
     h_MEF = h_MEF * gate_ME[:, :, None].astype(x_MD.dtype)
-    return jnp.einsum("mef,efd->md", h_MEF, down_EFD)
+    return matmul(h_MEF.reshape(x_MD.shape[0], -1), down_EFD.reshape(-1, x_MD.shape[1]))
+
+
+def _side_by_side(x_MD, w_EDF):
+    """All experts' matrices as one wide one: [M, D] -> [M, E, F]."""
+    e, d, f = w_EDF.shape
+    return matmul(x_MD, w_EDF.transpose(1, 0, 2).reshape(d, e * f)).reshape(-1, e, f)
 
 
 def experts_ragged(x_MD, gates_MK, experts_MK, weights):

@@ -26,7 +26,7 @@ import sympy
 # math-verify warns once that its time-out is off, which is on purpose.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-MAX_CHARS = 1000  # of an answer; the longest reference in MATH-500 has 53
+MAX_CHARS = 400  # of an answer; the longest reference in MATH-500 has 53
 DIGITS = 50
 EXACT = sympy.Float("1e-30", DIGITS)  # largest relative difference of equal values
 DECIMAL = sympy.Float("1e-5", DIGITS)  # and of a decimal from what it stands for

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from r1jax.config import RouterConfig
+from r1jax.config import InputError, RouterConfig
 from r1jax.model import transformer
 from r1jax.model.params import Weights, weight_specs
 from r1jax.sharding import batch_sharding, make_mesh, replicated, shardings
@@ -65,6 +65,19 @@ def test_every_mesh_computes_what_one_device_does(mesh, impl):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
     jax.tree.map(close, grads, want_grads)
+
+
+@pytest.mark.parametrize(
+    "rows, experts, message",
+    [
+        (6, 8, "a batch of 6 does not divide over 8 devices"),
+        (8, 10, "RouterConfig.experts=10 does not divide over the mesh's 4"),
+    ],
+)
+def test_what_does_not_divide_is_one_clear_line(rows, experts, message):
+    cfg = tiny.config(layers=1, dense_layers=0, router=RouterConfig(experts=experts, active=3))
+    with jax.set_mesh(make_mesh("2x4")), pytest.raises(InputError, match=message):
+        tiny.forward(tiny.weights(cfg), TOKENS[:rows], cfg)
 
 
 def collectives(hlo: str, op: str) -> list[tuple[int, str]]:
