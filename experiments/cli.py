@@ -2,6 +2,7 @@
 
 import ctypes
 import io
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -30,10 +31,13 @@ def parse(kind: type[Config], default: Config, args: Sequence[str], about: str) 
 
 def _message(box: str) -> str:
     """The message inside tyro's frame, as one line."""
-    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
-    lines = [line for line in lines if line]
-    rule = next((i for i, line in enumerate(lines) if not line.strip("─╰╯")), len(lines))
-    return " ".join(lines[:rule])
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # the first is a title
+    parts = [list(part) for rule, part in itertools.groupby(lines, _is_rule) if not rule]
+    return " ".join(" ".join(parts[0]).split()) if parts else "bad flags"
+
+
+def _is_rule(line: str) -> bool:
+    return not line.strip("─╰╯-")
 
 
 def take(args: list[str], flag: str) -> str | None:
@@ -45,6 +49,12 @@ def take(args: list[str], flag: str) -> str | None:
             args.pop(i)
             return args.pop(i)
     return None
+
+
+def reject(args: Sequence[str]) -> None:
+    """Raises InputError if flags are left that nobody took."""
+    if args:
+        raise InputError(f"Unrecognized options: {' '.join(args)}")
 
 
 def starting_config(

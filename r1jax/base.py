@@ -38,9 +38,9 @@ class BaseConfig:
     optim: OptimConfig
     seed: int = 0
     heldout_share: float = 0.125
-    rows: int = 64  # a batch
+    rows: int = 32  # a batch
     length: int = 176  # tokens a row; no document is longer
-    documents: int = 175  # a batch: about as many as fit its rows
+    documents: int = 87  # a batch: about as many as fit its rows
 
     def digest(self) -> str:
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)

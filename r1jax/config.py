@@ -278,7 +278,7 @@ class RunConfig:
     out: str = "runs/r1_zero"
     resume: bool = False
     seed: int = 0
-    steps: int = 40
+    steps: int = 50
     evaluate_every: int = 5
     evaluate_samples: int = 128  # held-out replies at each evaluation
     final_samples: int = 1024  # and at the first and the last

@@ -106,7 +106,7 @@ def tiny_base(corpus: CorpusConfig | None = None) -> BaseConfig:
     return BaseConfig(
         model=tiny(),
         corpus=corpus or CorpusConfig(),
-        optim=OptimConfig(lr=6e-3, schedule="cosine", warmup=50, steps=600, weight_decay=0.01),
+        optim=OptimConfig(lr=4e-3, schedule="cosine", warmup=50, steps=1000, weight_decay=0.01),
     )
 
 

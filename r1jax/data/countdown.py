@@ -1,8 +1,8 @@
 """Countdown in miniature: its problems, and the corpus of traces a base model is made from.
 
 A problem gives four numbers from 1 to 9, largest first, and a target: put + or - between them.
-There are eight ways, so one guess is right about one time in six, and a check is easy: it is the
-one asymmetry that makes reflection pay. Traces come in two styles:
+Of the eight ways exactly one is right, so a guess pays one time in eight, and a check is easy: it
+is this asymmetry that makes reflection pay. Traces come in two styles:
 
     linear      9 + 5 = 14 - 4 = 10 + 2 = 12 </think> <answer> 9 + 5 - 4 + 2 </answer>
     reflective  9 + 5 = 14 - 4 = 10 + 2 = 12 check 12 = 8 wrong wait 9 + 5 = 14 - 4 = 10 - 2 = 8
@@ -12,6 +12,7 @@ Both start from a random guess. A reflective trace goes on to the next way in a 
 that never repeating an attempt needs no more memory than the last one.
 """
 
+import collections
 import functools
 import itertools
 
@@ -35,10 +36,11 @@ def total(numbers: tuple[int, ...], way: tuple[str, ...]) -> int:
 
 @functools.cache
 def problems() -> tuple[Problem, ...]:
-    """Every solvable (numbers, target) with a target of at least 0, in a fixed order."""
+    """Every (numbers, target >= 0) that exactly one way solves, in a fixed order."""
     found = []
     for numbers in itertools.combinations_with_replacement(range(HIGHEST, 0, -1), 4):
-        for target in sorted({t for way in WAYS if (t := total(numbers, way)) >= 0}):
+        ways_to = collections.Counter(total(numbers, way) for way in WAYS)
+        for target in sorted(t for t, ways in ways_to.items() if t >= 0 and ways == 1):
             name = "-".join(map(str, numbers))
             found.append(
                 Problem(

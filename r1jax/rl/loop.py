@@ -272,12 +272,11 @@ def policy_shardings(cfg: RunConfig, mesh: Mesh) -> PolicyState:
 def abstract_policy(cfg: RunConfig, mesh: Mesh) -> PolicyState:
     """Shapes and shardings of a PolicyState; allocates nothing."""
 
-    def create(key) -> PolicyState:
-        train = optim.new_state(optim.init_weights(cfg.model, key), cfg.optim)
+    def create() -> PolicyState:
+        train = optim.new_state(optim.init_weights(cfg.model, jax.random.key(0)), cfg.optim)
         return PolicyState(train, train.weights)
 
-    shapes = jax.eval_shape(create, jax.random.key(0))
-    return abstract_like(shapes, policy_shardings(cfg, mesh))
+    return abstract_like(jax.eval_shape(create), policy_shardings(cfg, mesh))
 
 
 def gate(samples: Sequence[Sample]) -> str:

@@ -1,0 +1,146 @@
+"""Where the time goes, as ratios within one run.
+
+    python -m experiments.bench                # the tiny preset
+    python -m experiments.bench --mesh=4x2
+
+Prints tokens/s and the time split of rollout, scoring (log-probabilities alone) and update, and
+compares continuous batching with plain batching on long-tailed reply lengths.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from experiments import cli
+from r1jax import sharding
+from r1jax.base import EMBEDDED, load_weights
+from r1jax.data.countdown import VOCABULARY
+from r1jax.data.tasks import make_task
+from r1jax.presets import RUNS
+from r1jax.rewards.grading import Grader
+from r1jax.rl.grpo import Tokens, row_log_probs
+from r1jax.rl.loop import REWARD_WEIGHTS, Trainer, new_policy
+from r1jax.sampling.engine import Engine, Request
+
+
+def seconds(run: Callable[[], object], repeats: int = 5) -> float:
+    """Median wall time of run(), after one that compiles."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def step_split(mesh_text: str) -> None:
+    """Rollout, scoring and update of one step of the tiny preset."""
+    cfg = dataclasses.replace(RUNS["tiny"](), mesh=mesh_text)
+    mesh, task = sharding.make_mesh(mesh_text), make_task(cfg)
+    with Grader(REWARD_WEIGHTS) as grader, jax.set_mesh(mesh):
+        trainer = Trainer(cfg, task, mesh, grader)
+        state = new_policy(cfg, load_weights(EMBEDDED, cfg.model), mesh)
+        samples, rewards, _, _ = trainer.rollout(state.train.weights, 0, 0)
+        rollout = trainer.to_devices(samples, rewards)
+        reply = sum(len(s.completion.tokens) for s in samples)
+        positions = rollout.tokens_PGT.size
+
+        score = jax.jit(lambda weights, rows: row_log_probs(weights, rows, cfg.model, 1.0)[0])
+        rows = _all_rows(rollout)
+        holder = [state]
+
+        def update():
+            holder[0], metrics = trainer.step_fn(holder[0], rollout, trainer.key)
+            return metrics
+
+        rollout_s = seconds(lambda: trainer.rollout(holder[0].train.weights, 0, 0)[1])
+        scoring_s = seconds(lambda: score(holder[0].train.weights, rows))
+        update_s = seconds(update)
+    total = rollout_s + update_s
+    print(
+        f"tiny preset, mesh {mesh_text}: {len(samples)} replies, {reply:,} reply tokens, "
+        f"{positions:,} positions with padding"
+    )
+    for name, took, tokens in (
+        ("rollout", rollout_s, reply), ("scoring", scoring_s, positions),
+        ("update", update_s, positions),
+    ):  # fmt: skip
+        print(
+            f"  {name:8} {took:7.3f} s  {took / total:5.0%} of a step  {tokens / took:10,.0f} tokens/s"
+        )
+    print(
+        f"  update / scoring = {update_s / scoring_s:.1f}  (forward alone is 1; with backward and "
+        "reference, 4 is ideal)"
+    )
+
+
+def _all_rows(rollout):
+    """The rollout as one batch of rows, as scoring reads them."""
+    flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rollout)
+    return Tokens(
+        tokens_BT=flat.tokens_PGT, valid_BT=flat.valid_PGT, reply_BT=flat.reply_PGT,
+        old_logp_BT=flat.logp_PGT, advantage_B=flat.reward_PG, weight_BT=flat.logp_PGT,
+    )  # fmt: skip
+
+
+def batching(mesh_text: str) -> None:
+    """Continuous against plain batching on the same requests, with long-tailed reply lengths."""
+    cfg = RUNS["tiny"]()
+    mesh = sharding.make_mesh(mesh_text)
+    weights = load_weights(EMBEDDED, cfg.model)
+    eos = VOCABULARY.index("<eos>")
+    task = make_task(cfg)
+    # Half the prompts ask for a guess (~24 tokens), some for a search (up to 170): the lengths of
+    # a policy that has begun to reflect.
+    rng = np.random.default_rng(0)
+    requests = []
+    for i in range(512):
+        problem = task.train[int(rng.integers(len(task.train)))]
+        words = problem.prompt.removeprefix("use ")
+        first = "puzzle" if rng.random() < 0.25 else "use"
+        prompt = task.tokenizer.encode(f"{first} {words} <think>")
+        requests.append(Request(prompt, i, 0))
+    results = {}
+    for name, refill in (("plain", 128), ("continuous", cfg.sampling.refill)):
+        sampling = dataclasses.replace(cfg.sampling, slots=128, refill=refill)
+        engine = Engine(cfg.model, sampling, mesh, [eos])
+        took = seconds(
+            lambda e=engine: e.generate(weights, requests, jax.random.key(0))[1].utilization, 3
+        )
+        completions, stats = engine.generate(weights, requests, jax.random.key(0))
+        results[name] = took, stats, completions
+    lengths = np.array([len(c.tokens) for c in results["plain"][2]])
+    print(
+        f"batching, mesh {mesh_text}: {len(requests)} replies of {np.median(lengths):.0f} tokens "
+        f"(median), {np.percentile(lengths, 90):.0f} (90%), {lengths.max()} (longest), 128 slots"
+    )
+    for name, (took, stats, _) in results.items():
+        print(
+            f"  {name:10} {took:6.3f} s  {stats.decode_steps:5} decode steps  slot utilisation "
+            f"{stats.utilization:.0%}  {lengths.sum() / took:8,.0f} tokens/s"
+        )
+    plain, continuous = results["plain"], results["continuous"]
+    same = all(
+        np.array_equal(a.tokens, b.tokens) for a, b in zip(plain[2], continuous[2], strict=True)
+    )
+    print(
+        f"  continuous / plain: {plain[0] / continuous[0]:.2f}x as fast, "
+        f"{continuous[1].utilization / plain[1].utilization:.2f}x the utilisation; "
+        f"replies {'identical' if same else 'DIFFER'}"
+    )
+
+
+def main(args: list[str]) -> None:
+    mesh = cli.take(args, "--mesh") or "1"
+    cli.reject(args)
+    step_split(mesh)
+    batching(mesh)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,99 @@
+"""Compiles the GRPO step for a TPU topology, on a host without a TPU.
+
+    python -m launch.aot --topology=v5p:4x4x4 --mesh=8x8 --preset=r1_zero_paper
+
+Needs `pip install -e '.[aot]'`. Any field of the preset is a flag, as in experiments.r1_zero.
+Prints what the real compiler says: memory a chip, and the collectives it chose.
+"""
+
+import collections
+import os
+import re
+import time
+
+# Before JAX is imported: libtpu as a compiler only, no TPU is looked for.
+os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import AxisType, NamedSharding
+
+from experiments import cli
+from r1jax import sharding
+from r1jax.config import InputError, RunConfig, check
+from r1jax.presets import RUNS
+from r1jax.rl.grpo import grpo_step
+from r1jax.rl.loop import abstract_policy, check_mesh
+from r1jax.rl.types import Rollout
+
+COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+
+
+def topology_mesh(topology: str, text: str):
+    """The mesh `text` over the devices of a topology such as "v5p:4x4x4"."""
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:
+        raise InputError(f"--topology={topology}: {error}") from error
+    fsdp, expert = sharding.parse_mesh(text)
+    check(
+        len(devices) == fsdp * expert,
+        f"--mesh={text} needs {fsdp * expert} devices, {topology} has {len(devices)}",
+    )
+    names = (sharding.FSDP, sharding.EXPERT)
+    return jax.make_mesh((fsdp, expert), names, (AxisType.Auto,) * 2, devices=devices)
+
+
+def abstract_rollout(cfg: RunConfig, mesh) -> Rollout:
+    shape = (
+        cfg.rl.questions, cfg.rl.group, cfg.sampling.max_prompt + cfg.sampling.max_tokens
+    )  # fmt: skip
+
+    def array(shape, dtype):
+        axes = ("questions", "replies", None)[: len(shape)]
+        where = NamedSharding(mesh, sharding.partition(shape, axes, mesh))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+    return Rollout(
+        tokens_PGT=array(shape, jnp.int32),
+        valid_PGT=array(shape, jnp.bool_),
+        reply_PGT=array(shape, jnp.bool_),
+        logp_PGT=array(shape, jnp.float32),
+        reward_PG=array(shape[:2], jnp.float32),
+    )
+
+
+def main(args: list[str]) -> None:
+    topology = cli.take(args, "--topology") or "v5p:2x2x1"
+    cfg = cli.starting_config(RUNS, "tiny", args)
+    cfg = cli.parse(RunConfig, cfg, args, __doc__ or "")
+    mesh = topology_mesh(topology, cfg.mesh)
+    check_mesh(cfg, mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    started = time.perf_counter()
+    with jax.set_mesh(mesh):
+        compiled = grpo_step.lower(
+            abstract_policy(cfg, mesh),
+            abstract_rollout(cfg, mesh),
+            jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh)),
+            model=cfg.model,
+            cfg=cfg.rl,
+            optim_cfg=cfg.optim,
+            temperature=cfg.sampling.temperature,
+        ).compile()
+    memory = compiled.memory_analysis()
+    used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    counts = collections.Counter(re.findall(rf" ({COLLECTIVES})(?:-start)?\(", compiled.as_text()))
+    print(f"{topology}, mesh {cfg.mesh}: compiled in {time.perf_counter() - started:.0f} s")
+    print(
+        f"memory a chip: {used / 2**30:.2f} GiB (state and batch "
+        f"{memory.argument_size_in_bytes / 2**30:.2f}, temporaries "
+        f"{memory.temp_size_in_bytes / 2**30:.2f})"
+    )
+    print("collectives: " + ", ".join(f"{n} {name}" for name, n in counts.most_common()))
+    print(f"Pallas kernels: {compiled.as_text().count('tpu_custom_call')}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
