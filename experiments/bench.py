@@ -8,6 +8,7 @@ compares continuous batching with plain batching on long-tailed reply lengths.
 """
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from r1jax.presets import RUNS
 from r1jax.rewards.grading import Grader
 from r1jax.rl.grpo import Tokens, row_log_probs
 from r1jax.rl.loop import REWARD_WEIGHTS, Trainer, new_policy
+from r1jax.rl.types import Rollout
 from r1jax.sampling.engine import Engine, Request
 
 
@@ -50,7 +52,7 @@ def step_split(mesh_text: str) -> None:
         reply = sum(len(s.completion.tokens) for s in samples)
         positions = rollout.tokens_PGT.size
 
-        score = jax.jit(lambda weights, rows: row_log_probs(weights, rows, cfg.model, 1.0)[0])
+        score = jax.jit(lambda w, rows: row_log_probs(w, rows, cfg.model, cfg.sampling)[0])
         rows = _all_rows(rollout)
         holder = [state]
 
@@ -61,31 +63,31 @@ def step_split(mesh_text: str) -> None:
         rollout_s = seconds(lambda: trainer.rollout(holder[0].train.weights, 0, 0)[1])
         scoring_s = seconds(lambda: score(holder[0].train.weights, rows))
         update_s = seconds(update)
-    total = rollout_s + update_s
     print(
         f"tiny preset, mesh {mesh_text}: {len(samples)} replies, {reply:,} reply tokens, "
         f"{positions:,} positions with padding"
     )
-    for name, took, tokens in (
-        ("rollout", rollout_s, reply), ("scoring", scoring_s, positions),
-        ("update", update_s, positions),
-    ):  # fmt: skip
-        print(
-            f"  {name:8} {took:7.3f} s  {took / total:5.0%} of a step  {tokens / took:10,.0f} tokens/s"
-        )
+    parts = {"rollout": (rollout_s, reply), "scoring": (scoring_s, positions)}
+    parts["update"] = update_s, positions
+    for name, (took, tokens) in parts.items():
+        share, rate = took / (rollout_s + update_s), tokens / took
+        print(f"  {name:8} {took:7.3f} s  {share:5.0%} of a step  {rate:10,.0f} tokens/s")
     print(
-        f"  update / scoring = {update_s / scoring_s:.1f}  (forward alone is 1; with backward and "
-        "reference, 4 is ideal)"
+        f"  update / scoring = {update_s / scoring_s:.1f} (two forwards and a backward: 4 is ideal)"
     )
 
 
-def _all_rows(rollout):
-    """The rollout as one batch of rows, as scoring reads them."""
+def _all_rows(rollout: Rollout) -> Tokens:
+    """The rollout as one batch of rows; scoring reads only the first three fields."""
     flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rollout)
     return Tokens(
-        tokens_BT=flat.tokens_PGT, valid_BT=flat.valid_PGT, reply_BT=flat.reply_PGT,
-        old_logp_BT=flat.logp_PGT, advantage_B=flat.reward_PG, weight_BT=flat.logp_PGT,
-    )  # fmt: skip
+        tokens_BT=flat.tokens_PGT,
+        valid_BT=flat.valid_PGT,
+        reply_BT=flat.reply_PGT,
+        old_logp_BT=flat.logp_PGT,
+        advantage_B=flat.reward_PG,
+        weight_BT=flat.logp_PGT,
+    )
 
 
 def batching(mesh_text: str) -> None:
@@ -95,8 +97,8 @@ def batching(mesh_text: str) -> None:
     weights = load_weights(EMBEDDED, cfg.model)
     eos = VOCABULARY.index("<eos>")
     task = make_task(cfg)
-    # Half the prompts ask for a guess (~24 tokens), some for a search (up to 170): the lengths of
-    # a policy that has begun to reflect.
+    # A quarter of the prompts ask for a search (up to 170 tokens), the others for a guess (24): the
+    # lengths of a policy that has begun to reflect.
     rng = np.random.default_rng(0)
     requests = []
     for i in range(512):
@@ -109,11 +111,9 @@ def batching(mesh_text: str) -> None:
     for name, refill in (("plain", 128), ("continuous", cfg.sampling.refill)):
         sampling = dataclasses.replace(cfg.sampling, slots=128, refill=refill)
         engine = Engine(cfg.model, sampling, mesh, [eos])
-        took = seconds(
-            lambda e=engine: e.generate(weights, requests, jax.random.key(0))[1].utilization, 3
-        )
-        completions, stats = engine.generate(weights, requests, jax.random.key(0))
-        results[name] = took, stats, completions
+        generate = functools.partial(engine.generate, weights, requests, jax.random.key(0))
+        completions, stats = generate()
+        results[name] = seconds(generate, 3), stats, completions
     lengths = np.array([len(c.tokens) for c in results["plain"][2]])
     print(
         f"batching, mesh {mesh_text}: {len(requests)} replies of {np.median(lengths):.0f} tokens "

@@ -71,20 +71,23 @@ def main(args: list[str]) -> None:
     mesh = topology_mesh(topology, cfg.mesh)
     check_mesh(cfg, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
+    # Outside the mesh: optax builds small arrays here, and no device of a topology can hold one.
+    policy, rollout = abstract_policy(cfg, mesh), abstract_rollout(cfg, mesh)
     started = time.perf_counter()
     with jax.set_mesh(mesh):
         compiled = grpo_step.lower(
-            abstract_policy(cfg, mesh),
-            abstract_rollout(cfg, mesh),
+            policy,
+            rollout,
             jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh)),
             model=cfg.model,
             cfg=cfg.rl,
             optim_cfg=cfg.optim,
-            temperature=cfg.sampling.temperature,
+            sampling=cfg.sampling,
         ).compile()
-    memory = compiled.memory_analysis()
+    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and hlo is not None
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    counts = collections.Counter(re.findall(rf" ({COLLECTIVES})(?:-start)?\(", compiled.as_text()))
+    counts = collections.Counter(re.findall(rf" ({COLLECTIVES})(?:-start)?\(", hlo))
     print(f"{topology}, mesh {cfg.mesh}: compiled in {time.perf_counter() - started:.0f} s")
     print(
         f"memory a chip: {used / 2**30:.2f} GiB (state and batch "
@@ -92,7 +95,7 @@ def main(args: list[str]) -> None:
         f"{memory.temp_size_in_bytes / 2**30:.2f})"
     )
     print("collectives: " + ", ".join(f"{n} {name}" for name, n in counts.most_common()))
-    print(f"Pallas kernels: {compiled.as_text().count('tpu_custom_call')}")
+    print(f"Pallas kernels: {hlo.count('tpu_custom_call')}")
 
 
 if __name__ == "__main__":

@@ -72,13 +72,13 @@ class MetricsLog:
     """Appends each step's metrics and samples to the run's files in `out`.
 
     `resume_from` is the last step to keep, that of the checkpoint resumed from; -1 starts anew.
-    Without it, `out` must not hold a run yet (InputError): appending would mix the two.
+    Without it, `out` must not hold a logged step yet (InputError): appending would mix two runs.
     """
 
     def __init__(self, out: Path, resume_from: int | None = None):
         out = Path(out)
         paths = out / "metrics.jsonl", out / "samples.jsonl"
-        if resume_from is None and any(path.exists() for path in paths):
+        if resume_from is None and any(path.exists() and path.stat().st_size for path in paths):
             raise InputError(f"{out} already holds a run: resume it or choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         last_step = -1 if resume_from is None else resume_from

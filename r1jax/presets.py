@@ -131,7 +131,7 @@ def r1_zero_small() -> RunConfig:
     """A small random model for tasks with a published tokenizer (GSM8K): a check of the whole loop
     on real text, not a model that will solve it. Its vocabulary is the tokenizer's."""
     model = dataclasses.replace(
-        tiny(), vocab=0, context=1024, dtype="float32", experts_impl="ragged", logits_chunk=128
+        tiny(), vocab=0, context=1024, dtype="float32", experts_impl="ragged", logits_chunk=32
     )
     return RunConfig(
         model=model,
@@ -139,8 +139,8 @@ def r1_zero_small() -> RunConfig:
         out="runs/r1_zero_small",
         steps=4,
         evaluate_samples=16,
-        final_samples=32,
-        sampling=SamplingConfig(max_prompt=384, max_tokens=128, slots=32, refill=16),
+        final_samples=16,
+        sampling=SamplingConfig(max_prompt=384, max_tokens=96, slots=32, refill=16),
         rl=RLConfig(questions=4, group=8, minibatches=2),
         optim=OptimConfig(lr=3e-4),
     )

@@ -50,7 +50,12 @@ def make_task(cfg: RunConfig) -> Task:
         problems = read(cfg.data)
         if not cfg.tokenizer:
             problems = [_in_words(p, cfg.data) for p in problems]
-        train, heldout = _split(problems, cfg)
+        train, heldout = _split(problems, cfg.heldout_share)
+    check(
+        bool(train and heldout),
+        f"{cfg.data or 'the embedded problems'}: RunConfig.heldout_share={cfg.heldout_share} "
+        f"leaves {len(train)} problems to train on and {len(heldout)} held out",
+    )
     return Task(tokenizer, train, heldout, template, opening)
 
 
@@ -67,11 +72,13 @@ def _in_words(problem: Problem, path: str) -> Problem:
     return dataclasses.replace(problem, prompt=question, numbers=numbers)
 
 
-def _split(problems: list[Problem], cfg: RunConfig) -> tuple[list[Problem], list[Problem]]:
-    check(len(problems) >= 2, f"{cfg.data}: needs at least two problems, one to hold out")
-    heldout = max(1, round(cfg.heldout_share * len(problems)))
-    order = np.random.default_rng(0).permutation(len(problems))
-    return [problems[i] for i in order[heldout:]], [problems[i] for i in order[:heldout]]
+def _split(problems: list[Problem], share: float) -> tuple[list[Problem], list[Problem]]:
+    """(train, held out). Split by prompt, so that a problem given twice is on one side only."""
+    prompts = list(dict.fromkeys(p.prompt for p in problems))
+    order = np.random.default_rng(0).permutation(len(prompts))
+    chosen = {prompts[i] for i in order[: max(1, round(share * len(prompts)))]}
+    train = [p for p in problems if p.prompt not in chosen]
+    return train, [p for p in problems if p.prompt in chosen]
 
 
 def shuffled(problems: Sequence[Problem], seed: int) -> grain.MapDataset:

@@ -27,13 +27,15 @@ def standardized(reward_PG: jax.Array) -> jax.Array:
     """
     centred_PG = centred(reward_PG)
     std_P1 = jnp.sqrt(jnp.mean(centred_PG**2, axis=1, keepdims=True))
-    # A spread of rounding size is no spread: 16 rewards of 0.1 have a computed std of 1e-9.
+    # A spread of rounding size (rewards of 0.1 + 0.2 and of 0.3) is no spread.
     return jnp.where(std_P1 > 1e-6, centred_PG / jnp.maximum(std_P1, 1e-6), 0.0)
 
 
 def centred(reward_PG: jax.Array) -> jax.Array:
     """A = r - mean within the group: no division, so no bias towards questions of low variance
     (Dr. GRPO, arXiv 2503.20783, section 3.2)."""
+    # From the first reply's reward: equal ones are then exactly 0, whatever the mean rounds to.
+    reward_PG = reward_PG - reward_PG[:, :1]
     return reward_PG - jnp.mean(reward_PG, axis=1, keepdims=True)
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import optim, sharding
-from r1jax.config import ModelConfig, OptimConfig, RLConfig
+from r1jax.config import ModelConfig, OptimConfig, RLConfig, SamplingConfig
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward, log_probs
 from r1jax.optim import TrainState
@@ -66,14 +66,30 @@ def policy_loss(logp_BT, ref_logp_BT, rows: Tokens, cfg: RLConfig):
     return loss, {k: jnp.sum(jnp.where(mask, v, 0).astype(jnp.float32)) for k, v in sums.items()}
 
 
-def row_log_probs(weights: Weights, rows: Tokens, model: ModelConfig, temperature: float):
-    """Log-prob and entropy of each token given those before it, [B, T] (0 at t = 0), and the
-    routing statistics."""
+def row_log_probs(weights: Weights, rows: Tokens, model: ModelConfig, sampling: SamplingConfig):
+    """Log-prob of each reply token and the entropy it was drawn from, [B, T] (0 elsewhere), and
+    the routing statistics.
+
+    Logits are made for the window of each row that can hold its reply, not for its prompt.
+    """
     segments_BT = rows.valid_BT.astype(jnp.int32)
     out = forward(weights, rows.tokens_BT, model, segments_BT=segments_BT)
-    targets = rows.tokens_BT[:, 1:]
-    shifted = log_probs(weights.params, out.hidden_BTD[:, :-1], targets, model, temperature)
-    logp_BT, entropy_BT = (jnp.pad(a, ((0, 0), (1, 0))) for a in shifted)
+    time = rows.tokens_BT.shape[1]
+    window = min(sampling.max_tokens, time - 1)
+    # A reply's first token is predicted from the prompt's last.
+    start_B = jnp.clip(jnp.argmax(rows.reply_BT, axis=1) - 1, 0, time - 1 - window)
+
+    def window_of(a_T, start):
+        return jax.lax.dynamic_slice_in_dim(a_T, start, window)
+
+    hidden_BWD = jax.vmap(window_of)(out.hidden_BTD, start_B)
+    target_BW = jax.vmap(window_of)(rows.tokens_BT, start_B + 1)
+    scored = log_probs(weights.params, hidden_BWD, target_BW, model, sampling.temperature)
+
+    def back(a_W, start):
+        return jax.lax.dynamic_update_slice_in_dim(jnp.zeros(time), a_W, start + 1, axis=0)
+
+    logp_BT, entropy_BT = (jax.vmap(back)(a, start_B) for a in scored)
     return logp_BT, entropy_BT, out.stats
 
 
@@ -84,7 +100,7 @@ def grpo_loss(
     model: ModelConfig,
     cfg: RLConfig,
     optim_cfg: OptimConfig,
-    temperature: float,
+    sampling: SamplingConfig,
     update_rows: int,
 ):
     """The loss of some rows of an update of `update_rows` rows: losses and gradients of its
@@ -92,10 +108,10 @@ def grpo_loss(
 
     Returns (loss, (sums, load_LE)).
     """
-    logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, temperature)
+    logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, sampling)
     ref_logp_BT = logp_BT
     if cfg.kl_coef > 0:
-        ref_logp_BT, _, _ = row_log_probs(reference, rows, model, temperature)
+        ref_logp_BT, _, _ = row_log_probs(reference, rows, model, sampling)
     loss, sums = policy_loss(logp_BT, jax.lax.stop_gradient(ref_logp_BT), rows, cfg)
     if cfg.kl_coef == 0:
         sums["kl"] = jnp.zeros(())  # no reference, nothing measured
@@ -109,7 +125,7 @@ def grpo_loss(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "cfg", "optim_cfg", "temperature"), donate_argnames="state"
+    jax.jit, static_argnames=("model", "cfg", "optim_cfg", "sampling"), donate_argnames="state"
 )
 def grpo_step(
     state: PolicyState,
@@ -119,7 +135,7 @@ def grpo_step(
     model: ModelConfig,
     cfg: RLConfig,
     optim_cfg: OptimConfig,
-    temperature: float,
+    sampling: SamplingConfig,
 ) -> tuple[PolicyState, dict[str, jax.Array]]:
     """All updates of one rollout: advantages, reference, ratios, KL, optimizer, router biases.
 
@@ -131,7 +147,7 @@ def grpo_step(
 
     def update(state: PolicyState, rows_AB: Tokens):
         grads, loss, sums, load_LE = _accumulate(
-            state, rows_AB, model, cfg, optim_cfg, temperature
+            state, rows_AB, model, cfg, optim_cfg, sampling
         )
         train, metrics = optim.update(state.train, grads, load_LE, optim_cfg)
         replace = train.step % cfg.reference_every == 0
@@ -180,7 +196,7 @@ def _split(rollout: Rollout, advantage_PG, weights, key, cfg: RLConfig) -> Token
     )
 
 
-def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, temperature):
+def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, sampling):
     """Gradient, loss, metric sums and expert loads of one update, over its micro-batches."""
     weights = state.train.weights
     update_rows = rows_AB.advantage_B.size
@@ -189,7 +205,7 @@ def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, temp
         def loss_fn(params):
             return grpo_loss(
                 weights.replace(params=params), state.reference, rows,
-                model, cfg, optim_cfg, temperature, update_rows,
+                model, cfg, optim_cfg, sampling, update_rows,
             )
 
         (loss, (sums, load_LE)), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights.params)

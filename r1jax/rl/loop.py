@@ -75,7 +75,7 @@ class Trainer:
             model=cfg.model,
             cfg=cfg.rl,
             optim_cfg=cfg.optim,
-            temperature=cfg.sampling.temperature,
+            sampling=cfg.sampling,
         )
 
     def evaluate_if_due(
@@ -191,16 +191,18 @@ def train(
     ):
         trainer = Trainer(cfg, task, mesh, grader)
         first, position, restored = 0, 0, None
-        if cfg.resume and checkpoints.newest() is not None:
-            abstract = abstract_policy(cfg, mesh)
-            first, restored, note = checkpoints.restore(abstract, cfg.model)
+        newest = checkpoints.newest()
+        if newest is not None:
+            check(cfg.resume, f"{out} already holds a run: resume it or choose another folder")
+            check(newest <= cfg.steps, f"--steps={cfg.steps}: {out} is already at step {newest}")
+            first, restored, note = checkpoints.restore(abstract_policy(cfg, mesh), cfg.model)
             position = note["position"]
             say(f"resumed from step {first}")
         with (
             MetricsLog(log_folder, resume_from=first - 1 if cfg.resume else None) as log,
             Progress(cfg.steps) as progress,
         ):
-            save_config(cfg, log_folder / "config.json")
+            save_config(dataclasses.replace(cfg, resume=False), log_folder / "config.json")
             state = restored or new_policy(cfg, base(), mesh)
             for step in range(first, cfg.steps):
                 heldout, replies = trainer.evaluate_if_due(state.train.weights, step)

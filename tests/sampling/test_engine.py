@@ -1,0 +1,182 @@
+"""The engine against plain decoding without a cache, and what must not change a sample.
+
+N requests  T prompt and reply tokens  V vocabulary
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from r1jax.config import InputError, SamplingConfig
+from r1jax.model.params import weight_specs
+from r1jax.sampling.engine import Completion, Engine, EngineStats, Request
+from r1jax.sharding import make_mesh, shardings
+
+STOP = 0
+T = 26
+KEY = jax.random.key(0)
+CFG = SamplingConfig(max_prompt=6, max_tokens=T - 6, slots=16, refill=8)
+MODEL = small.config(layers=2, dense_layers=1)
+rng = np.random.default_rng(0)
+REQUESTS = [  # 40, of prompts of 1 to 6 tokens: more than slots
+    Request(rng.integers(1, MODEL.vocab, 1 + q % 6).tolist(), q, s)
+    for q in range(10)
+    for s in range(4)
+]
+
+
+def generate(requests=REQUESTS, model=MODEL, mesh="1", key=KEY, **changes):
+    cfg = dataclasses.replace(CFG, **changes)
+    mesh, weights = make_mesh(mesh), small.weights(model)
+    if mesh.size > 1:
+        weights = jax.device_put(weights, shardings(weight_specs(model), mesh))
+    return Engine(model, cfg, mesh, [STOP]).generate(weights, requests, key)
+
+
+@functools.cache
+def sampled() -> tuple[list[Completion], EngineStats]:
+    """Long-tailed: at each token, a few percent of the replies stop."""
+    return generate()
+
+
+@functools.cache
+def in_few_slots(refill: int) -> tuple[list[Completion], EngineStats]:
+    return generate(slots=6, refill=refill)
+
+
+def rows(requests, completions) -> tuple[np.ndarray, np.ndarray]:
+    """Prompt and reply in rows of T, and which tokens are of the reply."""
+    tokens, reply = np.zeros((len(requests), T), np.int32), np.zeros((len(requests), T), bool)
+    for i, (r, c) in enumerate(zip(requests, completions, strict=True)):
+        whole = [*r.prompt, *c.tokens]
+        tokens[i, : len(whole)] = whole
+        reply[i, len(r.prompt) : len(whole)] = True
+    return tokens, reply
+
+
+def full_log_probs(tokens, model, temperature=1.0) -> np.ndarray:
+    """[N, T, V] of the token at each position, from one forward over whole rows."""
+    logits, _ = small.logits(small.weights(model), tokens, model)
+    return np.pad(small.log_softmax(np.float64(logits) / temperature), ((0, 0), (1, 0), (0, 0)))
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_greedy_replies_are_those_of_plain_decoding(scan_layers):
+    model = dataclasses.replace(MODEL, scan_layers=scan_layers)
+    requests = [r for r in REQUESTS if r.sample == 0]
+    completions, _ = generate(requests, model, temperature=0.0)
+    tokens, _ = rows(requests, [Completion(np.array([], int), np.array([]), False)] * 10)
+    end = np.array([len(r.prompt) for r in requests])
+    for step in range(CFG.max_tokens):
+        best = np.asarray(small.logits(small.weights(model), tokens, model)[0]).argmax(axis=-1)
+        last = best[np.arange(10), end + step - 1]
+        tokens[np.arange(10), end + step] = last
+    for row, n, c in zip(tokens, end, completions, strict=True):
+        reply = row[n : n + CFG.max_tokens].tolist()
+        if STOP in reply:
+            reply = reply[: reply.index(STOP) + 1]
+        assert c.tokens.tolist() == reply
+        np.testing.assert_array_equal(c.logps, 0.0)
+    assert len({tuple(c.tokens) for c in completions}) > 1
+
+
+def test_logps_are_those_of_a_full_forward():
+    completions, _ = sampled()
+    tokens, reply = rows(REQUESTS, completions)
+    want = np.take_along_axis(full_log_probs(tokens, MODEL)[:, :T], tokens[..., None], axis=2)
+    got = np.concatenate([c.logps for c in completions])
+    np.testing.assert_allclose(got, want[..., 0][reply], atol=1e-5)
+
+
+def test_logps_are_of_the_distribution_that_temperature_top_k_and_top_p_leave():
+    completions, _ = generate(temperature=0.7, top_k=6, top_p=0.8)
+    tokens, reply = rows(REQUESTS, completions)
+    p = np.exp(full_log_probs(tokens, MODEL, temperature=0.7)[:, :T])[reply]
+    likeliest_first = -np.sort(-p, axis=1)[:, :6]
+    likeliest_first /= likeliest_first.sum(axis=1, keepdims=True)
+    before = np.cumsum(likeliest_first, axis=1) - likeliest_first
+    kept = np.sum(likeliest_first * (before < 0.8), axis=1)
+    six = -np.sort(-p, axis=1)[:, :6].sum(axis=1)
+    want = np.log(p[np.arange(len(p)), tokens[reply]] / six / kept)
+    got = np.concatenate([c.logps for c in completions])
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_a_reply_ends_with_the_stop_token_or_at_max_tokens():
+    completions, _ = sampled()
+    for c in completions:
+        assert STOP not in c.tokens[:-1]
+        assert c.truncated == (c.tokens[-1] != STOP)
+        assert len(c.tokens) == len(c.logps) <= CFG.max_tokens
+        assert not c.truncated or len(c.tokens) == CFG.max_tokens
+    # Both kinds, or this says little; and no two alike, though four share a prompt.
+    assert 5 < sum(c.truncated for c in completions) < 35
+    assert len({tuple(c.tokens) for c in completions}) == len(completions)
+
+
+def assert_same(got: list[Completion], want: list[Completion]):
+    for a, b in zip(got, want, strict=True):
+        assert a.tokens.tolist() == b.tokens.tolist() and a.truncated == b.truncated
+        np.testing.assert_allclose(a.logps, b.logps, atol=1e-5)
+
+
+def test_a_sample_does_not_change_with_its_place_in_the_batch():
+    order = np.random.default_rng(1).permutation(len(REQUESTS))
+    completions, _ = generate([REQUESTS[i] for i in order])
+    assert_same(completions, [sampled()[0][i] for i in order])
+
+
+def test_a_sample_does_not_change_with_how_few_are_asked_for():
+    assert len(REQUESTS[5:8]) < CFG.refill
+    assert_same(generate(REQUESTS[5:8])[0], sampled()[0][5:8])
+    assert generate([])[0] == []
+
+
+@pytest.mark.parametrize("refill", [2, 6])
+def test_a_sample_does_not_change_with_slots_and_refill(refill):
+    assert_same(in_few_slots(refill)[0], sampled()[0])
+
+
+@pytest.mark.parametrize("mesh", ["2x4", "8x1"])
+def test_a_sample_does_not_change_with_the_mesh(mesh):
+    assert_same(generate(mesh=mesh)[0], sampled()[0])
+
+
+def test_a_sample_changes_with_key_question_and_number():
+    asked = [Request([3, 1], q, s) for q, s in [(0, 0), (0, 1), (1, 0), (0, 0)]]
+    a, b, c, again = (tuple(x.tokens) for x in generate(asked)[0])
+    other = tuple(generate(asked[:1], key=jax.random.key(1))[0][0].tokens)
+    assert a == again and len({a, b, c, other}) == 4
+
+
+def test_refilled_slots_wait_less_than_a_batch_for_its_longest():
+    """Same slots, same requests; a plain batch is refilled all at once."""
+    (completions, continuous), (_, plain) = in_few_slots(refill=2), in_few_slots(refill=6)
+    # Each token but a reply's first, which the prefill draws, is one slot busy for one step.
+    busy = sum(len(c.tokens) - 1 for c in completions)
+    for stats in (continuous, plain):
+        assert stats.utilization == pytest.approx(busy / (stats.decode_steps * 6))
+    assert continuous.utilization > 1.2 * plain.utilization
+
+
+@pytest.mark.parametrize("length", [0, CFG.max_prompt + 1])
+def test_a_prompt_that_does_not_fit_is_one_clear_line(length):
+    requests = [Request([1], 0, 0), Request([1] * length, 7, 0)]
+    with pytest.raises(InputError, match=f"question 7 has {length} tokens.*max_prompt=6$"):
+        generate(requests)
+
+
+@pytest.mark.parametrize(
+    "mesh, changes, message",
+    [
+        ("8x1", {"refill": 4}, "SamplingConfig.refill=4 must be a multiple of the mesh's 8"),
+        ("1", {"max_tokens": 100}, "max_prompt . max_tokens = 106 exceeds ModelConfig.context=64"),
+    ],
+)
+def test_an_engine_that_cannot_be_is_one_clear_line(mesh, changes, message):
+    with pytest.raises(InputError, match=message):
+        generate(mesh=mesh, **changes)

@@ -1,0 +1,96 @@
+"""Temperature, top-k and top-p against NumPy, and the draws against their probabilities.
+
+S slots  V vocabulary
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from r1jax.config import SamplingConfig
+from r1jax.sampling.samplers import keep_top_k, keep_top_p, sample, sample_keys
+
+KEY = jax.random.key(0)
+LOGITS_SV = np.random.default_rng(0).normal(size=(50, 9)).astype(np.float32)
+CONFIGS = {
+    "plain": SamplingConfig(),
+    "cool": SamplingConfig(temperature=0.6),
+    "hot": SamplingConfig(temperature=2.0),
+    "top-k": SamplingConfig(top_k=3),
+    "top-p": SamplingConfig(top_p=0.7),
+    "all": SamplingConfig(temperature=0.6, top_k=4, top_p=0.95),
+    "k-beyond-the-vocabulary": SamplingConfig(top_k=100),
+}
+
+
+def probabilities(logits_V, cfg: SamplingConfig) -> np.ndarray:
+    """What is left of softmax(logits / temperature), in float64, likeliest token by token."""
+    p = np.exp(small.log_softmax(np.float64(logits_V) / cfg.temperature))
+    order = np.argsort(-p)
+    if cfg.top_k:
+        p[order[cfg.top_k :]] = 0
+        p /= p.sum()
+    kept, reached = [], 0.0
+    for token in order:
+        if reached >= cfg.top_p:
+            break
+        kept.append(token)
+        reached += p[token]
+    return np.where(np.isin(np.arange(p.size), kept), p, 0) / p[kept].sum()
+
+
+def draw(logits_SV, cfg, key=KEY):
+    at = jnp.arange(len(logits_SV))
+    return sample(jnp.asarray(logits_SV), sample_keys(key, at, at * 0, at * 0), cfg)
+
+
+@pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)
+def test_logp_is_of_the_distribution_drawn_from(cfg):
+    token_S, logp_S = draw(LOGITS_SV, cfg)
+    p_SV = np.stack([probabilities(row, cfg) for row in LOGITS_SV])
+    p_S = p_SV[np.arange(len(p_SV)), token_S]
+    assert (p_S > 0).all()
+    np.testing.assert_allclose(logp_S, np.log(p_S), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)
+def test_draws_come_as_often_as_their_probabilities_say(cfg):
+    n = 20_000
+    token_S, _ = draw(np.tile(LOGITS_SV[:1], (n, 1)), cfg)
+    p_V = probabilities(LOGITS_SV[0], cfg)
+    count_V = np.bincount(token_S, minlength=9)
+    assert (count_V[p_V == 0] == 0).all()
+    deviation_V = np.sqrt(n * p_V * (1 - p_V))
+    assert (np.abs(count_V - n * p_V) <= 4 * deviation_V).all()
+
+
+def test_greedy_takes_the_likeliest_for_certain():
+    token_S, logp_S = draw(LOGITS_SV, SamplingConfig(temperature=0.0, top_k=2, top_p=0.5))
+    np.testing.assert_array_equal(token_S, LOGITS_SV.argmax(axis=1))
+    np.testing.assert_array_equal(logp_S, 0.0)
+
+
+def test_top_k_keeps_what_ties_with_the_kth():
+    kept = keep_top_k(jnp.float32([[3, 1, 2, 2, 0]]), 2)
+    np.testing.assert_array_equal(kept, [[3, -np.inf, 2, 2, -np.inf]])
+
+
+@pytest.mark.parametrize("p, kept", [(1e-6, 1), (0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (1, 4)])
+def test_top_p_keeps_the_fewest_that_reach_p_and_always_the_likeliest(p, kept):
+    logits_V = np.log(np.float32([0.05, 0.5, 0.15, 0.3]))
+    likeliest = np.isin(np.arange(4), [1, 3, 2, 0][:kept])
+    got = keep_top_p(jnp.asarray(logits_V[None]), p)
+    np.testing.assert_array_equal(got[0], np.where(likeliest, logits_V, -np.inf))
+
+
+def test_a_key_is_its_question_sample_and_position_and_nothing_else():
+    q, s, t = (a.reshape(-1) for a in np.meshgrid(range(5), range(4), range(3), indexing="ij"))
+    data = jax.random.key_data(sample_keys(KEY, q, s, t))
+    assert len(np.unique(data, axis=0)) == 60
+    order = np.random.default_rng(0).permutation(60)[:7]
+    again = jax.random.key_data(sample_keys(KEY, q[order], s[order], t[order]))
+    np.testing.assert_array_equal(again, data[order])
+    other = jax.random.key_data(sample_keys(jax.random.key(1), q, s, t))
+    assert not (other == data).all(axis=1).any()

@@ -1,0 +1,111 @@
+"""Learning rate, clipping, weight decay, and where the moments live."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+
+from r1jax import optim
+from r1jax.config import OptimConfig
+from r1jax.model.params import weight_specs
+from r1jax.sharding import is_spec, make_mesh
+
+DECAY = OptimConfig(lr=0.01, weight_decay=0.1, warmup=4, bias_rate=0.01)
+MODEL = small.config(
+    layers=2, dense_layers=1, mtp_depth=1, mla=dataclasses.replace(small.CONFIG.mla, q_lora=7)
+)
+update = small.jit(optim.update, static_argnames="cfg")
+
+
+def rates(updates: int, **fields) -> list[float]:
+    schedule = optim.learning_rate(OptimConfig(lr=0.5, **fields))
+    return [float(schedule(jnp.asarray(count))) for count in range(updates)]
+
+
+def cosine(t: float) -> float:
+    """From 0.5 at t = 0 to a tenth of that at t = 1."""
+    return 0.05 + 0.45 * (1 + math.cos(math.pi * t)) / 2
+
+
+@pytest.mark.parametrize(
+    "fields, want",
+    [
+        ({}, [0.5] * 6),
+        ({"warmup": 4}, [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]),  # none is wasted on a rate of 0
+        (
+            {"schedule": "cosine", "steps": 4, "final": 0.1},
+            [0.5, cosine(1 / 4), cosine(2 / 4), cosine(3 / 4), 0.05, 0.05],
+        ),
+        (
+            {"schedule": "cosine", "warmup": 2, "steps": 5, "final": 0.1},
+            [0.25, 0.5, cosine(1 / 3), cosine(2 / 3), 0.05, 0.05],
+        ),
+    ],
+)
+def test_learning_rate_of_each_update(fields, want):
+    assert rates(6, **fields) == pytest.approx(want)
+
+
+def test_weight_decay_shrinks_matrices_by_the_rate_and_leaves_norms_and_biases():
+    """Without a gradient, the decay is all there is; the biases follow the load alone."""
+    specs = weight_specs(MODEL).params
+    is_norm = jax.tree.map(lambda spec: spec.init is specs.norm_D.init, specs, is_leaf=is_spec)
+    assert sum(jax.tree.leaves(is_norm)) == 3 * 4 + 1 + 3  # three layers, the final one, MTP
+    state = optim.new_state(small.weights(MODEL), DECAY)
+    zeros = jax.tree.map(jnp.zeros_like, state.weights.params)
+    load_LE = jnp.tile(jnp.arange(8), (2, 1))
+    for rate in (0.0025, 0.005):
+        before = state.weights
+        state, metrics = update(state, zeros, load_LE, DECAY)
+        assert float(metrics["lr"]) == pytest.approx(rate)
+
+        def check(is_norm, new, old, rate=rate):
+            np.testing.assert_allclose(new, old if is_norm else old * (1 - 0.1 * rate), rtol=1e-6)
+
+        jax.tree.map(check, is_norm, state.weights.params, before.params)
+        moved_LE = state.weights.router_bias_LE - before.router_bias_LE
+        np.testing.assert_allclose(moved_LE, [[0.01] * 4 + [-0.01] * 4] * 2, atol=1e-7)
+
+
+def test_gradient_is_clipped_by_its_global_norm_which_is_reported_unclipped():
+    cfg = OptimConfig(clip_norm=0.5)
+    state = optim.new_state(small.weights(), cfg)
+    gradient = jax.tree.map(lambda a: 3 * a, state.weights.params)
+    norm = math.sqrt(sum(np.sum(np.float64(g) ** 2) for g in jax.tree.leaves(gradient)))
+    after, metrics = update(state, gradient, None, cfg)
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    moments = optax.tree_utils.tree_get(after.opt_state, "mu")
+    jax.tree.map(
+        lambda m, g: np.testing.assert_allclose(m, 0.1 * g * 0.5 / norm, rtol=1e-4),
+        moments, gradient,
+    )  # fmt: skip
+    np.testing.assert_array_equal(after.weights.router_bias_LE, state.weights.router_bias_LE)
+
+
+def test_moments_are_born_beside_their_parameters_and_no_mesh_changes_them():
+    one, many = (
+        optim.init_state(small.CONFIG, DECAY, make_mesh(m), jax.random.key(0)) for m in ("1", "4x2")
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, many)
+    params = many.weights.params
+    for name in ("mu", "nu"):
+        moments = optax.tree_utils.tree_get(many.opt_state, name)
+        jax.tree.map(
+            lambda m, p: m.sharding.is_equivalent_to(p.sharding, p.ndim) or pytest.fail(),
+            moments, params,
+        )  # fmt: skip
+        up = moments.moe.ffn.up_EDF
+        assert up.shape == (1, 8, 16, 10)
+        assert {s.data.shape for s in up.addressable_shards} == {(1, 4, 4, 10)}
+
+
+def test_selection_biases_stay_float32_where_parameters_are_bfloat16():
+    model = small.config(param_dtype="bfloat16")
+    weights = jax.eval_shape(lambda key: optim.init_weights(model, key), jax.random.key(0))
+    assert {a.dtype for a in jax.tree.leaves(weights.params)} == {jnp.dtype("bfloat16")}
+    assert weights.router_bias_LE.dtype == jnp.float32

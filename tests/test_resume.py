@@ -1,0 +1,191 @@
+"""A run that was stopped, however it was stopped, goes on as if it never had been."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from r1jax.checkpoint import Checkpoints
+from r1jax.config import InputError
+from r1jax.metrics import read_jsonl
+
+
+def assert_same_run(out, whole):
+    """Parameters, moments, reference, step, position, metrics and samples: bit for bit."""
+    assert tiny_run.metrics(out) == tiny_run.metrics(whole)
+    assert read_jsonl(out / "samples.jsonl") == read_jsonl(whole / "samples.jsonl")
+    (step, position, state), (*want, want_state) = map(tiny_run.last_checkpoint, (out, whole))
+    assert [step, position] == want
+    jax.tree.map(np.testing.assert_array_equal, state, want_state)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny_run.inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """Three steps, never stopped."""
+    return tiny_run.run(config, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture
+def stopped(whole, tmp_path):
+    """The run as a kill in its last step leaves it: the newest checkpoint is of step 2, written
+    while step 3 was trained, and the logs are ahead of it."""
+    out = shutil.copytree(whole, tmp_path / "stopped")
+    shutil.rmtree(out / "checkpoints" / "3")
+    return out
+
+
+def resume(out, *flags):
+    tiny_run.r1_zero.main(["--resume", f"--out={out}", *flags])
+    return out
+
+
+def test_training_changes_every_part_of_the_state(whole, stopped):
+    """Or the tests below would not notice a part that is never restored."""
+    (*_, before), (*_, after) = map(tiny_run.last_checkpoint, (stopped, whole))
+    same = jax.tree.map(np.array_equal, before, after)
+    assert not any(jax.tree.leaves(same.train.weights.params.moe.ffn))
+    assert not any(jax.tree.leaves((same.train.opt_state, same.train.step)))
+    assert not same.reference.params.embed_VD  # replaced after the third update
+
+
+def test_resuming_from_an_earlier_checkpoint_changes_nothing(stopped, whole):
+    assert_same_run(resume(stopped), whole)
+
+
+def test_a_finished_run_goes_on_for_more_steps(config, whole, tmp_path):
+    out = tiny_run.run(config, tmp_path / "run", "--steps=2")
+    assert_same_run(resume(out, "--steps=3"), whole)
+
+
+def test_what_killed_saves_leave_is_ignored(stopped, whole):
+    folder = stopped / "checkpoints"
+    half = shutil.copytree(folder / "2", folder / "3.orbax-checkpoint-tmp")  # half a save
+    (half / "_CHECKPOINT_METADATA").unlink()
+    shutil.rmtree(folder / "1", ignore_errors=True)
+    shutil.copytree(folder / "2" / "note", folder / "1" / "note")  # half a removal
+    with (stopped / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')
+    assert_same_run(resume(stopped), whole)
+
+
+def test_a_checkpoint_of_one_mesh_goes_on_on_another(stopped, whole):
+    """On eight devices: the same replies, and numbers that differ by rounding only."""
+    resume(stopped, "--mesh=4x2")
+    samples = read_jsonl(stopped / "samples.jsonl")
+    assert samples == read_jsonl(whole / "samples.jsonl")
+    for got, want in zip(tiny_run.metrics(stopped), tiny_run.metrics(whole), strict=True):
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            if value is None:
+                assert got[name] is None
+            else:
+                np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_finished_run_is_not_made_shorter(whole):
+    before = (whole / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"--steps=2: .* is already at step 3"):
+        resume(whole, "--steps=2")
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_before_the_first_checkpoint_starts_anew(config, whole, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "samples.jsonl").write_text('{"step": 0}\n{"st')
+    assert_same_run(tiny_run.run(config, out, "--resume"), whole)
+
+
+def test_a_checkpoint_of_another_model_names_the_field(whole):
+    with pytest.raises(InputError, match=r"another model: model.router.active is 2, .* has 3"):
+        resume(whole, "--model.router.active=3")
+
+
+def test_no_complete_checkpoint(tmp_path):
+    (tmp_path / "1.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.newest() is None
+        with pytest.raises(InputError, match="no complete checkpoint"):
+            checkpoints.restore({}, tiny_run.CONFIG.model)
+
+
+# In processes of their own, killed for real.
+
+
+class Command:
+    """`python -m experiments.r1_zero`, and how far it has come."""
+
+    def __init__(self, config, out, cache, *flags):
+        self.folder = out / "checkpoints"
+        self.started_at = self.saved()
+        command = [sys.executable, "-m", "experiments.r1_zero", f"--config={config}"]
+        self.process = subprocess.Popen(
+            [*command, f"--out={out}", *flags],
+            env=tiny_run.environment(cache),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def saved(self) -> int:
+        steps = [p.name for p in self.folder.glob("*") if p.name.isdigit()]
+        return max(map(int, steps), default=0)
+
+    def starts(self) -> bool:
+        return True
+
+    def trains(self) -> bool:
+        return self.saved() > self.started_at
+
+    def saves(self) -> bool:
+        return self.trains() and any(self.folder.glob("*-tmp*"))
+
+    def kill_once(self, reached, delay: float) -> None:
+        while not reached() and self.process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(delay)
+        self.process.kill()
+        self.process.communicate()
+        assert self.process.returncode == -signal.SIGKILL
+
+    def finish(self) -> None:
+        _, errors = self.process.communicate()
+        assert self.process.returncode == 0, errors.decode()
+
+
+STEPS = "--steps=24"
+
+
+def survives(config, tmp_path, kills) -> None:
+    cache, whole, out = (tmp_path / name for name in ("cache", "whole", "out"))
+    Command(config, whole, cache, STEPS).finish()
+    for moment, delay in kills:
+        command = Command(config, out, cache, STEPS, "--resume")
+        command.kill_once(getattr(command, moment), delay)
+    Command(config, out, cache, STEPS, "--resume").finish()
+    assert_same_run(out, whole)
+
+
+def test_killed_in_a_save_and_in_a_step(config, tmp_path):
+    survives(config, tmp_path, [("trains", random.uniform(0, 0.3)), ("saves", 0), ("trains", 0.1)])
+
+
+@pytest.mark.slow
+def test_killed_at_twelve_random_moments(config, tmp_path):
+    """Also while starting, compiling and restoring, and later or earlier in saves."""
+    kills = [("saves", random.uniform(0, 0.05)) for _ in range(6)]
+    kills += [("trains", random.uniform(0, 0.3)) for _ in range(3)]
+    kills += [("starts", random.uniform(0, 8)) for _ in range(3)]
+    random.shuffle(kills)
+    survives(config, tmp_path, kills)
