@@ -71,6 +71,8 @@ def _routed(x_BTD, logits_BTE, valid_BT, bias_E, experts, *, cfg, expert_paralle
         load_E = routing.load_E
     else:
         first = jax.lax.axis_index(EXPERT) * experts[0].shape[0]
+        # Each data-parallel device has its own gradient of these; the cast's transpose sums them.
+        experts = jax.lax.pcast(experts, FSDP, to="varying")
         gathered = [
             jax.lax.all_gather(a, EXPERT, tiled=True)
             for a in (x_ND, routing.gates_NK, routing.experts_NK)

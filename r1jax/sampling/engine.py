@@ -64,22 +64,22 @@ class Slots(flax.struct.PyTreeNode):
 
 
 class Engine:
-    """Compiled once for a model, a sampling configuration and a mesh."""
+    """Compiled once for a model, a sampling configuration and a mesh, over whose devices `refill`
+    and `slots` are rounded up to divide."""
 
     def __init__(
         self, model: ModelConfig, cfg: SamplingConfig, mesh: Mesh, stop: Sequence[int]
     ):
         check(
-            cfg.refill % mesh.size == 0,
-            f"SamplingConfig.refill={cfg.refill} must be a multiple of the mesh's {mesh.size} "
-            "devices",
-        )
-        check(
             cfg.max_prompt + cfg.max_tokens <= model.context,
             f"max_prompt + max_tokens = {cfg.max_prompt + cfg.max_tokens} exceeds "
             f"ModelConfig.context={model.context}",
         )
-        self.model, self.cfg, self.mesh = model, cfg, mesh
+        # Every device holds as many slots, and is given as many at each refill.
+        refill = -(-cfg.refill // mesh.size) * mesh.size
+        slots = -(-cfg.slots // refill) * refill
+        self.cfg = dataclasses.replace(cfg, refill=refill, slots=slots)
+        self.model, self.mesh = model, mesh
         self.stop = tuple(stop)
 
     def generate(

@@ -4,14 +4,13 @@ Eight emulated devices. What one device computes is the reference.
 """
 
 import functools
-import math
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from hlo import collectives
 
 from r1jax.config import InputError, RouterConfig
 from r1jax.model import transformer
@@ -78,16 +77,6 @@ def test_what_does_not_divide_is_one_clear_line(rows, experts, message):
     cfg = tiny.config(layers=1, dense_layers=0, router=RouterConfig(experts=experts, active=3))
     with jax.set_mesh(make_mesh("2x4")), pytest.raises(InputError, match=message):
         tiny.forward(tiny.weights(cfg), TOKENS[:rows], cfg)
-
-
-def collectives(hlo: str, op: str) -> list[tuple[int, str]]:
-    """(elements of the largest result, replica groups) of every `op`, also of started ones."""
-    found = []
-    for result, attributes in re.findall(rf" = (.*?) {op}(?:-start)?\((.*)", hlo):
-        shapes = [dims.split(",") for dims in re.findall(r"\w+\[([\d,]+)\]", result)]
-        groups = attributes.split("replica_groups=")[1].split(", ")[0]
-        found.append((max(math.prod(map(int, dims)) for dims in shapes), groups))
-    return found
 
 
 @pytest.mark.parametrize("impl", ["dense", "ragged"])

@@ -225,9 +225,8 @@ def test_update_does_not_change_with_mesh_and_stays_sharded(mesh):
 # Advantages, clipping, reference, metrics.
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "dr_grpo"])
-def test_groups_of_equal_reward_leave_the_model_exactly_as_it_is(algorithm):
-    rl = dataclasses.replace(RL, algorithm=algorithm, kl_coef=0.0)
+def test_groups_of_equal_reward_leave_the_model_exactly_as_it_is():
+    rl = dataclasses.replace(RL, kl_coef=0.0)
     optim_cfg = dataclasses.replace(OPTIM, balance_alpha=0.0, bias_rate=0.0)
     reward_PG = np.repeat(np.float32([0.1, 0, 0.7, 1.1]), G).reshape(P, G)
     state, metrics = step(policy(), rollout().replace(reward_PG=reward_PG), rl, optim_cfg)
@@ -303,11 +302,9 @@ def test_entropy_and_kl_are_means_over_reply_tokens():
     assert float(metrics["kl"]) == pytest.approx(np.mean(np.exp(d) - d - 1), rel=1e-4)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_sampler_and_trainer_agree_on_log_probs(temperature):
-    sampling, other = (
-        dataclasses.replace(SAMPLING, temperature=t) for t in (temperature, 1.7 - temperature)
-    )
+@pytest.mark.parametrize("temperatures", [(1.0, 0.7), (0.7, 1.0)])
+def test_sampler_and_trainer_agree_on_log_probs_at_their_temperature(temperatures):
+    sampling, other = (dataclasses.replace(SAMPLING, temperature=t) for t in temperatures)
     engine = Engine(small.CONFIG, sampling, make_mesh("1"), stop=[0])
     requests = [Request(list(range(1, 2 + q)), q, i) for q in range(P) for i in range(G)]
     completions, _ = engine.generate(small.weights(), requests, KEY)
@@ -321,7 +318,18 @@ def test_sampler_and_trainer_agree_on_log_probs(temperature):
     assert metrics["sampler/logp_diff"] > 0.05
 
 
-GOLDEN = {}
+GOLDEN = {
+    "loss": 0.142692,
+    "kl": 0.409218,
+    "entropy": 2.514194,
+    "grad_norm": 1.374606,
+    "clip/low": 0.084746,
+    "clip/high": 0.169492,
+    "router/max_load": 2.728972,
+    "moved/embed": 4.76354,
+    "moved/experts": 1.89888,
+    "moved/head": 2.66947,
+}
 
 
 def test_one_step_gives_the_numbers_it_always_gave():

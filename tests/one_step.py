@@ -1,0 +1,50 @@
+"""One whole step of R1-Zero on a mesh, as plain values.
+
+As a script, for meshes that need more devices than the process of the tests has:
+
+    python one_step.py CONFIG MESH [MESH ...]
+
+prints {mesh: values} as one line of JSON.
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import optax
+
+from r1jax.base import load_weights
+from r1jax.config import RunConfig, load_config
+from r1jax.data.tasks import make_task
+from r1jax.rewards.grading import Grader
+from r1jax.rl.grpo import grpo_step
+from r1jax.rl.loop import REWARD_WEIGHTS, Trainer, new_policy
+from r1jax.sharding import make_mesh
+
+
+def one_step(cfg: RunConfig, mesh_text: str) -> dict:
+    """Replies, rewards, metrics, Adam's first moments (so, gradients) and the update's HLO."""
+    cfg, mesh = dataclasses.replace(cfg, mesh=mesh_text), make_mesh(mesh_text)
+    with Grader(REWARD_WEIGHTS) as grader, jax.set_mesh(mesh):
+        trainer = Trainer(cfg, make_task(cfg), mesh, grader)
+        state = new_policy(cfg, load_weights(cfg.base, cfg.model), mesh)
+        samples, rewards, _, _ = trainer.rollout(state.train.weights, 0, 0)
+        args = state, trainer.to_devices(samples, rewards), trainer.key
+        compiled = grpo_step.lower(*args, **trainer.step_fn.keywords).compile()
+        state, metrics = compiled(*args)
+    moments = optax.tree_utils.tree_get(state.train.opt_state, "mu")
+    return {
+        "replies": [s.completion.tokens.tolist() for s in samples],
+        "rewards": rewards,
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "moments": [leaf.tolist() for leaf in jax.tree.leaves(moments)],
+        "hlo": compiled.as_text(),
+    }
+
+
+if __name__ == "__main__":
+    config, *meshes = sys.argv[1:]
+    make_mesh(meshes[0])  # before JAX starts, with as many devices as the first mesh needs
+    cfg = load_config(RunConfig, config)
+    print(json.dumps({mesh: one_step(cfg, mesh) for mesh in meshes}))

@@ -1,0 +1,242 @@
+"""Bad input is one clear line and exit code 2; it overwrites nothing."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from experiments import cli, pretrain_base, r1_zero
+from r1jax.base import save_weights
+from r1jax.metrics import read_jsonl
+from r1jax.rewards.grading import Grade, Grader
+from r1jax.rl.types import Rollout
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """With config.json, problems.jsonl and base.safetensors of a run that would do."""
+    tiny_run.inputs(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    return tiny_run.run(tiny_run.inputs(folder), folder / "run", "--steps=1")
+
+
+@pytest.fixture
+def error_of(monkeypatch, capfd):
+    """error_of(*flags): the line on stderr that a command with these flags ends with."""
+    monkeypatch.setattr(cli, "keep_memory", lambda: None)  # of this whole process
+
+    def error_of(*flags, main=r1_zero.main) -> str:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            cli.run(main)
+        assert exit.value.code == 2
+        error = capfd.readouterr().err
+        assert error.startswith("error: ") and error.endswith("\n") and error.count("\n") == 1
+        return error
+
+    return error_of
+
+
+@pytest.fixture
+def error_in(error_of, folder):
+    """error_in(*flags): of the run in `folder` with these flags, which must leave no step."""
+
+    def error_in(*flags) -> str:
+        error = error_of(f"--config={folder}/config.json", f"--out={folder}/run", *flags)
+        assert not (folder / "run" / "metrics.jsonl").exists() or not read_jsonl(
+            folder / "run" / "metrics.jsonl"
+        )
+        return error
+
+    return error_in
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--flag=1"], "Unrecognized options: --flag=1"),
+        (["--rl.questons=3"], "--rl.questons=3"),
+        (["word"], "Unrecognized options: word"),
+        (["--steps=many"], "--steps: invalid literal for int() with base 10: 'many'"),
+        (["--steps=0"], "RunConfig.steps must be positive, got 0"),
+        (["--rl.minibatches=3"], "RLConfig: minibatches x microbatches = 3 must divide"),
+        (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
+        (["--task=chess"], "invalid choice 'chess'"),
+        (["--task=gsm8k"], "--task=gsm8k needs --data=FILE"),
+        (["--preset=huge"], "--preset=huge: expected one of tiny, tiny_dapo, small, r1_zero_paper"),
+        (["--mesh=3y"], "--mesh=3y: expected FSDPxEXPERT such as 8x8"),
+        (["--config=/absent/config.json"], "/absent/config.json: [Errno 2] No such file"),
+        (["--tokenizer=/absent.json"], "/absent.json: no such file"),
+        (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 2240 problems"),
+        (["--model.d-model=32"], "the embedded base was made by another recipe"),
+        (["--model.vocab=50"], "tokenizer (embedded) has 72 tokens, but model.vocab is 50"),
+    ],
+)
+def test_flags(error_of, tmp_path, flags, message):
+    assert message in error_of(f"--out={tmp_path}/run", *flags)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() or not read_jsonl(
+        tmp_path / "run" / "metrics.jsonl"
+    )
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--mesh=1x3", "8 experts do not divide over 3 expert-parallel devices"),
+        ("--mesh=3", "8 rows an update (questions x group / minibatches / microbatches) do not"),
+        ("--mesh=8x4", "--mesh=8x4 needs 32 devices, but there are 8 (cpu)"),
+        ("--sampling.refill=4", "refill=4 must be a multiple of the mesh's 8 devices"),
+    ],
+)
+def test_meshes(error_in, flag, message):
+    assert message in error_in("--mesh=4x2", flag)
+
+
+GOOD = {"numbers": [1, 1, 1, 1], "target": 2}
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("{", "problems.jsonl:3: invalid JSON"),
+        ("[]", "problems.jsonl:3: expected a JSON object"),
+        ({"numbers": [1, 1, 1, 1]}, 'problems.jsonl:3: missing field "target"'),
+        (GOOD | {"target": "2"}, 'problems.jsonl:3: field "target" must be of type int'),
+        (GOOD | {"numbers": [1, 2, 3]}, "countdown/problems/3: the embedded tokenizer knows four"),
+        (GOOD | {"target": 99}, "countdown/problems/3: the embedded tokenizer knows four"),
+        (GOOD, "heldout_share=0.3 leaves 0 problems to train on and 2 held out"),
+    ],
+)
+def test_data(error_in, folder, row, message):
+    lines = [json.dumps(GOOD), "", row if isinstance(row, str) else json.dumps(row)]
+    (folder / "problems.jsonl").write_text("\n".join(lines))
+    assert message in error_in()
+
+
+def test_data_that_is_not_there(error_in, folder):
+    (folder / "problems.jsonl").unlink()
+    assert f"{folder}/problems.jsonl: No such file or directory" in error_in()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"color": 1}, 'can not match "color" to any data class field'),
+        ({"rl": {"groups": 1}}, 'can not match "groups"'),
+        ({"steps": "3"}, 'wrong value type for field "steps" - should be "int"'),
+        ({"steps": -3}, "RunConfig.steps must be positive, got -3"),
+        ({"task": "chess"}, 'wrong value type for field "task"'),
+        ("", "Expecting value"),
+        ("[]", "expected a JSON object"),
+        (b"\xff", "codec can't decode"),
+    ],
+)
+def test_config_files(error_in, folder, change, message):
+    config = folder / "config.json"
+    if isinstance(change, dict):
+        change = json.dumps(json.loads(config.read_text()) | change)
+    config.write_bytes(change if isinstance(change, bytes) else change.encode())
+    error = error_in()
+    assert message in error and str(config) in error
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--base=absent"], "--base=absent: neither embedded, train or random, nor a file"),
+        (["--base={folder}"], "no checkpoints in this folder"),
+        (["--base={folder}/config.json"], "config.json: Error while deserializing"),
+        (["--model.d-model=18"], "embed_VD has shape (72, 16), this model (72, 18)"),
+        (["--model.dense-layers=1", "--model.dense-ffn=9"], "params.dense.attention_norm_D is mis"),
+    ],
+)
+def test_base_of_another_model(error_in, folder, flags, message):
+    assert message in error_in(*(flag.format(folder=folder) for flag in flags))
+    assert "already holds a run" not in error_in("--base=absent")  # nothing was begun
+
+
+def test_base_from_a_run_of_another_model(error_in, finished):
+    error = error_in(f"--base={finished}", "--model.router.active=3")
+    assert "checkpoint of another model: model.router.active is 2, this run has 3" in error
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--sampling.max-prompt=8", "has 9 tokens; SamplingConfig.max_prompt=8"),
+        ("--sampling.max-tokens=60", "max_prompt + max_tokens = 72 exceeds ModelConfig.context=32"),
+    ],
+)
+def test_too_long(error_in, flag, message):
+    assert message in error_in(flag)
+
+
+def contents(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("lost", ["", "metrics.jsonl", "checkpoints"])
+def test_a_folder_that_holds_a_run_is_left_as_it_is(error_of, finished, tmp_path, lost):
+    """Also where a part of that run was moved away."""
+    out = shutil.copytree(finished, tmp_path / "run")
+    if lost:
+        (out / lost).rename(tmp_path / lost)
+    before = contents(out)
+    error = error_of(f"--config={out}/config.json", f"--out={out}", "--seed=7")
+    assert f"{out} already holds a run: resume it or choose another folder" in error
+    assert contents(out) == before
+
+
+def test_an_unwritable_folder(error_in, folder):
+    """Below a file, where no one may write, not even root."""
+    error = error_in(f"--out={folder}/problems.jsonl/run")
+    assert "Not a directory" in error and f"{folder}/problems.jsonl/run" in error
+
+
+def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
+    base = tiny_run.weights()
+    bad = base.params.norm_D.at[3].set(np.nan)
+    save_weights(base.replace(params=base.params.replace(norm_D=bad)), folder / "base.safetensors", {})
+    path = folder / "run" / "nan_step_0.npz"
+    assert f"step 0: the loss is not finite; its batch is saved as {path}" in error_in()
+    batch = np.load(path)
+    assert set(batch) == {field.name for field in dataclasses.fields(Rollout)}
+    assert np.isnan(batch["logp_PGT"][batch["reply_PGT"]]).all()
+
+
+def test_a_step_whose_graders_all_failed(error_in, monkeypatch):
+    failed = Grade("failed", {"accuracy": 0.0, "format": 0.0}, 0.0, "the parser is broken")
+    monkeypatch.setattr(Grader, "grade", lambda self, problems, replies: [failed] * len(replies))
+    assert "step 0: every reply's grader failed: the parser is broken" in error_in()
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--corpus.reflective=2", "CorpusConfig.reflective must lie in [0, 1], got 2.0"),
+        ("--steps=3", "Unrecognized options: --steps=3"),
+        ("--mesh=x", "--mesh=x: expected FSDPxEXPERT"),
+    ],
+)
+def test_pretrain_base(error_of, flag, message):
+    assert message in error_of(flag, main=pretrain_base.main)
+
+
+@pytest.mark.parametrize("module", ["experiments.r1_zero", "experiments.pretrain_base"])
+def test_the_commands_themselves(module):
+    command = [sys.executable, "-m", module, "--flag"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: Unrecognized options: --flag\n"

@@ -1,0 +1,64 @@
+"""One step of R1-Zero is the same on every mesh: replies, rewards, loss and gradients."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+from hlo import collectives
+from one_step import one_step
+
+from r1jax.config import RLConfig, RunConfig, SamplingConfig, load_config
+
+# Enough rows for 64 devices.
+WIDE = {
+    "sampling": SamplingConfig(max_prompt=12, max_tokens=16, slots=64, refill=64),
+    "rl": RLConfig(questions=8, group=8, minibatches=1),
+}
+MODEL = tiny_run.CONFIG.model
+
+
+def assert_same_step(got, want):
+    assert got["replies"] == want["replies"]
+    assert got["rewards"] == want["rewards"] and len(set(got["rewards"])) > 1
+    assert got["metrics"].keys() == want["metrics"].keys()
+    for name, value in want["metrics"].items():
+        np.testing.assert_allclose(got["metrics"][name], value, 1e-4, 1e-6, err_msg=name)
+    for a, b in zip(got["moments"], want["moments"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def test_4x2_takes_the_step_of_one_device(tmp_path):
+    cfg = load_config(RunConfig, tiny_run.inputs(tmp_path))
+    assert_same_step(one_step(cfg, "4x2"), one_step(cfg, "1"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A step on 64 devices and one on one of them, in a process of their own."""
+    folder = tmp_path_factory.mktemp("wide")
+    script = Path(__file__).with_name("one_step.py")
+    command = [sys.executable, script, tiny_run.inputs(folder, **WIDE), "8x8", "1"]
+    done = subprocess.run(command, env=tiny_run.environment(folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_8x8_takes_the_step_of_one_device(wide):
+    assert_same_step(wide["8x8"], wide["1"])
+
+
+def test_on_8x8_experts_stay_and_tokens_travel(wide):
+    """Tokens are reduce-scattered along the expert axis; no device gathers more than its own one
+    of the eight experts, from the eight devices that share it. Nothing else is a multiple of the
+    experts' width, 11."""
+    hlo = wide["8x8"]["hlo"]
+    along_experts = ",".join("{%s}" % ",".join(map(str, range(8 * i, 8 * i + 8))) for i in range(8))
+    scatters = [groups for _, groups in collectives(hlo, "reduce-scatter")]
+    assert len(scatters) >= 3
+    assert set(scatters) <= {f"{{{along_experts}}}", "[8,8]<=[64]"}  # the ways to write it
+    gathered = {size for size, _ in collectives(hlo, "all-gather")}
+    assert {size for size in gathered if size % 11 == 0} == {MODEL.d_model * MODEL.expert_ffn}
