@@ -1,4 +1,4 @@
-"""Recipes. Each is a docstring with its command, a complete configuration, a few lines to run it."""
+"""Recipes. Each is a docstring with its command, a complete configuration and a few lines."""
 
 import os
 

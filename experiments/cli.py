@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TypeVar
 
+import jax
 import rich.console
 import tyro
 
@@ -80,8 +81,12 @@ def starting_config(
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs main(sys.argv[1:]); bad input ends as one line on stderr and exit code 2."""
     keep_memory()
+    args = sys.argv[1:]
+    if "--distributed" in args:  # one process a host: JAX finds the others from SLURM, GKE or TPU
+        args.remove("--distributed")
+        jax.distributed.initialize()
     try:
-        main(sys.argv[1:])
+        main(args)
     except (InputError, OSError) as error:
         message = " ".join(str(error).split())
         rich.console.Console(stderr=True, soft_wrap=True).print(

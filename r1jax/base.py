@@ -40,7 +40,7 @@ class BaseConfig:
     heldout_share: float = 0.125
     rows: int = 32  # a batch
     length: int = 176  # tokens a row; no document is longer
-    documents: int = 87  # a batch: about as many as fit its rows
+    fill: float = 0.88  # documents are drawn until they make this share of a batch
 
     def digest(self) -> str:
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -57,10 +57,12 @@ def corpus_batch(cfg: BaseConfig, tokenizer: Tokenizer, step: int) -> Batch:
     """Batch `step` of the corpus: a pure function of the recipe and the step."""
     train, _ = countdown.split(cfg.heldout_share)
     rng = np.random.default_rng((cfg.seed, step))
-    documents = []
-    for index in rng.integers(len(train), size=cfg.documents):
-        prompt, reply = countdown.document(train[index], cfg.corpus, rng)
+    documents: list[tuple[list[int], list[int]]] = []
+    tokens = 0
+    while tokens < cfg.fill * cfg.rows * cfg.length:
+        prompt, reply = countdown.document(train[rng.integers(len(train))], cfg.corpus, rng)
         documents.append((tokenizer.encode(prompt), [*tokenizer.encode(reply), tokenizer.eos_id]))
+        tokens += sum(map(len, documents[-1]))
     batch, _ = pack(documents, cfg.rows, cfg.length, tokenizer.pad_id)
     return batch
 

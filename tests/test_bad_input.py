@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 import tiny_run
@@ -49,15 +48,18 @@ def error_of(monkeypatch, capfd):
     return error_of
 
 
+def steps(out) -> list[dict]:
+    path = out / "metrics.jsonl"
+    return read_jsonl(path) if path.exists() else []
+
+
 @pytest.fixture
 def error_in(error_of, folder):
     """error_in(*flags): of the run in `folder` with these flags, which must leave no step."""
 
     def error_in(*flags) -> str:
         error = error_of(f"--config={folder}/config.json", f"--out={folder}/run", *flags)
-        assert not (folder / "run" / "metrics.jsonl").exists() or not read_jsonl(
-            folder / "run" / "metrics.jsonl"
-        )
+        assert not steps(folder / "run")
         return error
 
     return error_in
@@ -72,6 +74,7 @@ def error_in(error_of, folder):
         (["--steps=many"], "--steps: invalid literal for int() with base 10: 'many'"),
         (["--steps=0"], "RunConfig.steps must be positive, got 0"),
         (["--rl.minibatches=3"], "RLConfig: minibatches x microbatches = 3 must divide"),
+        (["--sampling.slots=100"], "SamplingConfig.refill=16 must divide slots=100"),
         (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
         (["--task=chess"], "invalid choice 'chess'"),
         (["--task=gsm8k"], "--task=gsm8k needs --data=FILE"),
@@ -79,16 +82,14 @@ def error_in(error_of, folder):
         (["--mesh=3y"], "--mesh=3y: expected FSDPxEXPERT such as 8x8"),
         (["--config=/absent/config.json"], "/absent/config.json: [Errno 2] No such file"),
         (["--tokenizer=/absent.json"], "/absent.json: no such file"),
-        (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 2240 problems"),
+        (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 1959 problems to train on and 0"),
         (["--model.d-model=32"], "the embedded base was made by another recipe"),
         (["--model.vocab=50"], "tokenizer (embedded) has 72 tokens, but model.vocab is 50"),
     ],
 )
 def test_flags(error_of, tmp_path, flags, message):
     assert message in error_of(f"--out={tmp_path}/run", *flags)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists() or not read_jsonl(
-        tmp_path / "run" / "metrics.jsonl"
-    )
+    assert not steps(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -97,11 +98,10 @@ def test_flags(error_of, tmp_path, flags, message):
         ("--mesh=1x3", "8 experts do not divide over 3 expert-parallel devices"),
         ("--mesh=3", "8 rows an update (questions x group / minibatches / microbatches) do not"),
         ("--mesh=8x4", "--mesh=8x4 needs 32 devices, but there are 8 (cpu)"),
-        ("--sampling.refill=4", "refill=4 must be a multiple of the mesh's 8 devices"),
     ],
 )
 def test_meshes(error_in, flag, message):
-    assert message in error_in("--mesh=4x2", flag)
+    assert message in error_in(flag)
 
 
 GOOD = {"numbers": [1, 1, 1, 1], "target": 2}
@@ -208,7 +208,8 @@ def test_an_unwritable_folder(error_in, folder):
 def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
     base = tiny_run.weights()
     bad = base.params.norm_D.at[3].set(np.nan)
-    save_weights(base.replace(params=base.params.replace(norm_D=bad)), folder / "base.safetensors", {})
+    base = base.replace(params=base.params.replace(norm_D=bad))
+    save_weights(base, folder / "base.safetensors", {})
     path = folder / "run" / "nan_step_0.npz"
     assert f"step 0: the loss is not finite; its batch is saved as {path}" in error_in()
     batch = np.load(path)

@@ -11,13 +11,8 @@ import tiny_run
 from hlo import collectives
 from one_step import one_step
 
-from r1jax.config import RLConfig, RunConfig, SamplingConfig, load_config
+from r1jax.config import RLConfig, RunConfig, load_config
 
-# Enough rows for 64 devices.
-WIDE = {
-    "sampling": SamplingConfig(max_prompt=12, max_tokens=16, slots=64, refill=64),
-    "rl": RLConfig(questions=8, group=8, minibatches=1),
-}
 MODEL = tiny_run.CONFIG.model
 
 
@@ -40,8 +35,8 @@ def test_4x2_takes_the_step_of_one_device(tmp_path):
 def wide(tmp_path_factory):
     """A step on 64 devices and one on one of them, in a process of their own."""
     folder = tmp_path_factory.mktemp("wide")
-    script = Path(__file__).with_name("one_step.py")
-    command = [sys.executable, script, tiny_run.inputs(folder, **WIDE), "8x8", "1"]
+    config = tiny_run.inputs(folder, rl=RLConfig(questions=8, group=8, minibatches=1))
+    command = [sys.executable, Path(__file__).with_name("one_step.py"), config, "8x8", "1"]
     done = subprocess.run(command, env=tiny_run.environment(folder), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

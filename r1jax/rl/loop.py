@@ -71,11 +71,7 @@ class Trainer:
         self.questions = shuffled(task.train, cfg.seed)
         self.key = jax.random.key(cfg.seed)
         self.step_fn = functools.partial(
-            grpo_step,
-            model=cfg.model,
-            cfg=cfg.rl,
-            optim_cfg=cfg.optim,
-            sampling=cfg.sampling,
+            grpo_step, model=cfg.model, cfg=cfg.rl, optim_cfg=cfg.optim, sampling=cfg.sampling
         )
 
     def evaluate_if_due(
@@ -117,8 +113,8 @@ class Trainer:
     ) -> tuple[list[Sample], list[float], dict[str, float], int]:
         """(samples, rewards, seconds, next position in the data) of one step.
 
-        With rl.max_draws > 1, draws again while too few groups have rewards that differ, and
-        puts those that do first (DAPO, arXiv 2503.14476, section 3.2).
+        Groups whose rewards differ come first. With rl.max_draws > 1, it draws again while they
+        are too few (DAPO, arXiv 2503.14476, section 3.2).
         """
         rl, key = self.cfg.rl, jax.random.fold_in(jax.random.fold_in(self.key, 0), step)
         mixed: list[tuple[Sample, ...]] = []
@@ -135,12 +131,9 @@ class Trainer:
                 group = tuple(samples[start : start + rl.group])
                 differ = len({self._reward(s) for s in group}) > 1
                 (mixed if differ else uniform).append(group)
-            if rl.max_draws == 1 or len(mixed) >= rl.questions:
+            if len(mixed) >= rl.questions:
                 break
-        if rl.max_draws == 1:  # keep the order in which they were asked
-            kept = samples
-        else:
-            kept = [s for group in (mixed + uniform)[: rl.questions] for s in group]
+        kept = [s for group in (mixed + uniform)[: rl.questions] for s in group]
         return kept, [self._reward(s) for s in kept], seconds, position
 
     def _reward(self, s: Sample) -> float:
@@ -212,6 +205,8 @@ def train(
                 rows = _rows(task, step, heldout=replies, train=samples)
                 log.log(step, metrics | heldout, rows)
                 progress.update(step + 1, metrics | heldout)
+                if metrics["reward/mean"] == 0 and step == first:
+                    say(f"warning: every reward of step {step} is 0: no reply was right or in form")
                 if (step + 1) % cfg.checkpoint_every == 0 or step + 1 == cfg.steps:
                     checkpoints.save(step + 1, state, cfg.model, {"position": position})
             heldout, replies = trainer.evaluate_if_due(state.train.weights, cfg.steps)

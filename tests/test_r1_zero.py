@@ -1,0 +1,214 @@
+"""A whole run of `python -m experiments.r1_zero`: what it does and what it leaves."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from experiments.r1_zero import first_weights
+from r1jax.analysis.reflection import count_terms
+from r1jax.config import RLConfig, RunConfig, SamplingConfig, load_config, save_config
+from r1jax.data.tasks import make_task, shuffled
+from r1jax.metrics import read_jsonl
+from r1jax.rewards.grading import Grader
+from r1jax.rl.loop import REWARD_WEIGHTS, Trainer
+from r1jax.sharding import make_mesh
+
+KEYS = {
+    "step", "reward/mean", "reward/accuracy", "reward/format", "heldout/accuracy",
+    "heldout/greedy", "length/mean", "length/correct", "length/incorrect", "length/truncated",
+    "reflection/per_response", "reflection/per_1k_tokens", "reflection/fraction",
+    "reflection/wait_per_1k_tokens", "kl", "entropy", "clip/low", "clip/high", "grad_norm", "lr",
+    "groups/zero_std", "router/max_load", "sampler/logp_diff", "time/rollout", "time/reward",
+    "time/update", "tokens_per_second",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny_run.inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def out(config, tmp_path_factory):
+    return tiny_run.run(config, tmp_path_factory.mktemp("first") / "run")
+
+
+def assert_left_everything(out, steps):
+    assert sorted(int(p.name) for p in (out / "checkpoints").iterdir()) == steps[-2:]
+    assert len(list((out / "figures").glob("*.png"))) >= 4
+    assert "data:image/png;base64," in (out / "report.html").read_text()
+    assert len(list((out / "tensorboard").glob("events.*"))) == 1
+    rows = read_jsonl(out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [0, *steps]
+    assert all(row.keys() >= KEYS for row in rows)
+    assert {row["step"] for row in read_jsonl(out / "samples.jsonl")} == {0, *steps}
+
+
+def test_it_leaves_everything(out):
+    assert_left_everything(out, [1, 2, 3])
+
+
+def test_metrics_agree_with_each_other_and_with_the_configuration(out):
+    *steps, last = read_jsonl(out / "metrics.jsonl")
+    for row in steps:
+        total = row["reward/accuracy"] + row["reward/format"]
+        np.testing.assert_allclose(row["reward/mean"], total, rtol=1e-6)
+        np.testing.assert_allclose(row["lr"], tiny_run.CONFIG.optim.lr)
+        assert row["kl"] > 0 and row["entropy"] > 0 and row["grad_norm"] > 0
+        assert row["sampler/logp_diff"] < 1e-5
+        assert 0 < row["length/mean"] <= tiny_run.CONFIG.sampling.max_tokens
+        seconds = sum(row[f"time/{part}"] for part in ("rollout", "reward", "update"))
+        tokens = row["length/mean"] * 16
+        np.testing.assert_allclose(row["tokens_per_second"], tokens / seconds, rtol=1e-6)
+    evaluated = [row["step"] for row in (*steps, last) if row["heldout/accuracy"] is not None]
+    assert evaluated == [0, 2, 3]  # the first, every second, the last
+    assert all(last[name] is None for name in KEYS if name.split("/")[0] not in ("step", "heldout"))
+
+
+def test_samples_say_what_was_asked_drawn_and_earned(out):
+    samples = read_jsonl(out / "samples.jsonl")
+    for row in samples:
+        assert row["prompt"].startswith("use ") and row["prompt"].endswith(" <think>")
+        assert row["text"].startswith("<think> ")
+        # A reply of n tokens: the tag that the prompt gave it, n words or n - 1 and the end.
+        assert len(row["text"].split()) == row["tokens"] + row["truncated"]
+        assert row["reward"] == sum(row["components"].values())
+        assert row["components"]["accuracy"] == (row["outcome"] == "correct")
+        assert row["reflective_terms"] == sum(count_terms(row["text"]).values())
+    assert {row["reward"] for row in samples} >= {0.0, 1.0}
+    asked = {split: {r["prompt"] for r in samples if r["split"] == split} for split in
+             ("train", "heldout")}  # fmt: skip
+    assert asked["train"] and asked["heldout"] and not asked["train"] & asked["heldout"]
+
+
+def test_its_config_runs_again_to_the_same_end(out, tmp_path):
+    again = tiny_run.run(out / "config.json", tmp_path / "again")
+    assert tiny_run.metrics(again) == tiny_run.metrics(out)
+    assert read_jsonl(again / "samples.jsonl") == read_jsonl(out / "samples.jsonl")
+
+
+def test_another_seed_is_another_run(config, out, tmp_path):
+    other = tiny_run.run(config, tmp_path / "other", "--seed=1", "--steps=1")
+    assert tiny_run.metrics(other)[0] != tiny_run.metrics(out)[0]
+    ours, others = (read_jsonl(folder / "samples.jsonl") for folder in (out, other))
+    assert [row["text"] for row in ours[:8]] != [row["text"] for row in others[:8]]
+
+
+def test_base_may_be_another_run(out):
+    cfg = dataclasses.replace(load_config(RunConfig, out / "config.json"), base=str(out))
+    got, want = first_weights(cfg, make_mesh("1")), tiny_run.last_checkpoint(out)[2].train.weights
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_a_few_readable_lines(config, tmp_path, capfd):
+    tiny_run.run(config, tmp_path / "run", "--steps=1")
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].startswith("R1-Zero: ") and "4 problems, 2 held out" in lines[0]
+    assert lines[1].startswith("base: P(correct | reflective) = ")
+    assert lines[-1].startswith("time ") and len(lines) <= 10
+    assert max(map(len, lines[1:-2])) < 100
+
+
+def trainer(config, **rl):
+    cfg = load_config(RunConfig, config)
+    cfg = dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, **rl))
+    return Trainer(cfg, make_task(cfg), make_mesh("1"), Grader(REWARD_WEIGHTS))
+
+
+def groups(samples, rewards):
+    """[(problem, replies, rewards)] of each group of four."""
+    rows = [(s.problem.id, s.text, r) for s, r in zip(samples, rewards, strict=True)]
+    return [rows[i : i + 4] for i in range(0, len(rows), 4)]
+
+
+def is_mixed(group):
+    return len({reward for *_, reward in group}) > 1
+
+
+def test_dynamic_sampling_puts_mixed_groups_first_and_stops_when_there_are_enough(config):
+    """Against single draws, a rollout at a time."""
+    weights, single = tiny_run.weights(), trainer(config)
+    for step in range(4):
+        rollouts = [groups(*single.rollout(weights, step, 4 * i)[:2]) for i in range(3)]
+        mixed_so_far = itertools.accumulate(sum(map(is_mixed, r)) for r in rollouts)
+        draws = next((i for i, n in enumerate(mixed_so_far, 1) if n >= 4), 3)
+        drawn = [group for rollout in rollouts[:draws] for group in rollout]
+        want = sorted(drawn, key=lambda group: not is_mixed(group))[:4]
+        samples, rewards, _, position = trainer(config, max_draws=3).rollout(weights, step, 0)
+        assert groups(samples, rewards) == want and position == 4 * draws
+        assert any(map(is_mixed, want))
+
+
+def test_overlong_shaping_takes_from_the_reward_what_a_reply_is_too_long(config):
+    samples, rewards, _, _ = trainer(config, overlong_buffer=8).rollout(tiny_run.weights(), 0, 0)
+    lengths = [len(s.completion.tokens) for s in samples]
+    want = [s.grade.reward - max(0, n - 8) / 8 for s, n in zip(samples, lengths, strict=True)]
+    np.testing.assert_allclose(rewards, want)
+    assert min(lengths) < 8 < max(lengths)
+
+
+def test_every_problem_once_an_epoch_and_no_heldout_one(config):
+    task = make_task(load_config(RunConfig, config))
+    n = len(task.train)
+    drawn = shuffled(task.train, seed=3)
+    epochs = [[drawn[i].id for i in range(n * e, n * (e + 1))] for e in range(6)]
+    assert all(sorted(epoch) == sorted(p.id for p in task.train) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 1
+
+
+def test_a_problem_given_twice_is_on_one_side(tmp_path):
+    """Also where its numbers come in another order: what the model reads is the same."""
+    rows = [{"numbers": [a, b, 1, 1], "target": 2} for a in range(1, 9) for b in range(1, 9)]
+    (tmp_path / "twice.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cfg = dataclasses.replace(tiny_run.CONFIG, data=str(tmp_path / "twice.jsonl"))
+    task = make_task(cfg)
+    train, heldout = ({p.prompt for p in side} for side in (task.train, task.heldout))
+    assert len(task.train) + len(task.heldout) == 64 and len(train | heldout) == 36
+    assert not train & heldout and len(heldout) == round(0.3 * 36)
+
+
+@pytest.fixture(scope="module")
+def gsm8k(data_dir):
+    """The real problems and the real DeepSeek tokenizer, for a very small model."""
+    return RunConfig(
+        model=dataclasses.replace(
+            tiny_run.CONFIG.model, vocab=0, context=400, logits_chunk=16, tied_head=True
+        ),
+        task="gsm8k",
+        data=str(data_dir / "gsm8k" / "train.jsonl"),
+        tokenizer=str(data_dir / "tokenizers" / "deepseek_r1" / "tokenizer.json"),
+        base="random",
+        steps=1,
+        evaluate_samples=2,
+        final_samples=2,
+        sampling=SamplingConfig(max_prompt=384, max_tokens=8, slots=4, refill=4),
+        rl=RLConfig(questions=2, group=2, minibatches=1),
+    )
+
+
+def test_gsm8k_is_asked_in_r1_zeros_words_and_graded_by_its_answer(gsm8k):
+    task = make_task(gsm8k)
+    assert len(task.train) + len(task.heldout) == 7_473
+    assert not {p.prompt for p in task.train} & {p.prompt for p in task.heldout}
+    problem = next(p for p in task.train if p.id == "gsm8k/train/1")
+    prompt = task.tokenizer.decode(task.prompt(problem))
+    assert prompt.startswith("<｜begin▁of▁sentence｜>A conversation between User and Assistant.")
+    assert "User: Natalia sold clips to 48 of her friends in April" in prompt
+    assert prompt.endswith("Assistant:")
+    replies = ["<think> 48 + 24 </think> <answer> \\boxed{%s} </answer>" % n for n in (72, 73)]
+    ids = [[*task.tokenizer.encode(reply), task.tokenizer.eos_id] for reply in replies]
+    with Grader(REWARD_WEIGHTS) as grader:
+        grades = grader.grade([problem] * 2, [task.text(reply) for reply in ids])
+    assert [grade.reward for grade in grades] == [2.0, 1.0]
+
+
+def test_gsm8k_run(gsm8k, tmp_path):
+    save_config(gsm8k, tmp_path / "config.json")
+    out = tiny_run.run(tmp_path / "config.json", tmp_path / "run")
+    assert_left_everything(out, [1])
+    assert load_config(RunConfig, out / "config.json").model.vocab == 128_815
