@@ -1,7 +1,6 @@
 """A model so small that a training step compiles in seconds, for tests of training and sampling."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -42,17 +41,13 @@ def weights(cfg: ModelConfig = CONFIG, seed: int = 0) -> Weights:
     return jax.tree_util.tree_map_with_path(draw, weight_specs(cfg), is_leaf=is_spec)
 
 
-# What is compiled here runs for milliseconds: most of the machine code optimiser's time is saved.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def plain_logits(weights: Weights, tokens_BT, cfg=CONFIG, segments_BT=None, positions_BT=None):
     """[B, T, V] of a forward over whole rows, and the routing statistics."""
     out = forward(weights, tokens_BT, cfg, segments_BT=segments_BT, positions_BT=positions_BT)
     return unembed(weights.params, out.hidden_BTD, cfg), out.stats
 
 
-logits = jit(plain_logits, static_argnames="cfg")
+logits = jax.jit(plain_logits, static_argnames="cfg")
 
 
 def log_softmax(x) -> np.ndarray:

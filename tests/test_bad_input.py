@@ -164,7 +164,12 @@ def test_config_files(error_in, folder, change, message):
 )
 def test_base_of_another_model(error_in, folder, flags, message):
     assert message in error_in(*(flag.format(folder=folder) for flag in flags))
-    assert "already holds a run" not in error_in("--base=absent")  # nothing was begun
+
+
+def test_a_run_that_never_began_leaves_its_folder_free(error_in, folder):
+    error_in("--base=absent")
+    out = tiny_run.run(folder / "config.json", folder / "run", "--steps=1")
+    assert [row["step"] for row in steps(out)] == [0, 1]
 
 
 def test_base_from_a_run_of_another_model(error_in, finished):

@@ -9,17 +9,18 @@ import numpy as np
 import optax
 import pytest
 import small
+from jax.sharding import PartitionSpec as P
 
 from r1jax import optim
 from r1jax.config import OptimConfig
 from r1jax.model.params import weight_specs
-from r1jax.sharding import is_spec, make_mesh
+from r1jax.sharding import EXPERT, FSDP, is_spec, make_mesh
 
 DECAY = OptimConfig(lr=0.01, weight_decay=0.1, warmup=4, bias_rate=0.01)
 MODEL = small.config(
     layers=2, dense_layers=1, mtp_depth=1, mla=dataclasses.replace(small.CONFIG.mla, q_lora=7)
 )
-update = small.jit(optim.update, static_argnames="cfg")
+update = jax.jit(optim.update, static_argnames="cfg")
 
 
 def rates(updates: int, **fields) -> list[float]:
@@ -87,18 +88,12 @@ def test_gradient_is_clipped_by_its_global_norm_which_is_reported_unclipped():
     np.testing.assert_array_equal(after.weights.router_bias_LE, state.weights.router_bias_LE)
 
 
-def test_moments_are_born_beside_their_parameters():
-    state = optim.init_state(small.CONFIG, DECAY, make_mesh("4x2"), jax.random.key(0))
-    params = state.weights.params
+def test_moments_live_beside_their_parameters():
+    where = optim.state_shardings(MODEL, DECAY, make_mesh("4x2"))
     for name in ("mu", "nu"):
-        moments = optax.tree_utils.tree_get(state.opt_state, name)
-        jax.tree.map(
-            lambda m, p: m.sharding.is_equivalent_to(p.sharding, p.ndim) or pytest.fail(),
-            moments, params,
-        )  # fmt: skip
-        up = moments.moe.ffn.up_EDF
-        assert up.shape == (1, 8, 16, 10)
-        assert {s.data.shape for s in up.addressable_shards} == {(1, 4, 4, 10)}
+        assert optax.tree_utils.tree_get(where.opt_state, name) == where.weights.params
+    assert where.weights.params.moe.ffn.up_EDF.spec == P(None, (EXPERT,), (FSDP,), None)
+    assert where.step.spec == P()
 
 
 def test_selection_biases_stay_float32_where_parameters_are_bfloat16():

@@ -120,10 +120,10 @@ def trainer(config, **rl):
     return Trainer(cfg, make_task(cfg), make_mesh("1"), Grader(REWARD_WEIGHTS))
 
 
-def groups(samples, rewards):
-    """[(problem, replies, rewards)] of each group of four."""
+def pairs(samples, rewards):
+    """Groups of two: of each reply its problem, its text and its reward."""
     rows = [(s.problem.id, s.text, r) for s, r in zip(samples, rewards, strict=True)]
-    return [rows[i : i + 4] for i in range(0, len(rows), 4)]
+    return list(zip(rows[::2], rows[1::2], strict=True))
 
 
 def is_mixed(group):
@@ -131,17 +131,20 @@ def is_mixed(group):
 
 
 def test_dynamic_sampling_puts_mixed_groups_first_and_stops_when_there_are_enough(config):
-    """Against single draws, a rollout at a time."""
-    weights, single = tiny_run.weights(), trainer(config)
-    for step in range(4):
-        rollouts = [groups(*single.rollout(weights, step, 4 * i)[:2]) for i in range(3)]
+    """Against three rollouts drawn one by one."""
+    weights = tiny_run.weights()
+    once, thrice = (trainer(config, group=2, max_draws=n) for n in (1, 3))
+    seen = set()
+    for step in range(8):
+        rollouts = [pairs(*once.rollout(weights, step, 4 * i)[:2]) for i in range(3)]
         mixed_so_far = itertools.accumulate(sum(map(is_mixed, r)) for r in rollouts)
         draws = next((i for i, n in enumerate(mixed_so_far, 1) if n >= 4), 3)
         drawn = [group for rollout in rollouts[:draws] for group in rollout]
         want = sorted(drawn, key=lambda group: not is_mixed(group))[:4]
-        samples, rewards, _, position = trainer(config, max_draws=3).rollout(weights, step, 0)
-        assert groups(samples, rewards) == want and position == 4 * draws
-        assert any(map(is_mixed, want))
+        samples, rewards, _, position = thrice.rollout(weights, step, 0)
+        assert pairs(samples, rewards) == want and position == 4 * draws
+        seen |= {draws, "mixed" if all(map(is_mixed, want)) else "filled"}
+    assert seen >= {2, 3, "mixed", "filled"}  # all that can happen did
 
 
 def test_overlong_shaping_takes_from_the_reward_what_a_reply_is_too_long(config):
@@ -200,7 +203,7 @@ def test_gsm8k_is_asked_in_r1_zeros_words_and_graded_by_its_answer(gsm8k):
     assert prompt.startswith("<｜begin▁of▁sentence｜>A conversation between User and Assistant.")
     assert "User: Natalia sold clips to 48 of her friends in April" in prompt
     assert prompt.endswith("Assistant:")
-    replies = ["<think> 48 + 24 </think> <answer> \\boxed{%s} </answer>" % n for n in (72, 73)]
+    replies = [f"<think> 48 + 24 </think> <answer> {answer} </answer>" for answer in ("72", "73")]
     ids = [[*task.tokenizer.encode(reply), task.tokenizer.eos_id] for reply in replies]
     with Grader(REWARD_WEIGHTS) as grader:
         grades = grader.grade([problem] * 2, [task.text(reply) for reply in ids])

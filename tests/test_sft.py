@@ -29,7 +29,7 @@ DOCUMENTS = [
     for i in range(20)
 ]
 
-loss = small.jit(sft_loss, static_argnames=("model", "cfg"))
+loss = jax.jit(sft_loss, static_argnames=("model", "cfg"))
 
 
 def packed(pad=0):
@@ -94,7 +94,7 @@ def test_mtp_loss_is_added_and_looks_two_ahead_within_a_document():
     total, (metrics, load_LE) = loss(weights, packed(), MTP, OPTIM)
     tokens, segments, positions = alone()
 
-    @small.jit
+    @jax.jit
     def log_probs(weights):
         hidden = forward(weights, tokens, MTP, segments_BT=segments).hidden_BTD
         return mtp_log_probs(weights, hidden, tokens, segments, positions, MTP)[0][0]

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 
 from r1jax.config import RLConfig
 from r1jax.rl.algorithms import ALGORITHMS
@@ -17,7 +16,7 @@ B, T = 6, 7
 START, END = np.array([[0, 2, 1, 6, 3, 0], [7, 5, 7, 7, 3, 1]])  # of each reply; one is empty
 REPLY_BT = (np.arange(T) >= START[:, None]) & (np.arange(T) < END[:, None])
 
-loss_and_gradient = small.jit(jax.value_and_grad(policy_loss, has_aux=True), static_argnames="cfg")
+loss_and_gradient = jax.jit(jax.value_and_grad(policy_loss, has_aux=True), static_argnames="cfg")
 
 
 def tokens(old_logp_BT, advantage_B, weight_BT, reply_BT=None) -> Tokens:
