@@ -47,8 +47,8 @@ def step_split(mesh_text: str) -> None:
     with Grader(REWARD_WEIGHTS) as grader, jax.set_mesh(mesh):
         trainer = Trainer(cfg, task, mesh, grader)
         state = new_policy(cfg, load_weights(EMBEDDED, cfg.model), mesh)
-        samples, rewards, _, _ = trainer.rollout(state.train.weights, 0, 0)
-        rollout = trainer.to_devices(samples, rewards)
+        samples, _, _ = trainer.rollout(state.train.weights, 0, 0)
+        rollout = trainer.to_devices(samples)
         reply = sum(len(s.completion.tokens) for s in samples)
         positions = rollout.tokens_PGT.size
 

@@ -31,9 +31,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, model: ModelConfig, note: dict[str, Any]) -> None:
         """Returns when the arrays are copied; writing goes on in the background."""
         note = {**note, "model": dataclasses.asdict(model)}
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note)
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
         self._manager.save(step, args=args)
 
     def newest(self) -> int | None:

@@ -62,8 +62,10 @@ class MLAConfig:
 
     def __post_init__(self):
         check_positive(self, "heads", "kv_lora", "nope_dim", "rope_dim", "v_dim")
-        check(self.q_lora is None or self.q_lora > 0, f"MLAConfig.q_lora must be positive or "
-              f"None, got {self.q_lora}")
+        check(
+            self.q_lora is None or self.q_lora > 0,
+            f"MLAConfig.q_lora must be positive or None, got {self.q_lora}",
+        )
         check(self.rope_dim % 2 == 0, f"MLAConfig.rope_dim must be even, got {self.rope_dim}")
 
     @property
@@ -85,15 +87,24 @@ class RouterConfig:
 
     def __post_init__(self):
         check_positive(self, "experts", "active", "groups", "group_limit", "scale")
-        check(self.experts % self.groups == 0, f"RouterConfig.groups={self.groups} must divide "
-              f"experts={self.experts}")
-        check(self.group_limit <= self.groups, f"RouterConfig.group_limit={self.group_limit} "
-              f"exceeds groups={self.groups}")
+        check(
+            self.experts % self.groups == 0,
+            f"RouterConfig.groups={self.groups} must divide experts={self.experts}",
+        )
+        check(
+            self.group_limit <= self.groups,
+            f"RouterConfig.group_limit={self.group_limit} exceeds groups={self.groups}",
+        )
         allowed = self.experts // self.groups * self.group_limit
-        check(self.active <= allowed, f"RouterConfig.active={self.active} exceeds the {allowed} "
-              "experts that the group limit leaves")
-        check(self.scoring in ("sigmoid", "softmax"), "RouterConfig.scoring must be sigmoid or "
-              f"softmax, got {self.scoring!r}")
+        check(
+            self.active <= allowed,
+            f"RouterConfig.active={self.active} exceeds the {allowed} "
+            "experts that the group limit leaves",
+        )
+        check(
+            self.scoring in ("sigmoid", "softmax"),
+            f"RouterConfig.scoring must be sigmoid or softmax, got {self.scoring!r}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +141,19 @@ class ModelConfig:
     def __post_init__(self):
         check(self.vocab >= 0, f"ModelConfig.vocab must not be negative, got {self.vocab}")
         check_positive(self, "d_model", "layers", "expert_ffn", "context", "init_std")
-        check(0 <= self.dense_layers <= self.layers, f"ModelConfig.dense_layers="
-              f"{self.dense_layers} must lie between 0 and layers={self.layers}")
-        check(self.dense_layers == 0 or self.dense_ffn > 0, "ModelConfig.dense_ffn must be "
-              "positive when there are dense layers")
-        check(self.shared_experts >= 0 and self.mtp_depth >= 0 and self.logits_chunk >= 0,
-              "ModelConfig.shared_experts, mtp_depth and logits_chunk must not be negative")
+        check(
+            0 <= self.dense_layers <= self.layers,
+            f"ModelConfig.dense_layers="
+            f"{self.dense_layers} must lie between 0 and layers={self.layers}",
+        )
+        check(
+            self.dense_layers == 0 or self.dense_ffn > 0,
+            "ModelConfig.dense_ffn must be positive when there are dense layers",
+        )
+        check(
+            self.shared_experts >= 0 and self.mtp_depth >= 0 and self.logits_chunk >= 0,
+            "ModelConfig.shared_experts, mtp_depth and logits_chunk must not be negative",
+        )
 
     @property
     def moe_layers(self) -> int:
@@ -225,7 +243,12 @@ class RLConfig:
 
     def __post_init__(self):
         check_positive(
-            self, "questions", "group", "minibatches", "microbatches", "reference_every",
+            self,
+            "questions",
+            "group",
+            "minibatches",
+            "microbatches",
+            "reference_every",
             "max_draws",
         )
         check(
@@ -291,8 +314,13 @@ class RunConfig:
 
     def __post_init__(self):
         check_positive(
-            self, "steps", "evaluate_every", "evaluate_samples", "final_samples",
-            "checkpoint_every", "grading_workers",
+            self,
+            "steps",
+            "evaluate_every",
+            "evaluate_samples",
+            "final_samples",
+            "checkpoint_every",
+            "grading_workers",
         )
         check(
             0 < self.heldout_share < 1,

@@ -41,7 +41,7 @@ RULES: dict[str | None, tuple[str, ...]] = {
 
 
 def parse_mesh(text: str) -> tuple[int, int]:
-    """"8x8" -> (8, 8); "4" -> (4, 1). Raises InputError for anything else."""
+    """ "8x8" -> (8, 8); "4" -> (4, 1). Raises InputError for anything else."""
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not match:
         raise InputError(f"--mesh={text}: expected FSDPxEXPERT such as 8x8, or one number")
@@ -76,10 +76,12 @@ def make_mesh(text: str) -> Mesh:
 
 def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh) -> P:
     """The PartitionSpec of an array with logical `axes`, leaving whole what does not divide."""
-    return P(*(
-        RULES[axis] if size % math.prod(mesh.shape[a] for a in RULES[axis]) == 0 else None
-        for size, axis in zip(shape, axes, strict=True)
-    ))
+    return P(
+        *(
+            RULES[axis] if size % math.prod(mesh.shape[a] for a in RULES[axis]) == 0 else None
+            for size, axis in zip(shape, axes, strict=True)
+        )
+    )
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

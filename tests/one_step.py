@@ -29,14 +29,14 @@ def one_step(cfg: RunConfig, mesh_text: str) -> dict:
     with Grader(REWARD_WEIGHTS) as grader, jax.set_mesh(mesh):
         trainer = Trainer(cfg, make_task(cfg), mesh, grader)
         state = new_policy(cfg, load_weights(cfg.base, cfg.model), mesh)
-        samples, rewards, _, _ = trainer.rollout(state.train.weights, 0, 0)
-        args = state, trainer.to_devices(samples, rewards), trainer.key
+        samples, _, _ = trainer.rollout(state.train.weights, 0, 0)
+        args = state, trainer.to_devices(samples), trainer.key
         compiled = grpo_step.lower(*args, **trainer.step_fn.keywords).compile()
         state, metrics = compiled(*args)
     moments = optax.tree_utils.tree_get(state.train.opt_state, "mu")
     return {
         "replies": [s.completion.tokens.tolist() for s in samples],
-        "rewards": rewards,
+        "rewards": [s.grade.reward for s in samples],
         "metrics": {name: float(value) for name, value in metrics.items()},
         "moments": [leaf.tolist() for leaf in jax.tree.leaves(moments)],
         "hlo": compiled.as_text(),

@@ -79,8 +79,10 @@ def shown(steps, total, **console):
     with Progress(total, Console(file=file, width=80, **console)) as progress:
         for step in steps:
             metrics = {
-                "reward/mean": 0.5, "heldout/accuracy": 0.25 if step % 10 == 0 else None,
-                "length/mean": 40.0, "reflection/fraction": 0.125,
+                "reward/mean": 0.5,
+                "heldout/accuracy": 0.25 if step % 10 == 0 else None,
+                "length/mean": 40.0,
+                "reflection/fraction": 0.125,
             }
             progress.update(step, metrics)
     return file.getvalue()
@@ -101,15 +103,30 @@ def test_progress_stays_on_one_line_of_a_terminal():
 
 
 def test_summary_says_what_became_of_the_run():
-    start = {"step": 0, "heldout/accuracy": 0.18, "length/mean": 25.0,
-             "reflection/fraction": 0.02, "reflection/per_response": 0.1}
-    end = {"step": 2, "heldout/accuracy": 0.64, "length/mean": 110.0,
-           "reflection/fraction": 1.0, "reflection/per_response": 12.0}
+    start = {
+        "step": 0,
+        "heldout/accuracy": 0.18,
+        "length/mean": 25.0,
+        "reflection/fraction": 0.02,
+        "reflection/per_response": 0.1,
+    }
+    end = {
+        "step": 2,
+        "heldout/accuracy": 0.64,
+        "length/mean": 110.0,
+        "reflection/fraction": 1.0,
+        "reflection/per_response": 12.0,
+    }
     between = dict.fromkeys(start) | {"step": 1}
     samples = [SAMPLE | {"step": 0}, SAMPLE | {"step": 1, "reflective_terms": 2}]
     text = "\n".join(summary([start, between, end, between], samples, "out/report.html"))
-    for part in ("18.0% → 64.0%", "25 → 110 tokens (4.4x)", "2.0% → 100.0%",
-                 "reflects: step 1", "out/report.html"):
+    for part in (
+        "18.0% → 64.0%",
+        "25 → 110 tokens (4.4x)",
+        "2.0% → 100.0%",
+        "reflects: step 1",
+        "out/report.html",
+    ):
         assert part in text
 
 

@@ -120,9 +120,9 @@ def trainer(config, **rl):
     return Trainer(cfg, make_task(cfg), make_mesh("1"), Grader(REWARD_WEIGHTS))
 
 
-def pairs(samples, rewards):
+def pairs(samples):
     """Groups of two: of each reply its problem, its text and its reward."""
-    rows = [(s.problem.id, s.text, r) for s, r in zip(samples, rewards, strict=True)]
+    rows = [(s.problem.id, s.text, s.grade.reward) for s in samples]
     return list(zip(rows[::2], rows[1::2], strict=True))
 
 
@@ -136,22 +136,24 @@ def test_dynamic_sampling_puts_mixed_groups_first_and_stops_when_there_are_enoug
     once, thrice = (trainer(config, group=2, max_draws=n) for n in (1, 3))
     seen = set()
     for step in range(8):
-        rollouts = [pairs(*once.rollout(weights, step, 4 * i)[:2]) for i in range(3)]
+        rollouts = [pairs(once.rollout(weights, step, 4 * i)[0]) for i in range(3)]
         mixed_so_far = itertools.accumulate(sum(map(is_mixed, r)) for r in rollouts)
         draws = next((i for i, n in enumerate(mixed_so_far, 1) if n >= 4), 3)
         drawn = [group for rollout in rollouts[:draws] for group in rollout]
         want = sorted(drawn, key=lambda group: not is_mixed(group))[:4]
-        samples, rewards, _, position = thrice.rollout(weights, step, 0)
-        assert pairs(samples, rewards) == want and position == 4 * draws
+        samples, _, position = thrice.rollout(weights, step, 0)
+        assert pairs(samples) == want and position == 4 * draws
         seen |= {draws, "mixed" if all(map(is_mixed, want)) else "filled"}
     assert seen >= {2, 3, "mixed", "filled"}  # all that can happen did
 
 
 def test_overlong_shaping_takes_from_the_reward_what_a_reply_is_too_long(config):
-    samples, rewards, _, _ = trainer(config, overlong_buffer=8).rollout(tiny_run.weights(), 0, 0)
-    lengths = [len(s.completion.tokens) for s in samples]
-    want = [s.grade.reward - max(0, n - 8) / 8 for s, n in zip(samples, lengths, strict=True)]
-    np.testing.assert_allclose(rewards, want)
+    shaped, _, _ = trainer(config, overlong_buffer=8).rollout(tiny_run.weights(), 0, 0)
+    lengths = [len(s.completion.tokens) for s in shaped]
+    penalties = [-max(0, n - 8) / 8 for n in lengths]
+    np.testing.assert_allclose([s.grade.components["overlong"] for s in shaped], penalties)
+    plain = [s.grade.components["accuracy"] + s.grade.components["format"] for s in shaped]
+    np.testing.assert_allclose([s.grade.reward for s in shaped], np.add(plain, penalties))
     assert min(lengths) < 8 < max(lengths)
 
 

@@ -98,14 +98,22 @@ class Panel:
     def metric(self, rows: Rows, name: str, color: str, label: str = "", **kwargs: bool) -> None:
         """A metric at the steps where it exists."""
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        self.line([step for step, _ in points], [value for _, value in points],
-                  color, label, **kwargs)
+        self.line(
+            [step for step, _ in points], [value for _, value in points], color, label, **kwargs
+        )
 
     def finish(self, top: float | None = None) -> None:
         """Fits the y axis to the lines and zero, up to `top` if given, and writes the labels."""
         if not self._labels:
-            self.ax.text(0.5, 0.5, "no values", transform=self.ax.transAxes, color=GREY,
-                         ha="center", va="center")
+            self.ax.text(
+                0.5,
+                0.5,
+                "no values",
+                transform=self.ax.transAxes,
+                color=GREY,
+                ha="center",
+                va="center",
+            )
             self.ax.set(xticks=[], yticks=[], xlabel="")
             return
         bottom = min(self.ax.dataLim.y0, 0.0)
@@ -115,8 +123,15 @@ class Panel:
         if self.ax.dataLim.width == 0:  # one step
             self.ax.set_xlim(self.ax.dataLim.x0 - 1, self.ax.dataLim.x0 + 1)
         for height, label, color in _spread(self._labels, bottom, top):
-            self.ax.text(1.02, height, label, color=color, transform=self.ax.transAxes,
-                         fontsize=8, va="center")
+            self.ax.text(
+                1.02,
+                height,
+                label,
+                color=color,
+                transform=self.ax.transAxes,
+                fontsize=8,
+                va="center",
+            )
 
 
 def _spread(
@@ -228,8 +243,11 @@ def diagnostics(rows: Rows) -> Figure:
         ("Groups without signal", True, {"groups/zero_std": ""}),
         ("Sampler − trainer log p", False, {"sampler/logp_diff": ""}),
         ("Busiest expert’s load", False, {"router/max_load": ""}),
-        ("Seconds a step", False,
-         {"time/rollout": "rollout", "time/reward": "reward", "time/update": "update"}),
+        (
+            "Seconds a step",
+            False,
+            {"time/rollout": "rollout", "time/reward": "reward", "time/update": "update"},
+        ),
     ):
         panel = Panel(next(axes), title, percent)
         for (name, label), color in zip(lines.items(), (BLUE, AMBER, GREEN), strict=False):
@@ -239,7 +257,12 @@ def diagnostics(rows: Rows) -> Figure:
 
 
 FIGURES: tuple[Callable[[Rows], Figure], ...] = (
-    takeoff, comparison, accuracy, length, reflection, diagnostics,
+    takeoff,
+    comparison,
+    accuracy,
+    length,
+    reflection,
+    diagnostics,
 )
 
 

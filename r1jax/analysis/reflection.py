@@ -16,7 +16,16 @@ import re
 from collections.abc import Sequence
 
 REFLECTIVE_TERMS = (
-    "wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check",
+    "wait",
+    "mistake",
+    "however",
+    "but",
+    "retry",
+    "error",
+    "verify",
+    "wrong",
+    "evaluate",
+    "check",
 )
 
 TERM_PATTERN = re.compile(rf"\b({'|'.join(REFLECTIVE_TERMS)})\b", re.IGNORECASE)

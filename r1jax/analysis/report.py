@@ -69,8 +69,11 @@ def write_report(out_dir: Path) -> Path:
 def _subtitle(metrics: Sequence[Row]) -> str:
     first, last = metrics[0]["step"], metrics[-1]["step"]
     parts = [f"step {first}" if first == last else f"steps {first} to {last}"]
-    seconds = sum(row.get(f"time/{part}") or 0.0 for row in metrics
-                  for part in ("rollout", "reward", "update"))
+    seconds = sum(
+        row.get(f"time/{part}") or 0.0
+        for row in metrics
+        for part in ("rollout", "reward", "update")
+    )
     if seconds:
         parts.append(f"{seconds / 60:.1f} minutes of rollouts, rewards and updates")
     if speed := first_and_last(metrics, "tokens_per_second"):

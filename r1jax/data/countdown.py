@@ -91,7 +91,7 @@ def document(problem: Problem, corpus: CorpusConfig, rng: np.random.Generator) -
 
 
 def _attempt(numbers: tuple[int, ...], way: tuple[str, ...]) -> str:
-    """"9 + 5 = 14 - 4 = 10 - 2 = 8": one way, with running totals."""
+    """ "9 + 5 = 14 - 4 = 10 - 2 = 8": one way, with running totals."""
     words, running = [str(numbers[0])], numbers[0]
     for sign, n in zip(way, numbers[1:], strict=True):
         running += n if sign == "+" else -n

@@ -59,8 +59,10 @@ def read_gsm8k(path: str | Path) -> list[Problem]:
         question = field(row, "question", str)
         final = field(row, "answer", str).rpartition("####")[2].strip().replace(",", "")
         check(bool(question.strip()), 'field "question" is empty')
-        check("####" in row["answer"] and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", final) is not None,
-              'field "answer" must end in "#### " and a number')
+        check(
+            "####" in row["answer"] and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", final) is not None,
+            'field "answer" must end in "#### " and a number',
+        )
         return Problem(f"gsm8k/{stem}/{line}", "math", question, final, source="gsm8k")
 
     return read_jsonl(path, parse)
@@ -74,12 +76,16 @@ def read_countdown(path: str | Path) -> list[Problem]:
         numbers = field(row, "numbers", list)
         target = field(row, "target", int)
         # An expression has no way to write a negative operand (rewards/countdown.py).
-        check(bool(numbers) and all(type(n) is int and n >= 0 for n in numbers),
-              'field "numbers" must be a non-empty list of non-negative integers')
+        check(
+            bool(numbers) and all(type(n) is int and n >= 0 for n in numbers),
+            'field "numbers" must be a non-empty list of non-negative integers',
+        )
         name = row.get("id", f"countdown/{stem}/{line}")
         check(type(name) in (str, int), 'field "id" must be a string or an integer')
-        prompt = (f"Using the numbers {numbers}, make {target}. Use each number exactly once, "
-                  "with only +, -, *, / and parentheses.")
+        prompt = (
+            f"Using the numbers {numbers}, make {target}. Use each number exactly once, "
+            "with only +, -, *, / and parentheses."
+        )
         return Problem(str(name), "countdown", prompt, str(target), tuple(numbers), "countdown")
 
     return read_jsonl(path, parse)

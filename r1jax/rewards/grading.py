@@ -74,8 +74,11 @@ class Grader:
 
     def __init__(self, weights: Mapping[str, float], workers: int = 1, timeout_s: float = 5.0):
         for name in weights:
-            check(name in COMPONENTS, f"Grader.weights: unknown component {name!r}, must be one "
-                  f"of {', '.join(COMPONENTS)}")
+            check(
+                name in COMPONENTS,
+                f"Grader.weights: unknown component {name!r}, must be one "
+                f"of {', '.join(COMPONENTS)}",
+            )
         check(bool(weights), "Grader.weights is empty")
         check(workers > 0, f"Grader.workers must be positive, got {workers}")
         check(timeout_s > 0, f"Grader.timeout_s must be positive, got {timeout_s}")

@@ -146,9 +146,7 @@ def grpo_step(
     updates = _split(rollout, advantage_PG, algorithm.weights, key, cfg)
 
     def update(state: PolicyState, rows_AB: Tokens):
-        grads, loss, sums, load_LE = _accumulate(
-            state, rows_AB, model, cfg, optim_cfg, sampling
-        )
+        grads, loss, sums, load_LE = _accumulate(state, rows_AB, model, cfg, optim_cfg, sampling)
         train, metrics = optim.update(state.train, grads, load_LE, optim_cfg)
         replace = train.step % cfg.reference_every == 0
         reference = jax.tree.map(
@@ -204,8 +202,14 @@ def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, samp
     def micro(rows: Tokens):
         def loss_fn(params):
             return grpo_loss(
-                weights.replace(params=params), state.reference, rows,
-                model, cfg, optim_cfg, sampling, update_rows,
+                weights.replace(params=params),
+                state.reference,
+                rows,
+                model,
+                cfg,
+                optim_cfg,
+                sampling,
+                update_rows,
             )
 
         (loss, (sums, load_LE)), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights.params)
@@ -219,5 +223,3 @@ def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, samp
         lambda total, rows: (jax.tree.map(jnp.add, total, micro(rows)), None), first, rest
     )
     return total
-
-

@@ -58,11 +58,21 @@ def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
     )
 
 
+def check_prompts(cfg: RunConfig, task: Task) -> None:
+    """Raises InputError that names the first problem whose prompt is too long, before any work."""
+    for problem in (*task.train, *task.heldout):
+        tokens, limit = len(task.prompt(problem)), cfg.sampling.max_prompt
+        check(
+            tokens <= limit,
+            f"prompt of problem {problem.id} has {tokens} tokens; "
+            f"SamplingConfig.max_prompt={limit}",
+        )
+
+
 class Trainer:
     """Everything of a run that does not change: engines, grader, data, compiled step."""
 
     def __init__(self, cfg: RunConfig, task: Task, mesh: Mesh, grader: Grader):
-        check_mesh(cfg, mesh)
         self.cfg, self.task, self.mesh, self.grader = cfg, task, mesh, grader
         stop = [task.tokenizer.eos_id]
         greedy = dataclasses.replace(cfg.sampling, temperature=0.0)
@@ -110,45 +120,47 @@ class Trainer:
 
     def rollout(
         self, weights: Weights, step: int, position: int
-    ) -> tuple[list[Sample], list[float], dict[str, float], int]:
-        """(samples, rewards, seconds, next position in the data) of one step.
+    ) -> tuple[list[Sample], dict[str, float], int]:
+        """(samples, seconds, next position in the data) of one step.
 
         Groups whose rewards differ come first. With rl.max_draws > 1, it draws again while they
         are too few (DAPO, arXiv 2503.14476, section 3.2).
         """
         rl, key = self.cfg.rl, jax.random.fold_in(jax.random.fold_in(self.key, 0), step)
-        mixed: list[tuple[Sample, ...]] = []
-        uniform: list[tuple[Sample, ...]] = []
+        mixed: list[list[Sample]] = []
+        uniform: list[list[Sample]] = []
         seconds = {"time/rollout": 0.0, "time/reward": 0.0}
         for _ in range(rl.max_draws):
             asked = [(i, self.questions[i]) for i in range(position, position + rl.questions)]
             position += rl.questions
-            samples, took = draw(
-                self.engine, self.grader, self.task, weights, asked, rl.group, key
-            )
+            drawn, took = draw(self.engine, self.grader, self.task, weights, asked, rl.group, key)
             seconds = {name: seconds[name] + took[name] for name in seconds}
-            for start in range(0, len(samples), rl.group):
-                group = tuple(samples[start : start + rl.group])
-                differ = len({self._reward(s) for s in group}) > 1
+            for start in range(0, len(drawn), rl.group):
+                group = [self._shaped(s) for s in drawn[start : start + rl.group]]
+                differ = len({s.grade.reward for s in group}) > 1
                 (mixed if differ else uniform).append(group)
             if len(mixed) >= rl.questions:
                 break
-        kept = [s for group in (mixed + uniform)[: rl.questions] for s in group]
-        return kept, [self._reward(s) for s in kept], seconds, position
+        return [s for g in (mixed + uniform)[: rl.questions] for s in g], seconds, position
 
-    def _reward(self, s: Sample) -> float:
+    def _shaped(self, s: Sample) -> Sample:
+        """With DAPO's overlong penalty as one more component of the reward, where it is on."""
         buffer, limit = self.cfg.rl.overlong_buffer, self.cfg.sampling.max_tokens
         if not buffer:
-            return s.grade.reward
-        return s.grade.reward + overlong_penalty(len(s.completion.tokens), limit, buffer)
+            return s
+        penalty = overlong_penalty(len(s.completion.tokens), limit, buffer)
+        components = s.grade.components | {"overlong": penalty}
+        reward = s.grade.reward + penalty
+        grade = dataclasses.replace(s.grade, components=components, reward=reward)
+        return dataclasses.replace(s, grade=grade)
 
-    def to_devices(self, samples: Sequence[Sample], rewards: Sequence[float]) -> Rollout:
+    def to_devices(self, samples: Sequence[Sample]) -> Rollout:
         """The rollout, each device given only its own rows."""
         cfg = self.cfg
         host = make_rollout(
             [s.prompt for s in samples],
             [s.completion for s in samples],
-            rewards,
+            [s.grade.reward for s in samples],
             cfg.rl.group,
             cfg.sampling.max_prompt + cfg.sampling.max_tokens,
         )
@@ -174,6 +186,8 @@ def train(
     checkpoint of another model, if every grader of a step failed, and for a loss that is not
     finite (the batch is then saved and named).
     """
+    check_mesh(cfg, mesh)
+    check_prompts(cfg, task)
     out = Path(cfg.out)
     # Every process of a pod keeps a log; the first one's is the run's.
     log_folder = out / f"process_{jax.process_index()}" if jax.process_index() else out
@@ -226,10 +240,10 @@ def one_step(trainer: Trainer, state: PolicyState, step: int, position: int, out
 
     Returns (state, position, metrics, samples).
     """
-    samples, rewards, seconds, position = trainer.rollout(state.train.weights, step, position)
+    samples, seconds, position = trainer.rollout(state.train.weights, step, position)
     if all(s.grade.outcome == "failed" for s in samples):
         raise InputError(f"step {step}: every reply's grader failed: {samples[0].grade.detail}")
-    rollout = trainer.to_devices(samples, rewards)
+    rollout = trainer.to_devices(samples)
     started = time.perf_counter()
     key = jax.random.fold_in(jax.random.fold_in(trainer.key, 2), step)
     state, update = trainer.step_fn(state, rollout, key)

@@ -74,9 +74,7 @@ def draw(
     drawn = time.perf_counter()
     texts = [task.text(c.tokens.tolist()) for c in completions]
     # A reply that was cut is no reply: it has no end, whatever answer it may hold.
-    graded = [
-        "" if c.truncated else text for c, text in zip(completions, texts, strict=True)
-    ]
+    graded = ["" if c.truncated else text for c, text in zip(completions, texts, strict=True)]
     grades = grader.grade([problem for _, problem, _ in wanted], graded)
     seconds = {"time/rollout": drawn - started, "time/reward": time.perf_counter() - drawn}
     samples = [

@@ -67,9 +67,7 @@ class Engine:
     """Compiled once for a model, a sampling configuration and a mesh, over whose devices `refill`
     and `slots` are rounded up to divide."""
 
-    def __init__(
-        self, model: ModelConfig, cfg: SamplingConfig, mesh: Mesh, stop: Sequence[int]
-    ):
+    def __init__(self, model: ModelConfig, cfg: SamplingConfig, mesh: Mesh, stop: Sequence[int]):
         check(
             cfg.max_prompt + cfg.max_tokens <= model.context,
             f"max_prompt + max_tokens = {cfg.max_prompt + cfg.max_tokens} exceeds "
@@ -143,7 +141,10 @@ class Engine:
             r = requests[i]
             tokens[row, : len(r.prompt)] = r.prompt
             length[row], question[row], number[row], slot[row] = (
-                len(r.prompt), r.question, r.sample, s,
+                len(r.prompt),
+                r.question,
+                r.sample,
+                s,
             )
         return tokens, length, question, number, slot
 

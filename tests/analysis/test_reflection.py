@@ -6,19 +6,24 @@ from r1jax.analysis.reflection import REFLECTIVE_TERMS, count_terms, reflection_
 def test_terms_are_whole_words_in_any_case():
     counts = count_terms("Wait, WAIT: that is wrong. But—check it; butter, waiting, errors")
     assert {term: n for term, n in counts.items() if n} == {
-        "wait": 2, "wrong": 1, "but": 1, "check": 1,
+        "wait": 2,
+        "wrong": 1,
+        "but": 1,
+        "check": 1,
     }
     assert tuple(counts) == REFLECTIVE_TERMS
 
 
 def test_metrics_are_normalised_per_response_and_per_1k_tokens():
     texts = ["check 3 wrong wait", "no such word", "wait"]
-    assert reflection_metrics(texts, [100, 50, 50]) == pytest.approx({
-        "reflection/per_response": 4 / 3,
-        "reflection/per_1k_tokens": 20.0,
-        "reflection/fraction": 2 / 3,
-        "reflection/wait_per_1k_tokens": 10.0,
-    })
+    assert reflection_metrics(texts, [100, 50, 50]) == pytest.approx(
+        {
+            "reflection/per_response": 4 / 3,
+            "reflection/per_1k_tokens": 20.0,
+            "reflection/fraction": 2 / 3,
+            "reflection/wait_per_1k_tokens": 10.0,
+        }
+    )
 
 
 @pytest.mark.parametrize("texts, counts", [([], []), (["a"], [1, 2]), (["a"], [0])])

@@ -14,10 +14,18 @@ from r1jax.metrics import MetricsLog
 
 def sample(step, text="<think> 1 + 2 = 3 </think>", correct=True, terms=0, **fields):
     return {
-        "step": step, "split": "train", "problem_id": "c-1", "sample": 0,
-        "prompt": "use 1 2 to make 3", "text": text, "tokens": 9, "truncated": False,
-        "outcome": "correct" if correct else "wrong value", "reward": 1.0 + correct,
-        "components": {"accuracy": float(correct), "format": 1.0}, "reflective_terms": terms,
+        "step": step,
+        "split": "train",
+        "problem_id": "c-1",
+        "sample": 0,
+        "prompt": "use 1 2 to make 3",
+        "text": text,
+        "tokens": 9,
+        "truncated": False,
+        "outcome": "correct" if correct else "wrong value",
+        "reward": 1.0 + correct,
+        "components": {"accuracy": float(correct), "format": 1.0},
+        "reflective_terms": terms,
     } | fields
 
 
@@ -29,9 +37,20 @@ def write_run(out, metrics, samples=(), config=None):
     return out
 
 
-STEP = {"reward/mean": 0.3, "reward/accuracy": 0.2, "heldout/accuracy": None, "length/mean": 25.0,
-        "length/correct": None, "reflection/fraction": 0.02, "reflection/per_response": 0.05,
-        "kl": 0.0, "entropy": 0.5, "clip/low": 0.0, "clip/high": 0.0, "grad_norm": 0.4}
+STEP = {
+    "reward/mean": 0.3,
+    "reward/accuracy": 0.2,
+    "heldout/accuracy": None,
+    "length/mean": 25.0,
+    "length/correct": None,
+    "reflection/fraction": 0.02,
+    "reflection/per_response": 0.05,
+    "kl": 0.0,
+    "entropy": 0.5,
+    "clip/low": 0.0,
+    "clip/high": 0.0,
+    "grad_norm": 0.4,
+}
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,11 @@ def test_all_of_gsm8k(data_dir):
 
 
 def test_countdown(tmp_path):
-    path = write(tmp_path, '{"numbers": [3, 5, 7], "target": 22}',
-                 '{"id": 9, "numbers": [1, 1], "target": 0}')
+    path = write(
+        tmp_path,
+        '{"numbers": [3, 5, 7], "target": 22}',
+        '{"id": 9, "numbers": [1, 1], "target": 0}',
+    )
     first, second = read_countdown(path)
     assert (first.kind, first.numbers, first.answer) == ("countdown", (3, 5, 7), "22")
     assert first.prompt.startswith("Using the numbers [3, 5, 7], make 22.")

@@ -5,10 +5,13 @@ import pytest
 from r1jax.rewards.format import Reply, extract_answer, last_boxed, parse_reply
 
 
-@pytest.mark.parametrize("text", [
-    "<think>a</think><answer>b</answer>",
-    " \n<think> a </think>\n\n<answer>\nb </answer> \n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a</think><answer>b</answer>",
+        " \n<think> a </think>\n\n<answer>\nb </answer> \n",
+    ],
+)
 def test_good_replies(text):
     assert parse_reply(text) == Reply("a", "b")
 
@@ -18,33 +21,36 @@ def test_other_tags_and_lines_are_content():
     assert reply == Reply("1 < 2\n<b>x</b>", "y > 1\n2")
 
 
-@pytest.mark.parametrize("text", [
-    "",
-    "b",
-    "<answer>b</answer>",
-    "<think>a</think>",
-    "<think>a</think> b",
-    "a</think><answer>b</answer>",  # the forced <think> must be part of the reply
-    "<think></think><answer>b</answer>",  # empty think block
-    "<think> \n </think><answer>b</answer>",
-    "<think>a</think><answer> </answer>",
-    "<think>a</think><answer>b</answer> junk",
-    "<think>a</think><answer>b</answer><eos>",
-    "junk <think>a</think><answer>b</answer>",
-    "<think>a</think> junk <answer>b</answer>",
-    "<think>a</think><think>a</think><answer>b</answer>",  # repeated
-    "<think>a</think><answer>b</answer><answer>b</answer>",
-    "<think>a</think><answer>b</answer><think>a</think><answer>b</answer>",
-    "<think><think>a</think></think><answer>b</answer>",  # nested
-    "<think>a<answer>b</answer></think>",
-    "<think>a</think><answer><answer>b</answer></answer>",
-    "<think>a</think><answer><think>b</think></answer>",
-    "<answer>b</answer><think>a</think>",
-    "<think>a<answer>b</answer>",
-    "<think>a</think><answer>b",
-    "<think>a</think></answer>b<answer>",
-    "<THINK>a</THINK><answer>b</answer>",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "b",
+        "<answer>b</answer>",
+        "<think>a</think>",
+        "<think>a</think> b",
+        "a</think><answer>b</answer>",  # the forced <think> must be part of the reply
+        "<think></think><answer>b</answer>",  # empty think block
+        "<think> \n </think><answer>b</answer>",
+        "<think>a</think><answer> </answer>",
+        "<think>a</think><answer>b</answer> junk",
+        "<think>a</think><answer>b</answer><eos>",
+        "junk <think>a</think><answer>b</answer>",
+        "<think>a</think> junk <answer>b</answer>",
+        "<think>a</think><think>a</think><answer>b</answer>",  # repeated
+        "<think>a</think><answer>b</answer><answer>b</answer>",
+        "<think>a</think><answer>b</answer><think>a</think><answer>b</answer>",
+        "<think><think>a</think></think><answer>b</answer>",  # nested
+        "<think>a<answer>b</answer></think>",
+        "<think>a</think><answer><answer>b</answer></answer>",
+        "<think>a</think><answer><think>b</think></answer>",
+        "<answer>b</answer><think>a</think>",
+        "<think>a<answer>b</answer>",
+        "<think>a</think><answer>b",
+        "<think>a</think></answer>b<answer>",
+        "<THINK>a</THINK><answer>b</answer>",
+    ],
+)
 def test_bad_replies(text):
     assert parse_reply(text) is None
 
@@ -86,10 +92,18 @@ def test_last_boxed(text, content):
     assert last_boxed(text) == content
 
 
-@pytest.mark.parametrize("text", [
-    "<think>" * 100_000, "<answer>" * 100_000, "<answer>" + "<" * 500_000, " " * 500_000,
-    "<think>a</think>" + "\n" * 500_000 + "x", r"\boxed{" * 100_000, r"\boxed{" + "{" * 500_000,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>" * 100_000,
+        "<answer>" * 100_000,
+        "<answer>" + "<" * 500_000,
+        " " * 500_000,
+        "<think>a</think>" + "\n" * 500_000 + "x",
+        r"\boxed{" * 100_000,
+        r"\boxed{" + "{" * 500_000,
+    ],
+)
 def test_hostile_text_takes_linear_time(text):
     start = time.perf_counter()
     assert parse_reply(text) is None
