@@ -36,7 +36,7 @@ def first_weights(cfg: RunConfig, mesh) -> Weights:
     if cfg.base in ("embedded", "train"):
         return base_weights(cfg, mesh)
     if cfg.base == "random":
-        return optim.init_state(cfg.model, cfg.optim, mesh, jax.random.key(cfg.seed)).weights
+        return optim.random_weights(cfg.model, mesh, jax.random.key(cfg.seed))
     path = Path(cfg.base)
     if path.is_dir():
         return load_policy(cfg, path, mesh).train.weights

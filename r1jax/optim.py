@@ -77,6 +77,12 @@ def init_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh, key: jax.Array)
     return jax.jit(create, out_shardings=state_shardings(model, cfg, mesh))(key)
 
 
+def random_weights(model: ModelConfig, mesh: Mesh, key: jax.Array) -> Weights:
+    """A random model, born sharded."""
+    placed = sharding.shardings(weight_specs(model), mesh)
+    return jax.jit(lambda key: init_weights(model, key), out_shardings=placed)(key)
+
+
 def init_weights(model: ModelConfig, key: jax.Array) -> Weights:
     weights = sharding.init(weight_specs(model), key, jnp.dtype(model.param_dtype))
     # The bias moves by 0.001 a step: bfloat16 would lose that.

@@ -260,12 +260,14 @@ def one_step(trainer: Trainer, state: PolicyState, step: int, position: int, out
 
 
 def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
-    """A policy at step 0, and its reference: a copy, since the step donates its state."""
+    """A policy at step 0, and its reference: a copy, since the step donates its state. The given
+    weights become the policy's and must not be used again."""
 
     def create(weights: Weights) -> PolicyState:
         return PolicyState(optim.new_state(weights, cfg.optim), jax.tree.map(jnp.copy, weights))
 
-    return jax.jit(create, out_shardings=policy_shardings(cfg, mesh))(weights)
+    placed = policy_shardings(cfg, mesh)
+    return jax.jit(create, out_shardings=placed, donate_argnums=0)(weights)
 
 
 def load_policy(cfg: RunConfig, run: Path, mesh: Mesh) -> PolicyState:
