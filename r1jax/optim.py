@@ -96,7 +96,9 @@ def update(
     updates, opt_state = make_optimizer(cfg).update(grads, state.opt_state, state.weights.params)
     weights = state.weights.replace(params=optax.apply_updates(state.weights.params, updates))
     if load_LE is not None:
-        bias_LE = updated_bias(weights.router_bias_LE, load_LE, cfg.bias_rate)
+        # RL does not run the MTP layers, whose biases come last: those without a load stay.
+        ran, rest = jnp.split(weights.router_bias_LE, [load_LE.shape[0]])
+        bias_LE = jnp.concatenate([updated_bias(ran, load_LE, cfg.bias_rate), rest])
         weights = weights.replace(router_bias_LE=bias_LE)
     metrics = {
         "grad_norm": optax.tree.norm(grads),

@@ -337,3 +337,18 @@ def test_one_step_gives_the_numbers_it_always_gave():
     parts = {"embed": moved.embed_VD, "experts": moved.moe.ffn.down_EFD, "head": moved.head_DV}
     got |= {f"moved/{name}": round(float(total), 5) for name, total in parts.items()}
     assert got == pytest.approx(GOLDEN, rel=1e-4), f"new numbers:\nGOLDEN = {got}"
+
+
+def test_a_model_with_an_mtp_module_trains_and_its_mtp_module_stays():
+    """RL does not run it: it has no gradient, and its router no load."""
+    model = small.config(mtp_depth=1)
+    optim_cfg = dataclasses.replace(OPTIM, weight_decay=0.0)
+    before = small.weights(model)
+    state = PolicyState(new_state(before, optim_cfg), small.weights(model, seed=1))
+    state, _ = grpo_step(
+        state, rollout(), KEY, model=model, cfg=RL, optim_cfg=optim_cfg, sampling=SAMPLING
+    )
+    before, after = small.weights(model), state.train.weights
+    jax.tree.map(np.testing.assert_array_equal, after.params.mtp, before.params.mtp)
+    moved = np.any(after.router_bias_LE != before.router_bias_LE, axis=1)
+    np.testing.assert_array_equal(moved, [True, False])
