@@ -140,3 +140,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Leading axis over every device."""
     return NamedSharding(mesh, P(RULES["batch"]))
+
+
+def place(tree, shardings):
+    """Host arrays onto their devices, each given only its own part; device arrays as they are."""
+
+    def one(a, where):
+        if isinstance(a, jax.Array):
+            return a
+        return jax.make_array_from_callback(a.shape, where, lambda index: a[index])
+
+    return jax.tree.map(one, tree, shardings)

@@ -165,12 +165,11 @@ class Trainer:
             cfg.sampling.max_prompt + cfg.sampling.max_tokens,
         )
 
-        def place(a: np.ndarray) -> jax.Array:
+        def where(a: np.ndarray) -> NamedSharding:
             axes = ("questions", "replies", *(None,) * (a.ndim - 2))
-            where = NamedSharding(self.mesh, sharding.partition(a.shape, axes, self.mesh))
-            return jax.make_array_from_callback(a.shape, where, lambda index: a[index])
+            return NamedSharding(self.mesh, sharding.partition(a.shape, axes, self.mesh))
 
-        return jax.tree.map(place, host)
+        return sharding.place(host, jax.tree.map(where, host))
 
 
 def train(
@@ -266,8 +265,9 @@ def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
     def create(weights: Weights) -> PolicyState:
         return PolicyState(optim.new_state(weights, cfg.optim), jax.tree.map(jnp.copy, weights))
 
-    placed = policy_shardings(cfg, mesh)
-    return jax.jit(create, out_shardings=placed, donate_argnums=0)(weights)
+    where = policy_shardings(cfg, mesh)
+    weights = sharding.place(weights, where.reference)
+    return jax.jit(create, out_shardings=where, donate_argnums=0)(weights)
 
 
 def load_policy(cfg: RunConfig, run: Path, mesh: Mesh) -> PolicyState:
