@@ -63,9 +63,9 @@ def base_weights(cfg: RunConfig, mesh) -> Weights:
 
 
 def main(args: list[str]) -> None:
-    out, mesh = cli.take(args, "--out"), make_mesh(cli.take(args, "--mesh") or "1")
+    out, mesh = cli.take(args, "--out"), cli.take(args, "--mesh") or "1"
     cfg = cli.parse(BaseConfig, tiny_base(), args, __doc__ or "")
-    path = made(cfg, mesh)
+    path = made(cfg, make_mesh(mesh))
     if out:
         shutil.copyfile(path, out)
     print(f"base: {out or path}", file=sys.stderr)

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of the programs that tests start, too
+
 import jax
 import pytest
 
