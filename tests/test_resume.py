@@ -151,13 +151,15 @@ class Command:
     def saves(self) -> bool:
         return self.trains() and any(self.folder.glob("*-tmp*"))
 
-    def kill_once(self, reached, delay: float) -> None:
+    def kill_once(self, reached, delay: float) -> bool:
+        """False where a fast machine had finished the run before the moment came."""
         while not reached() and self.process.poll() is None:
             time.sleep(0.001)
         time.sleep(delay)
         self.process.kill()
         self.process.communicate()
-        assert self.process.returncode == -signal.SIGKILL
+        assert self.process.returncode in (-signal.SIGKILL, 0)
+        return self.process.returncode != 0
 
     def finish(self) -> None:
         _, errors = self.process.communicate()
@@ -170,9 +172,11 @@ STEPS = "--steps=24"
 def survives(config, tmp_path, kills) -> None:
     cache, whole, out = (tmp_path / name for name in ("cache", "whole", "out"))
     Command(config, whole, cache, STEPS).finish()
+    landed = []
     for moment, delay in kills:
         command = Command(config, out, cache, STEPS, "--resume")
-        command.kill_once(getattr(command, moment), delay)
+        landed.append(command.kill_once(getattr(command, moment), delay))
+    assert sum(landed) >= min(3, len(kills))
     Command(config, out, cache, STEPS, "--resume").finish()
     assert_same_run(out, whole)
 
