@@ -20,6 +20,7 @@ import numpy as np
 
 from r1jax.config import CorpusConfig
 from r1jax.data.problems import Problem
+from r1jax.data.templates import countdown_question, opened
 
 WAYS = tuple(itertools.product("+-", repeat=3))  # the signs between four numbers, in order
 HIGHEST = 9
@@ -46,7 +47,7 @@ def problems() -> tuple[Problem, ...]:
                 Problem(
                     id=f"{name}={target}",
                     kind="countdown",
-                    prompt=f"use {' '.join(map(str, numbers))} to make {target}",
+                    prompt=countdown_question(numbers, target),
                     answer=str(target),
                     numbers=numbers,
                     source="embedded",
@@ -69,7 +70,7 @@ def document(problem: Problem, corpus: CorpusConfig, rng: np.random.Generator) -
     practice = rng.random() < corpus.practice
     reflective = practice or rng.random() < corpus.reflective
     first_word = "puzzle" if practice else "use"
-    prompt = f"{first_word} {problem.prompt.removeprefix('use ')} <think>"
+    prompt = opened(f"{first_word} {problem.prompt.removeprefix('use ')}")
     first = int(rng.integers(len(WAYS)))
     thoughts = []
     for i in range(len(WAYS)):

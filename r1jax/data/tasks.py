@@ -42,7 +42,7 @@ def make_task(cfg: RunConfig) -> Task:
         tokenizer, template, opening = Tokenizer.load(cfg.tokenizer), templates.r1_zero, ""
     else:
         tokenizer = Tokenizer.words(countdown.VOCABULARY)
-        template, opening = (lambda prompt: f"{prompt} <think>"), "<think> "
+        template, opening = templates.opened, "<think> "
     if not cfg.data:
         train, heldout = countdown.split(cfg.heldout_share)
     else:
@@ -62,7 +62,7 @@ def make_task(cfg: RunConfig) -> Task:
 def _in_words(problem: Problem, path: str) -> Problem:
     """A user's countdown problem as the embedded base reads it: four numbers, largest first."""
     numbers = tuple(sorted(problem.numbers, reverse=True))
-    question = f"use {' '.join(map(str, numbers))} to make {problem.answer}"
+    question = templates.countdown_question(numbers, problem.answer)
     unknown = [word for word in question.split() if word not in countdown.VOCABULARY]
     if unknown or len(numbers) != 4:
         raise InputError(

@@ -25,6 +25,11 @@ def r1_zero(prompt: str) -> str:
     return _R1_ZERO.replace("{prompt}", prompt)
 
 
-def countdown_prompt(numbers: Sequence[int], target: int) -> str:
-    """The word-level prompt of the embedded countdown task; it opens the think block itself."""
-    return f"use {' '.join(map(str, numbers))} to make {target} <think>"
+def countdown_question(numbers: Sequence[int], target: int | str) -> str:
+    """The embedded task's question, in the words that its tokenizer knows."""
+    return f"use {' '.join(map(str, numbers))} to make {target}"
+
+
+def opened(prompt: str) -> str:
+    """The embedded task's prompt: the question, and the think block already open."""
+    return f"{prompt} <think>"

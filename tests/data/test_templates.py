@@ -1,6 +1,6 @@
 import pytest
 
-from r1jax.data.templates import countdown_prompt, r1_zero
+from r1jax.data.templates import countdown_question, opened, r1_zero
 
 
 def test_r1_zero_is_the_papers():
@@ -26,5 +26,5 @@ def test_r1_zero_closes_the_question_once(question, end):
 
 
 def test_countdown_prompt():
-    assert countdown_prompt([3, 5, 7, 2], 22) == "use 3 5 7 2 to make 22 <think>"
-    assert countdown_prompt((1, 2), -1) == "use 1 2 to make -1 <think>"
+    assert opened(countdown_question([3, 5, 7, 2], 22)) == "use 3 5 7 2 to make 22 <think>"
+    assert opened(countdown_question((1, 2), -1)) == "use 1 2 to make -1 <think>"
