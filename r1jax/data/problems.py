@@ -3,7 +3,24 @@
 import dataclasses
 from typing import Literal
 
-Kind = Literal["countdown", "math"]
+Kind = Literal["countdown", "math", "choice", "code", "words", "gym"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tests:
+    """What a program must do, in one of three forms; `prelude` stands before the program.
+
+    stdio: (standard input, expected standard output) of one run each (Codeforces, LiveCodeBench).
+    calls: (arguments as a JSON list, expected result as JSON) of `function` (LiveCodeBench).
+    code: Python that asserts about what the program defines (MBPP), or that defines
+    `check(candidate)`, to be called with `function` (HumanEval).
+    """
+
+    stdio: tuple[tuple[str, str], ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
+    code: str = ""
+    function: str = ""
+    prelude: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,13 +28,17 @@ class Problem:
     """A question whose reply can be graded by a rule.
 
     `prompt` is the bare question; a template (`r1jax.data.templates`) turns it into what the
-    model reads. `numbers` are the operands of a countdown problem, `answer` the reference
-    answer (the target, for countdown).
+    model reads. `answer` is the reference: the target of a countdown problem, whose operands are
+    `numbers`; the letter of a multiple choice, whose options are `choices`; the words that a text
+    must use, separated by blanks; the entry of a reasoning-gym task, as JSON. A program is checked
+    by `tests` instead.
     """
 
     id: str
     kind: Kind
     prompt: str
-    answer: str
+    answer: str = ""
     numbers: tuple[int, ...] = ()
+    choices: tuple[str, ...] = ()
+    tests: Tests | None = None
     source: str = ""
