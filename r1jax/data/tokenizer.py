@@ -1,15 +1,18 @@
 """One tokenizer interface over word-level vocabularies and published `tokenizer.json` files.
 
-Neither direction adds or removes anything by itself: `encode` adds no special token (the caller
-knows where a prompt begins) and `decode` shows them, so that a logged sample is what was written.
+Neither direction adds or removes anything by itself: `encode` adds no special token (only
+`encode_prompt` does) and `decode` shows them, so that a logged sample is what was written.
 """
 
+import codecs
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import tokenizers
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from r1jax.config import InputError, check
 
@@ -24,10 +27,19 @@ class Tokenizer:
     """Text <-> token ids; made by `Tokenizer.words` or `Tokenizer.load`.
 
     vocab_size: largest id + 1, added tokens included (a model's embedding may be larger).
-    bos_id, eos_id, pad_id: pad is eos where the model has no token of its own for it.
+    bos_id: the token that prompts begin with; None where the model was trained without one.
+    eos_id, pad_id: pad is eos where the model has no token of its own for it.
+    eos_ids: every token that ends a reply, eos_id among them.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, eos: str, pad: str, bos: str | None = None):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        eos: str,
+        pad: str,
+        bos: str | None = None,
+        stops: Iterable[int] = (),
+    ):
         ids = backend.get_vocab(with_added_tokens=True)
         for name in (eos, pad, bos):
             check(name is None or name in ids, f"special token {name!r} is not in the vocabulary")
@@ -36,6 +48,7 @@ class Tokenizer:
         self.eos_id: int = ids[eos]
         self.pad_id: int = ids[pad]
         self.bos_id: int | None = None if bos is None else ids[bos]
+        self.eos_ids = frozenset((self.eos_id, *stops))
 
     @classmethod
     def words(cls, vocab: Sequence[str]) -> "Tokenizer":
@@ -58,9 +71,11 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Reads a `tokenizer.json`, or the directory that holds it.
 
-        bos, eos and pad come from the `tokenizer_config.json` beside it, else from the names in
-        use (EOS_NAMES, BOS_NAMES). Raises InputError, naming the file, if either is malformed or
-        there is no end-of-sequence token.
+        What stands beside it is read too. `tokenizer_config.json` names bos, eos and pad (else the
+        names in use, EOS_NAMES and BOS_NAMES) and says whether prompts begin with bos (else the
+        post-processor of tokenizer.json does). `generation_config.json`, else `config.json`, may
+        give more ids that end a reply. Raises InputError, naming the file, for one that is
+        malformed or names a token that is not there, or if there is no end-of-sequence token.
         """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
@@ -74,19 +89,29 @@ class Tokenizer:
         backend.no_padding()
 
         special = {token.content for token in backend.get_added_tokens_decoder().values()}
-        names = _read_names(file.with_name("tokenizer_config.json"))
-        if names is None:
-            names = {"bos_token": next((name for name in BOS_NAMES if name in special), None)}
+        config_file = file.with_name("tokenizer_config.json")
+        config = read_object(config_file)
+        names: dict[str, str] = {}
+        if config is None:
+            bos = next((name for name in BOS_NAMES if name in special), None)
+        else:
+            names = special_tokens(config, config_file)
+            bos = names.get("bos_token")
+            if bos is not None and not _begins_with(bos, backend, config, config_file):
+                bos = None
         eos = names.get("eos_token") or next((name for name in EOS_NAMES if name in special), None)
         if eos is None:
             raise InputError(f"{file}: no end-of-sequence token found")
+        stops = _stop_ids(file, backend)
         try:
-            return cls(backend, eos, names.get("pad_token") or eos, names.get("bos_token"))
+            return cls(backend, eos, names.get("pad_token") or eos, bos, stops)
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of the text. A word outside a word-level vocabulary raises InputError."""
+        """Token ids of the text. A word outside a word-level vocabulary raises InputError, and so
+        does half a surrogate pair, which JSON can hold but no text."""
+        check(not _SURROGATE.search(text), "the text is not Unicode: it has a lone surrogate")
         try:
             return self._backend.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the library raises nothing narrower, and names no word
@@ -96,15 +121,117 @@ class Tokenizer:
                 raise
             raise InputError(f"the word {word!r} is not in the vocabulary") from error
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt: one bos at its start where the model has one, and not a second
+        one where the text (a chat template's, say) already begins with it."""
+        ids = self.encode(text)
+        return ids if self.bos_id is None or ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """The text of all ids, past any eos; an id that no token has (padding of a model's
         embedding) is left out."""
         ids = [int(i) for i in ids]
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    def stream(self, skip_special_tokens: bool = False) -> "Decoder":
+        """Decodes one reply an id at a time, as `decode` does the whole."""
+        hidden = set()
+        if skip_special_tokens:
+            added = self._backend.get_added_tokens_decoder()
+            hidden = {i for i, token in added.items() if token.special}
+        if isinstance(self._backend.decoder, decoders.ByteLevel):
+            return _ByteDecoder(self._backend, hidden)
+        return _WindowDecoder(self._backend, hidden)
 
-def _read_names(file: Path) -> dict[str, str | None] | None:
-    """The special tokens that a tokenizer_config.json names; None if there is no such file."""
+
+class Decoder(Protocol):
+    """Ids in, text out, each piece only once nothing that follows can change it.
+
+    All that `feed` and then `flush` return, joined, is `Tokenizer.decode` of all the ids, whatever
+    they are. So U+FFFD is shown only for bytes that turned out to be no character. The cost of an
+    id does not grow with the number of ids before it.
+    """
+
+    def feed(self, token: int) -> str: ...
+
+    def flush(self) -> str:
+        """The rest, at the end of the reply."""
+        ...
+
+
+class _ByteDecoder:
+    """For byte-level vocabularies (GPT-2's kind: DeepSeek, Qwen, Llama 3): their tokens are bytes,
+    one after the other, and a character may be spread over up to four of them."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, hidden: set[int]):
+        self._backend, self._hidden = backend, hidden
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        name = self._backend.id_to_token(int(token))
+        if name is None or token in self._hidden:
+            return ""
+        try:
+            piece = bytes(_BYTE_OF[char] for char in name)
+        except KeyError:  # an added token, in plain text
+            piece = name.encode()
+        return self._utf8.decode(piece)
+
+    def flush(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _WindowDecoder:
+    """For every other vocabulary: SentencePiece's kind (Llama 2) and words.
+
+    The text of a token depends on the one before it at most (the first of all loses its leading
+    space), so each is decoded after the last one shown. Bytes are the exception: a run of
+    `<0xE2>`-like tokens is text if the whole of it is valid UTF-8, else one U+FFFD a byte, so
+    none of it can be shown before the run ends. (`tokenizers.decoders.DecodeStream` shows it
+    early, and then raises or shows what `decode` does not, when bytes that are not valid follow.)
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, hidden: set[int]):
+        self._backend, self._hidden = backend, hidden
+        self._window: list[int] = []  # the last token shown, then those held back
+        self._shown = 0  # characters of the window's text
+
+    def feed(self, token: int) -> str:
+        name = self._backend.id_to_token(int(token))
+        if name is None or token in self._hidden:
+            return ""
+        self._window.append(int(token))
+        if _RAW_BYTE.fullmatch(name):
+            return ""
+        piece = self.flush()
+        self._window = [int(token)]
+        self._shown = len(self._text())
+        return piece
+
+    def flush(self) -> str:
+        text = self._text()
+        piece, self._shown = text[self._shown :], len(text)
+        return piece
+
+    def _text(self) -> str:
+        return self._backend.decode(self._window, skip_special_tokens=False)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """How GPT-2 writes bytes as printable characters: those that print as themselves, the n-th of
+    the others as chr(256 + n)."""
+    plain = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+    others = (byte for byte in range(256) if byte not in plain)
+    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_RAW_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """A JSON file's object; None if there is no such file."""
     if not file.is_file():
         return None
     try:
@@ -112,10 +239,46 @@ def _read_names(file: Path) -> dict[str, str | None] | None:
     except ValueError as error:
         raise InputError(f"{file}: invalid JSON: {error}") from None
     check(isinstance(config, dict), f"{file}: expected a JSON object")
+    return config
+
+
+def special_tokens(config: dict[str, Any], file: Path) -> dict[str, str]:
+    """The tokens that a tokenizer_config.json names, by its names for them: "eos_token" -> ..."""
     names = {}
-    for field in ("bos_token", "eos_token", "pad_token"):
+    for field in ("bos_token", "eos_token", "pad_token", "unk_token"):
         value = config.get(field)
         name = value.get("content") if isinstance(value, dict) else value
         check(name is None or isinstance(name, str), f"{file}: {field} must be a string or null")
-        names[field] = name
+        if name is not None:
+            names[field] = name
     return names
+
+
+def _begins_with(
+    bos: str, backend: tokenizers.Tokenizer, config: dict[str, Any], file: Path
+) -> bool:
+    """Whether prompts begin with bos: as the config says, else if the post-processor adds it."""
+    value = config.get("add_bos_token")
+    if value is None:
+        return backend.encode("").tokens[:1] == [bos]
+    check(isinstance(value, bool), f"{file}: add_bos_token must be true or false, got {value!r}")
+    return value
+
+
+def _stop_ids(file: Path, backend: tokenizers.Tokenizer) -> list[int]:
+    """The eos_token_id, one or several, of the model beside a tokenizer.json.
+
+    Instruct models end a turn with a token that their tokenizer_config.json does not name
+    (Llama 3.1: three of them). As in Transformers, generation_config.json goes before config.json.
+    """
+    for place in (file.with_name("generation_config.json"), file.with_name("config.json")):
+        value = (read_object(place) or {}).get("eos_token_id")
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        for i in ids:
+            ok = type(i) is int and i >= 0
+            check(ok, f"{place}: eos_token_id must be a token id or a list of them, got {value!r}")
+            check(backend.id_to_token(i) is not None, f"{place}: eos_token_id {i} is not in {file}")
+        return ids
+    return []
