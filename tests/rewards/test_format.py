@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from r1jax.rewards.format import Reply, extract_answer, last_boxed, parse_reply
+from r1jax.rewards.format import Reply, extract_answer, final_answer, last_boxed, parse_reply
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,57 @@ def test_last_boxed(text, content):
     assert last_boxed(text) == content
 
 
+LONG = "We add the numbers. " * 40
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("<think>a</think> <answer> 5 </answer>", "5"),
+        ("<think>a</think> <answer> so 3 + 2 = \\boxed{5}. </answer>", "5"),
+        ("<answer>5</answer>", "5"),
+        ("<answer>4</answer> <answer>5</answer>", "5"),
+        ("<think>6</think> no tags but 5", "no tags but 5"),
+        ("<think>6</think> It is \\boxed{4}, no, \\boxed{5}.", "5"),
+        # What was merely thought is never taken, however it is marked.
+        ("<think>\\boxed{5}</think>", None),
+        ("<think><answer>5</answer></think>", None),
+        ("<think>#### 5</think> <answer> </answer>", None),
+        ("<think>the answer is 6 </think> a </think> 5", "5"),
+        ("<think>\\boxed{5}", None),
+        ("<think>\\boxed{6}</think> <answer>5", None),  # cut off
+        ("<think>\\boxed{6}</think> <think> \\boxed{5}", None),
+        # Without tags, the whole text is the answer or has it.
+        ("5", "5"),
+        (" x + 1\n", "x + 1"),
+        ("3 * 4 = 12\n#### 12", "12"),
+        ("#### 11\n#### 1,200 \nDone.", "1,200"),
+        (LONG + "#### 12", "12"),
+        (LONG + "The answer is 12", "12"),
+        (LONG + "**Final answer:** 12\nThank you!", "12"),
+        (LONG + "Final answer:\n\n12", "12"),
+        ("The answer is 4. Wait, the correct answer is: 5", "5"),
+        ("The answer is", "The answer is"),
+        (LONG, None),
+        (LONG + "So 12.", None),
+        ("", None),
+        ("\n", None),
+        ("<answer>\\boxed{}</answer>", None),
+    ],
+)
+def test_final_answer(reply, answer):
+    assert final_answer(reply, "math") == answer
+    assert final_answer(reply, "choice") == answer
+
+
+def test_other_kinds_keep_the_whole_answer():
+    program = "x = r'\\boxed{1}'  # the answer is 5\n#### end"
+    for kind in ("code", "words", "gym"):
+        assert final_answer(f"<think>a</think><answer>\n{program}\n</answer>", kind) == program
+        assert final_answer(program + LONG, kind) == (program + LONG).strip()
+        assert final_answer("<think>a</think>", kind) is None
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -102,6 +153,9 @@ def test_last_boxed(text, content):
         "<think>a</think>" + "\n" * 500_000 + "x",
         r"\boxed{" * 100_000,
         r"\boxed{" + "{" * 500_000,
+        "answer is" + " " * 500_000,
+        "answer:" * 100_000,
+        "#" * 500_000,
     ],
 )
 def test_hostile_text_takes_linear_time(text):
@@ -109,4 +163,5 @@ def test_hostile_text_takes_linear_time(text):
     assert parse_reply(text) is None
     assert extract_answer(text) is None
     assert last_boxed(text) is None
+    final_answer(text, "math")
     assert time.perf_counter() - start < 2

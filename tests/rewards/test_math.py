@@ -1,8 +1,11 @@
 import itertools
 import json
 import random
+from fractions import Fraction
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from r1jax.data.sources import read_gsm8k
 from r1jax.rewards.math import compare_numbers, grade_math
@@ -66,6 +69,121 @@ def test_guards(answer, reference, verdict):
     assert grade_math(answer, reference) is verdict
 
 
+# Verdicts by topic: the first list must be accepted, the second rejected.
+@pytest.mark.parametrize(
+    ("reference", "accepted", "rejected"),
+    [
+        # units
+        (
+            r"864 \mbox{ inches}^2",
+            ["864", "864 in^2", "864 square inches", r"864\,\text{in}^2", "864 inches squared"],
+            [
+                "864 inches",
+                "864 inches^3",
+                "864 cm^2",
+                "864 cubic inches",
+                r"864\text{ in}^3",
+                "863",
+            ],
+        ),
+        ("15 cm^2", ["15", "15cm²", r"15 \mathrm{cm}^2", "15 sq. cm"], ["15 cm", "15 mm^2"]),
+        (r"5.4 \text{ cents}", ["5.4", "5.4 cents", "5.4¢"], [r"\$5.4", "5.5 cents"]),
+        ("60 miles per hour", ["60 mph", "60", "60 miles/hour"], ["60 km/h", "60 miles"]),
+        (r"90^\circ", ["90", "90°", "90 degrees"], ["91°", r"\frac{\pi}{2}", "90 radians"]),
+        (r"5\pi", [r"5\pi\text{ cm}^2", "5π square units", "5pi", "5*pi"], ["5", r"5\pi x"]),
+        ("13", ["13 meters", "13 m", "13 m/s"], ["13m", "13x", "13 x"]),
+        (r"\$18.90", ["18.9", "$18.90", "18.90 dollars"], ["€18.90", r"\$18.91", "1890"]),
+        ("5", ["5 + 0", "5.", "(5)"], ["5t", "5^2", "5-6", "5 dollars and 50 cents", "5!"]),
+        # percentages
+        ("50", [r"50\%", "50%", "50 percent"], ["0.5", "500%", r"0.5\%"]),
+        (r"50\%", ["50", "0.5", r"\frac12", "50%"], ["5", "0.05", "500"]),
+        ("0.5", ["50%", r"\frac12", "½"], ["0.5%", "50"]),
+        (r"33\frac13", [r"33\frac{1}{3}\%", "100/3"], [r"\frac{33}{3}\%"]),
+        # numbers
+        (r"10,\!080", ["10080", "10,080", r"10\,080", "10{,}080", "10 080"], ["10, 080", "10.080"]),
+        (r"1\frac{4}{5}", ["9/5", "1.8", "1 4/5", r"1+\frac45"], ["14/5", r"\frac45", "1.4"]),
+        ("31/2", ["15.5", r"\frac{31}2"], ["3 1/2", "31", "2/31"]),
+        (".0000672", [r"6.72 \times 10^{-5}", "6.72e-5"], ["6.72e-4", "0.000067"]),
+        (r"\frac13", [r"0.\overline{3}", "0.333333", r"\dfrac{-1}{-3}"], ["0.333", "0.333334"]),
+        (
+            r"-\frac{35}{9}",
+            [r"\frac{-35}{9}", r"\frac{35}{-9}", "-35/9"],
+            ["35/9", r"-\frac{9}{35}"],
+        ),
+        (r"\sqrt2", ["√2", "2^{1/2}", "1.41421", "sqrt(2)"], ["1.41", "2", "1.41422"]),
+        ("52_8", ["52_{8}", "52", r"(52)_{\text{eight}}", "52 (base 8)"], ["52_9", "42", "53_8"]),
+        ("3:15 p.m.", [r"3\!:\!15 \text{ PM}", "3:15"], ["3:15 a.m.", "3:16 p.m."]),
+        # collections
+        (
+            "1,-2",
+            ["-2, 1", r"\{1,-2\}", "1 and -2", r"x=1 \text{ or } x=-2"],
+            ["1", "1,2", "1,1,-2"],
+        ),
+        ("1, 1, 2", ["2,1,1"], ["1,2,3", "1,2,2", "1,2"]),
+        ("0.5", [r"\frac{2}{4}"], [r"\sqrt{\infty}", r"\sqrt{2}"]),
+        ("3, 5, 7", ["7,5,3", "3, 5, and 7"], ["3, 5", "3, 5, 7, 9", "3,5,8"]),
+        (
+            "(3,4)",
+            ["(3, 4)", "x=3, y=4", "(x,y) = (3,4)", r"\langle 3,4\rangle"],
+            ["(4,3)", r"\{3,4\}"],
+        ),
+        ("(3,4]", [r"3 < x \le 4", r"x \in (3,4]"], ["(3,4)", "[3,4]", r"3 \le x \le 4", "[3,4)"]),
+        (r"(2,\infty)", ["x > 2", "2 < x", r"(2, +\infty)"], [r"x \ge 2", "x < 2", r"[2,\infty)"]),
+        (
+            r"(-\infty, 2) \cup (3, \infty)",
+            [r"(3,\infty)\cup(-\infty,2)", "x<2 or x>3"],
+            [r"(-\infty, 2) \cap (3, \infty)", r"(-\infty,2]\cup(3,\infty)", r"(-\infty,2)"],
+        ),
+        ("x < -3", ["-3 > x"], ["x > -3", "y < -3", r"x \le -3"]),
+        (
+            r"\begin{pmatrix} -2 \\ -14 \\ -7 \end{pmatrix}",
+            [r"\begin{bmatrix}-2\\[2mm]-14\\-7\end{bmatrix}", "(-2,-14,-7)"],
+            [
+                r"\begin{pmatrix} -7 \\ -14 \\ -2 \end{pmatrix}",
+                r"\begin{pmatrix}-2&-14&-7\end{pmatrix}",
+            ],
+        ),
+        (
+            r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}",
+            [r"\frac15\begin{pmatrix}1\\-18\end{pmatrix}"],
+            [r"\begin{pmatrix}1\\-18\end{pmatrix}"],
+        ),
+        (
+            r"1 \pm \sqrt{19}",
+            [r"1-\sqrt{19}, 1+\sqrt{19}", r"x = 1 \pm \sqrt{19}", r"\frac{2\pm\sqrt{76}}{2}"],
+            [r"1+\sqrt{19}", r"-1 \pm \sqrt{19}"],
+        ),
+        # names, words, formulas
+        ("x=5", ["5", "x = 5.0"], ["y=5", "x=6"]),
+        ("5", ["x = 5", "2+3=5", "Area = 5", r"n \in 5"], ["2+3=6", "a+b=5", "5=6"]),
+        ("y = 2x + 3", ["2x+3", "y-2x=3", "f(x) = 3+2x"], ["x = 2y+3", "w = 2x+3", "y=3x+2"]),
+        (
+            r"\text{Evelyn}",
+            ["Evelyn", r"\textbf{evelyn}", "Evelyn."],
+            ["Carla", "not Evelyn", "nylevE"],
+        ),
+        (r"\text{(C)}", ["C", "(C)", r"\textbf{(C) } 5"], ["D", "(C) or (D)", "5"]),
+        ("3R^2", ["3 R^{2}", r"3 \cdot R \cdot R"], ["3r^2", "3R^3"]),
+        ("0", ["R-R"], ["R-r"]),
+        ("7", [r"\sqrt{49}"], [r"\infty", r"\sqrt{\infty}", r"\log\infty", "1/0", r"-\infty"]),
+        (r"\infty", ["∞", "infinity", r"+\infty"], [r"-\infty", "7", r"\frac{1}{\infty}"]),
+        (r"\cot x", ["cot(x)", r"\frac{\cos x}{\sin x}"], [r"\tan x", r"\cot y"]),
+        (r"\frac12", [r"\cos 60^\circ", "1/2 cup"], [r"\sin 60^\circ"]),
+        (r"x \ne 2", [r"x \neq 2"], [r"x \ne 3", "x = 2"]),
+        ("(a+5)(b+2)", ["ab+2a+5b+10", "(b+2)(5+a)"], ["(a+2)(b+5)"]),
+        # sentences
+        (
+            "6",
+            ["The sum is $6$.", r"$x=3$, so \(6\)"],
+            ["$5$ or $6$", "6 or 5", "not $6$", "$6$ or 7"],
+        ),
+    ],
+)
+def test_spellings(reference, accepted, rejected):
+    verdicts = {text: grade_math(text, reference) for text in [reference, *accepted, *rejected]}
+    assert [text for text, verdict in verdicts.items() if verdict] == [reference, *accepted]
+
+
 @pytest.mark.parametrize(
     ("answer", "reference", "verdict"),
     [
@@ -103,6 +221,44 @@ def test_guards(answer, reference, verdict):
 )
 def test_equality(answer, reference, verdict):
     assert grade_math(answer, reference) is verdict
+
+
+def combine(parts):
+    """LaTeX for sums, products, ... of (text, value) pairs, and the value by exact arithmetic."""
+    pairs = st.tuples(parts, parts)
+    return st.one_of(
+        pairs.map(lambda p: (f"{p[0][0]} + {p[1][0]}", p[0][1] + p[1][1])),
+        pairs.map(lambda p: (rf"{p[0][0]} - \left({p[1][0]}\right)", p[0][1] - p[1][1])),
+        pairs.map(lambda p: (rf"({p[0][0]}) \cdot ({p[1][0]})", p[0][1] * p[1][1])),
+        pairs.filter(lambda p: p[1][1]).map(
+            lambda p: (rf"\frac{{{p[0][0]}}}{{{p[1][0]}}}", p[0][1] / p[1][1])
+        ),
+        parts.map(lambda p: (f"({p[0]})^2", p[1] ** 2)),
+        parts.map(lambda p: (rf"\sqrt{{({p[0]})^{{2}}}}", abs(p[1]))),
+    )
+
+
+expressions = st.recursive(
+    st.sampled_from(["1", "2", "3", "7", "12", "0.5", "1.25"]).map(lambda t: (t, Fraction(t))),
+    combine,
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, derandomize=True, database=None, deadline=None)
+@given(expressions, expressions)
+def test_values_of_expressions(first, second):
+    """Against exact arithmetic: an expression is its value, and no other expression's."""
+    (text, value), (other, other_value) = first, second
+    fraction = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    near = value + Fraction(1, 1_000_003)
+    assume(len(text) < 200 and len(other) < 200)
+    assert grade_math(text, fraction) is True
+    assert grade_math(fraction, text) is True
+    assert grade_math(text, rf"\frac{{{near.numerator}}}{{{near.denominator}}}") is False
+    assert grade_math(text, other) is (value == other_value)
+    assert grade_math(rf"({text})\pi", rf"({other})\pi") is (value == other_value)
+    assert grade_math(f"x + {text}", f"{other} + x") is (value == other_value)
 
 
 def test_reference_that_cannot_be_parsed_is_an_error():
