@@ -22,7 +22,8 @@ from r1jax.config import InputError, RunConfig, check, save_config
 from r1jax.data.tasks import Task, shuffled
 from r1jax.metrics import MetricsLog, Progress
 from r1jax.model.params import Weights
-from r1jax.rewards.grading import Grader, overlong_penalty
+from r1jax.rewards.components import COMPONENTS, overlong
+from r1jax.rewards.grading import Grader
 from r1jax.rl.grpo import PolicyState, grpo_step
 from r1jax.rl.rollout import Sample, draw, sample_metrics
 from r1jax.rl.types import Rollout, make_rollout
@@ -39,6 +40,15 @@ UPDATE_KEYS = (
 HELDOUT_KEYS = tuple(
     f"heldout/{name}" for name in ("accuracy", "greedy", "length", "truncated", "reflection")
 )
+
+
+def new_grader(cfg: RunConfig) -> Grader:
+    """R1-Zero's rewards; with DAPO's overlong penalty as one more component where it is on."""
+    weights, components, buffer = REWARD_WEIGHTS, COMPONENTS, cfg.rl.overlong_buffer
+    if buffer:
+        weights = weights | {"overlong": 1.0}
+        components = components | {"overlong": overlong(cfg.sampling.max_tokens, buffer)}
+    return Grader(weights, cfg.grading_workers, components=components)
 
 
 def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
@@ -106,8 +116,10 @@ class Trainer:
         n = min(count, len(heldout))
         asked = [(i, heldout[i]) for i in (k * len(heldout) // n for k in range(n))]
         key = jax.random.fold_in(jax.random.fold_in(self.key, 1), step)
-        samples, _ = draw(self.engine, self.grader, self.task, weights, asked, group, key)
-        greedy, _ = draw(self.greedy, self.grader, self.task, weights, asked, 1, key)
+        # The first are graded while the second are drawn.
+        sampled = draw(self.engine, self.grader, self.task, weights, asked, group, key)
+        greedy, _ = draw(self.greedy, self.grader, self.task, weights, asked, 1, key)()
+        samples, _ = sampled()
         metrics = sample_metrics(samples)
         values = (
             metrics["reward/accuracy"],
@@ -133,26 +145,15 @@ class Trainer:
         for _ in range(rl.max_draws):
             asked = [(i, self.questions[i]) for i in range(position, position + rl.questions)]
             position += rl.questions
-            drawn, took = draw(self.engine, self.grader, self.task, weights, asked, rl.group, key)
+            drawn, took = draw(self.engine, self.grader, self.task, weights, asked, rl.group, key)()
             seconds = {name: seconds[name] + took[name] for name in seconds}
             for start in range(0, len(drawn), rl.group):
-                group = [self._shaped(s) for s in drawn[start : start + rl.group]]
+                group = drawn[start : start + rl.group]
                 differ = len({s.grade.reward for s in group}) > 1
                 (mixed if differ else uniform).append(group)
             if len(mixed) >= rl.questions:
                 break
         return [s for g in (mixed + uniform)[: rl.questions] for s in g], seconds, position
-
-    def _shaped(self, s: Sample) -> Sample:
-        """With DAPO's overlong penalty as one more component of the reward, where it is on."""
-        buffer, limit = self.cfg.rl.overlong_buffer, self.cfg.sampling.max_tokens
-        if not buffer:
-            return s
-        penalty = overlong_penalty(len(s.completion.tokens), limit, buffer)
-        components = s.grade.components | {"overlong": penalty}
-        reward = s.grade.reward + penalty
-        grade = dataclasses.replace(s.grade, components=components, reward=reward)
-        return dataclasses.replace(s, grade=grade)
 
     def to_devices(self, samples: Sequence[Sample]) -> Rollout:
         """The rollout, each device given only its own rows."""
@@ -191,7 +192,7 @@ def train(
     # Every process of a pod keeps a log; the first one's is the run's.
     log_folder = out / f"process_{jax.process_index()}" if jax.process_index() else out
     with (
-        Grader(REWARD_WEIGHTS, cfg.grading_workers) as grader,
+        new_grader(cfg) as grader,
         Checkpoints(out / "checkpoints") as checkpoints,
         jax.set_mesh(mesh),
     ):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -52,6 +52,9 @@ class Sample:
         }
 
 
+Drawn = tuple[list[Sample], dict[str, float]]  # graded replies, and seconds by what they went on
+
+
 def draw(
     engine: Engine,
     grader: Grader,
@@ -60,9 +63,10 @@ def draw(
     questions: Sequence[tuple[int, Problem]],
     group: int,
     key: jax.Array,
-) -> tuple[list[Sample], dict[str, float]]:
-    """`group` graded replies to each (question number, problem), in order, and the seconds that
-    drawing and grading took.
+) -> Callable[[], Drawn]:
+    """Draws `group` replies to each (question number, problem). Returns while they are graded; the
+    result waits for the grades, and gives the samples in order and the seconds that drawing and
+    waiting took.
 
     A question's number is where its randomness comes from.
     """
@@ -75,15 +79,23 @@ def draw(
     texts = [task.text(c.tokens.tolist()) for c in completions]
     # A reply that was cut is no reply: it has no end, whatever answer it may hold.
     graded = ["" if c.truncated else text for c, text in zip(completions, texts, strict=True)]
-    grades = grader.grade([problem for _, problem, _ in wanted], graded)
-    seconds = {"time/rollout": drawn - started, "time/reward": time.perf_counter() - drawn}
-    samples = [
-        Sample(problem, i, prompts[q], completion, text, grade)
-        for (q, problem, i), completion, text, grade in zip(
-            wanted, completions, texts, grades, strict=True
-        )
-    ]
-    return samples, seconds
+    tokens = [len(c.tokens) for c in completions]
+    pending = grader.submit([problem for _, problem, _ in wanted], graded, tokens)
+    submitted = time.perf_counter()
+
+    def finish() -> Drawn:
+        waiting = time.perf_counter()
+        grades = pending.result()
+        reward = submitted - drawn + time.perf_counter() - waiting
+        samples = [
+            Sample(problem, i, prompts[q], completion, text, grade)
+            for (q, problem, i), completion, text, grade in zip(
+                wanted, completions, texts, grades, strict=True
+            )
+        ]
+        return samples, {"time/rollout": drawn - started, "time/reward": reward}
+
+    return finish
 
 
 def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:

@@ -2,18 +2,28 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from r1jax.config import InputError
 from r1jax.data.problems import Problem
+from r1jax.data.problems import Tests as ProgramTests
 from r1jax.rewards import grading
-from r1jax.rewards.grading import Grader, overlong_penalty
+from r1jax.rewards.code import CodeVerdict
+from r1jax.rewards.components import COMPONENTS, each, language, overlong
+from r1jax.rewards.grading import Grader
+from r1jax.rewards.sandbox import Limits
+from r1jax.rewards.shaping import overlong_penalty
+from r1jax.rewards.workers import Job, WorkerDied, Workers
 
 WEIGHTS = {"accuracy": 1.0, "format": 0.1}
 COUNTDOWN = Problem("c", "countdown", "", "8", (3, 5))
 MATH = Problem("m", "math", "", r"\frac{1}{2}")
+CHOICE = Problem("q", "choice", "", "B", choices=("Rome", "Paris", "Bonn"))
+WORDS = Problem("w", "words", "", "dog fire red")
+CODE = Problem("p", "code", "", tests=ProgramTests(stdio=(("3", "6"),)))
 
 
 def reply(answer):
@@ -27,6 +37,8 @@ def misbehave(answer, reference):
     word, _, rest = answer.partition(" ")
     if word == "die" or (word == "die-once" and first_time(rest)):
         os.kill(os.getpid(), signal.SIGKILL)
+    if word == "slow":
+        time.sleep(1.0)
     if word == "hang" or (word == "hang-once" and first_time(rest)):
         time.sleep(60)
     if word == "raise":
@@ -52,7 +64,7 @@ def workers():
 @pytest.fixture
 def grade(workers, monkeypatch):
     """Grades answers with `misbehave`: a list of outcomes."""
-    monkeypatch.setattr(grading, "grade_math", misbehave)
+    monkeypatch.setitem(grading.SLOW, "math", (misbehave, "formulas"))
     return lambda *answers: workers.grade([MATH] * len(answers), [reply(a) for a in answers])
 
 
@@ -191,14 +203,238 @@ def test_close_ends_the_workers(workers):
     assert len(worker_processes()) == before
 
 
-@pytest.mark.parametrize(
-    ("length", "penalty"),
-    [(0, 0.0), (80, 0.0), (81, -0.05), (90, -0.5), (100, -1.0), (101, -1.0), (1000, -1.0)],
-)
-def test_overlong_penalty(length, penalty):
-    assert overlong_penalty(length, max_length=100, buffer=20) == pytest.approx(penalty)
+# --- Asking without waiting
 
 
-def test_overlong_penalty_needs_a_buffer():
-    with pytest.raises(InputError, match=r"buffer must be in 1\.\.100, got 0"):
-        overlong_penalty(5, 100, 0)
+@pytest.fixture
+def submit(grade, workers):
+    """`grade`, without waiting."""
+    return lambda *answers: workers.submit([MATH] * len(answers), [reply(a) for a in answers])
+
+
+def test_submit_returns_while_workers_work(submit):
+    submit("right").result()  # they have started
+    started = time.monotonic()
+    pending = submit("slow", "right", "slow 2", "wrong", "slow right")
+    assert time.monotonic() - started < 0.5
+    time.sleep(2.0)  # the caller goes on, and so do they
+    grades = pending.result()
+    assert time.monotonic() - started < 3.5
+    assert outcomes(grades) == ["incorrect", "correct", "incorrect", "incorrect", "incorrect"]
+    assert pending.result() is grades
+    assert grades[0].seconds == pytest.approx(1.0, abs=0.3)
+    assert 0 <= grades[1].seconds < 0.1
+
+
+def test_results_may_be_asked_for_in_any_order(submit, tmp_path):
+    """The later batch waits for workers that the earlier one keeps busy, kills and hangs."""
+    first = submit("hang", "die", "right 1", f"die-once {tmp_path / 'a'}", "wrong")
+    second = submit("right 2", "wrong 2", f"hang-once {tmp_path / 'b'}")
+    assert outcomes(second.result()) == ["correct", "incorrect", "incorrect"]
+    assert outcomes(first.result()) == ["failed", "failed", "correct", "incorrect", "incorrect"]
+
+
+def test_a_batch_survives_the_loss_of_all_workers(submit):
+    submit("right").result()
+    first, second = submit("slow", "right 1"), submit("right 2", "wrong")
+    kill_workers()
+    assert outcomes(second.result()) == ["correct", "incorrect"]
+    assert outcomes(first.result()) == ["incorrect", "correct"]
+
+
+def test_a_job_that_its_pool_forgot():
+    """As pebble leaves some behind when an idle worker is killed: never done."""
+    lost = Workers(1, timeout_s=5.0, warm_up=os.getpid)
+    pool = lost.submit(os.getpid).pool
+    lost.close()
+    start = time.monotonic()
+    for forgotten in (pool, None):
+        with pytest.raises(WorkerDied):
+            lost.result(Job(Future(), forgotten))
+    assert time.monotonic() - start < 5
+
+
+# --- Kinds
+
+
+class Sandboxes:
+    """Stands in for CodeGrader: programs say what becomes of them, each time they run."""
+
+    def __init__(self, *options):
+        self.runs, self.options = [], options
+
+    def submit(self, tests, program):
+        assert tests == CODE.tests
+        self.runs.append(program)
+        outcome = program.split("=")[1].strip().split(" then ")[self.runs.count(program) - 1]
+        future = Future()
+        future.set_result(CodeVerdict(outcome, f"it was {outcome}", 0.25))
+        return future
+
+    def close(self):
+        self.runs.append("closed")
+
+
+def test_a_real_program():
+    """Unsandboxed, so that it runs on any host."""
+    programs = ["print(2 * int(input()))", "print(int(input()) ** 2)"]
+    with Grader(WEIGHTS, limits=Limits(wall_s=20), unsafe=True) as grader:
+        grades = grader.grade([CODE] * 2, [f"```python\n{p}\n```" for p in programs])
+    assert outcomes(grades) == ["correct", "incorrect"]
+    assert grades[1].detail == "input 1: wrong output" and grades[0].check == "tests"
+
+
+@pytest.fixture
+def sandboxes(monkeypatch):
+    made = []
+
+    def make(*options):
+        made.append(Sandboxes(*options))
+        return made[-1]
+
+    monkeypatch.setattr(grading, "CodeGrader", make)
+    return made
+
+
+def test_programs(sandboxes):
+    """A sandbox that failed is tried once more; a program that failed its tests is not."""
+    programs = ["x = correct", "x = incorrect", "x = failed then correct", "x = failed then failed"]
+    replies = [f"```python\n{p}\n```" for p in programs]
+    replies += [f"<think>t</think> <answer>\n{programs[0]}\n</answer>", "<think>no program", "?"]
+    limits = Limits(wall_s=3)
+    with Grader(WEIGHTS, 4, limits=limits, unsafe=True) as grader:
+        assert grader.grade([COUNTDOWN], [reply("3 + 5")])[0].accuracy == 1 and not sandboxes
+        grades = grader.grade([CODE] * len(replies), replies)
+    expected = ["correct", "incorrect", "correct", "failed", "correct", "unparseable"]
+    assert outcomes(grades) == [*expected, "unparseable"]
+    assert [g.detail for g in grades[1:4]] == [
+        "it was incorrect",
+        "it was correct",
+        "it was failed",
+    ]
+    assert {g.seconds for g in grades[:5]} == {0.25}
+    assert [g.format for g in grades] == [0, 0, 0, 0, 1, 0, 0]
+    assert [s.options for s in sandboxes] == [(4, limits, True)]
+    assert [run.strip() for run in sandboxes[0].runs] == [*programs, *programs[2:], "closed"]
+
+
+def test_a_program_without_tests_is_failed(sandboxes):
+    (grade,) = Grader(WEIGHTS).grade([Problem("p", "code", "")], ["x = correct"])
+    assert (grade.outcome, grade.detail) == ("failed", "ValueError: a program without tests")
+
+
+def test_choice_and_words():
+    story = "A RED dog saw the fire."
+    cases = [
+        (CHOICE, reply("B"), "correct"),
+        (CHOICE, reply("Paris"), "correct"),
+        (CHOICE, "(B)", "correct"),
+        (CHOICE, reply("A"), "incorrect"),
+        (CHOICE, reply("B or C"), "unparseable"),
+        (WORDS, story, "correct"),
+        (WORDS, "A red dog saw the fires.", "incorrect"),
+        (WORDS, reply(story), "correct"),
+        (WORDS, " ", "unparseable"),
+        (Problem("w", "words", "", " "), story, "failed"),
+        (Problem("q", "choice", "", "7"), "A", "failed"),
+    ]
+    problems, replies, expected = zip(*cases, strict=True)
+    grades = Grader({"accuracy": 1, "partial": 0}).grade(problems, replies)
+    assert outcomes(grades) == list(expected)
+    assert [g.format for g in grades] == [1, 1, 0, 1, 1, 1, 1, 0, 0, 1, 0]  # a story has no tags
+    assert [g.components["partial"] for g in grades[4:8]] == pytest.approx([0, 1, 2 / 3, 1])
+
+
+def test_a_bare_reply_is_its_own_answer(workers):
+    grades = workers.grade([MATH, MATH, COUNTDOWN], ["0.5", r"so \boxed{\frac12}", "5 + 3"])
+    assert outcomes(grades) == ["correct"] * 3
+    assert [g.answer for g in grades] == ["0.5", r"\frac12", "5 + 3"]
+    assert [g.format for g in grades] == [0, 0, 0]
+
+
+def test_a_grade_says_what_it_was_checked_by(workers):
+    problems = [COUNTDOWN, MATH, Problem("g", "math", "", "72"), CHOICE, WORDS, MATH]
+    replies = [*map(reply, ["3 + 5", "x", "72", "B", "red"]), "<think>"]
+    grades = workers.grade(problems, replies)
+    checks = ["exact fractions", "formulas", "exact numbers", "letter", "whole words", ""]
+    assert [g.check for g in grades] == checks
+    assert [g.answer for g in grades] == ["3 + 5", "x", "72", "B", "red", None]
+    assert all(g.seconds > 0 for g in grades[:5]) and grades[5].seconds == 0
+
+
+# --- Components
+
+
+def test_every_component_is_logged_and_only_weights_count():
+    weights = {"accuracy": 1.0, "language": 0.5, "repetition": 2.0, "partial": 0.0}
+    english, french = (
+        "so we see that four times two is eight. ",
+        "donc la réponse du problème est huit. ",
+    )
+    thought = 2 * english + 2 * french
+    replies = [f"<think> {thought}</think> <answer>{a}</answer>" for a in ("3 + 5", "3 * 5")]
+    for grade, right in zip(Grader(weights).grade([COUNTDOWN] * 2, replies), (1, 0), strict=True):
+        c = grade.components
+        assert list(c) == ["accuracy", "format", "language", "repetition", "partial"]
+        assert (c["accuracy"], c["format"], c["partial"]) == (right, 1, right)
+        assert c["language"] == 18 / 32 and c["repetition"] == pytest.approx(-12 / 35)
+        assert grade.reward == pytest.approx(right + 0.5 * c["language"] + 2 * c["repetition"])
+
+
+def test_language_is_that_of_the_thought():
+    french = "Il faut que la somme des deux nombres soit égale à huit."
+    cases = [
+        (COUNTDOWN, f"<think>{french}</think><answer>so that is the answer</answer>", 1),
+        (COUNTDOWN, f"<think>so that is the answer</think><answer>{french}</answer>", 0),
+        (COUNTDOWN, f"<think>{french}", 0),  # cut: no thought is finished
+        (COUNTDOWN, french, 0),  # no thought at all
+        (WORDS, french, 1),
+    ]
+    grader = Grader({"language": 1}, components=COMPONENTS | {"language": language("fr")})
+    grades = grader.grade([p for p, *_ in cases], [text for _, text, _ in cases])
+    assert [g.reward for g in grades] == [share for *_, share in cases]
+    with pytest.raises(InputError, match="language 'xx' is not known"):
+        language("xx")
+
+
+def test_a_component_may_score_a_whole_batch():
+    """As a reward model on the device does: one call, with all that a rule may know, too."""
+    calls = []
+
+    def preference(batch):
+        calls.append([(c.problem.id, c.reply, c.outcome, c.credit, c.tokens) for c in batch])
+        return [i / 4 for i in range(len(batch))]
+
+    replies = [reply("3 + 5"), reply("3 * 5"), "?"]
+    grader = Grader(
+        {"accuracy": 1, "preference": 2}, components=COMPONENTS | {"preference": preference}
+    )
+    grades = grader.grade([COUNTDOWN] * 3, replies, [7, 8, 9])
+    want = [("correct", 1.0, 7), ("incorrect", 0.0, 8), ("unparseable", 0.0, 9)]
+    assert calls == [[("c", r, *w) for r, w in zip(replies, want, strict=True)]]
+    assert [g.components["preference"] for g in grades] == [0, 0.25, 0.5]
+    assert [g.reward for g in grades] == [1, 0.5, 1]
+
+
+def test_a_component_that_breaks_stops_the_run():
+    """It is no reward of 0; nor is a column that has lost a row."""
+    broken = {"bug": each(lambda checked: 1 / 0), "short": lambda batch: [0.0] * (len(batch) - 1)}
+    for name, error in (("bug", ZeroDivisionError), ("short", ValueError)):
+        grader = Grader({name: 1}, components=COMPONENTS | broken)
+        with pytest.raises(error):
+            grader.grade([COUNTDOWN] * 2, ["", ""])
+
+
+def test_overlong_is_of_the_tokens_that_were_drawn():
+    components = COMPONENTS | {"overlong": overlong(100, 20)}
+    grader = Grader({"accuracy": 1, "overlong": 0.5}, components=components)
+    tokens = [10, 85, 100]
+    grades = grader.grade([COUNTDOWN] * 3, [reply("3 + 5")] * 2 + [""], tokens)
+    penalties = [overlong_penalty(n, 100, 20) for n in tokens]
+    assert penalties == [0, -0.25, -1]
+    assert [g.components["overlong"] for g in grades] == penalties
+    assert [g.reward for g in grades] == [1, 0.875, -0.5]
+    with pytest.raises(ValueError, match="overlong needs"):
+        grader.grade([COUNTDOWN], [""])
+    with pytest.raises(ValueError, match="1 problems but 2 replies"):
+        grader.grade([COUNTDOWN], [""], [1, 2])

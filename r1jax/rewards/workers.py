@@ -1,0 +1,77 @@
+"""Processes for what may run for ever or bring its process down: killed on time, then replaced."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+from pebble import ProcessExpired, ProcessPool
+
+START_S = 60.0  # how long a worker may take to start
+
+
+class WorkerDied(Exception):
+    """The process that ran a job is gone; the job may be innocent."""
+
+
+class Job(NamedTuple):
+    future: Future
+    pool: ProcessPool | None  # None: it could not be handed to one
+
+
+class Workers:
+    """`count` spawned processes, each of which runs `warm_up` before its first job.
+
+    They start at the first job; a script must guard its entry with `if __name__ == "__main__"`.
+    timeout_s: the seconds that a job may take before its process is killed.
+    """
+
+    def __init__(self, count: int, timeout_s: float, warm_up: Callable[[], object]):
+        self.count, self.timeout_s, self.warm_up = count, timeout_s, warm_up
+        self._pool: ProcessPool | None = None
+        self._heard = 0.0  # when a job was last given or done
+
+    def submit(self, function: Callable, *args: Any) -> Job:
+        """Asks for function(*args), both of which must pickle, and returns at once."""
+        if self._pool is None or not self._pool.active:
+            self.close()
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPool(self.count, initializer=self.warm_up, context=spawn)
+        try:
+            future = self._pool.schedule(function, args, timeout=self.timeout_s)
+        except RuntimeError:  # the pool broke meanwhile
+            return Job(Future(), None)
+        self._hear()
+        future.add_done_callback(self._hear)
+        return Job(future, self._pool)
+
+    def result(self, job: Job) -> Any:
+        """Waits for what the function returns or raises. Raises TimeoutError if it took too long,
+        and WorkerDied if its process was lost."""
+        # Pebble gives up a whole pool when an idle worker is killed, and then may leave a future
+        # for ever undone. A pool at work finishes a job at least every two time-outs.
+        limit = START_S + 2 * self.timeout_s
+        while not job.future.done():
+            if job.pool is None or not job.pool.active or time.monotonic() > self._heard + limit:
+                if job.pool is not None:
+                    job.pool.stop()
+                raise WorkerDied("the workers died")
+            wait([job.future], timeout=0.2)
+        try:
+            return job.future.result()
+        except TimeoutError:
+            raise TimeoutError(f"took over {self.timeout_s:g} s") from None
+        except (ProcessExpired, BrokenProcessPool) as error:
+            raise WorkerDied(f"the worker died: {error}") from error
+
+    def close(self) -> None:
+        """Ends the processes; a later `submit` starts new ones."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+
+    def _hear(self, *_) -> None:
+        self._heard = time.monotonic()
