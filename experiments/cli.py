@@ -17,15 +17,18 @@ from r1jax.config import InputError, RunConfig, load_config
 
 Config = TypeVar("Config")
 
+# A preset decides which kind of attention a model has; flags change its numbers.
+_FLAGS = (tyro.conf.AvoidSubcommands,)
+
 
 def parse(kind: type[Config], default: Config, args: Sequence[str], about: str) -> Config:
     """`default` with the flags in `args`. Raises InputError for a flag that is not one."""
     if {"-h", "--help"} & set(args):
-        return tyro.cli(kind, default=default, args=args, description=about)
+        return tyro.cli(kind, default=default, args=args, description=about, config=_FLAGS)
     said = io.StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(said):
-            return tyro.cli(kind, default=default, args=args, description=about)
+            return tyro.cli(kind, default=default, args=args, description=about, config=_FLAGS)
     except SystemExit:
         raise InputError(_message(said.getvalue())) from None
 

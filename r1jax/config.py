@@ -33,20 +33,34 @@ def check_positive(config, *fields: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-    """Rotary embedding, with YaRN when `factor` > 1 (arXiv 2309.00071)."""
+    """Rotary embedding; when `factor` > 1 stretched beyond the context that a model was first
+    trained on, by YaRN (arXiv 2309.00071) or as Llama 3.1 does."""
 
     theta: float = 10_000.0
+    # Which numbers are a pair: neighbours (DeepSeek), or those half a head apart (Llama, Qwen).
+    interleaved: bool = True
+    scaling: Literal["yarn", "llama3"] = "yarn"
     factor: float = 1.0
     original_context: int = 4096
+    # Pairs that turn more than beta_fast times within the original context keep their speed, those
+    # that turn less than beta_slow times are slowed by `factor`. Llama 3.1: 4 and 1.
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     # DeepSeek splits YaRN's attention temperature in two: `mscale` / `mscale_all_dim` scales the
-    # rotary part, `mscale_all_dim` squared the softmax.
+    # rotary part, `mscale_all_dim` squared the softmax. Qwen: 1 and 0.
     mscale: float = 1.0
     mscale_all_dim: float = 1.0
 
     def __post_init__(self):
-        check_positive(self, "theta", "factor", "original_context")
+        check_positive(self, "theta", "factor", "original_context", "beta_fast", "beta_slow")
+        check(
+            self.scaling in ("yarn", "llama3"),
+            f"RopeConfig.scaling must be yarn or llama3, got {self.scaling!r}",
+        )
+        check(
+            self.beta_slow < self.beta_fast,
+            f"RopeConfig.beta_slow={self.beta_slow} must be below beta_fast={self.beta_fast}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +85,29 @@ class MLAConfig:
     @property
     def qk_dim(self) -> int:
         return self.nope_dim + self.rope_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class GQAConfig:
+    """Grouped-query attention (arXiv 2305.13245), as the dense students have it."""
+
+    heads: int
+    kv_heads: int  # each serves heads / kv_heads query heads
+    head_dim: int
+    qkv_bias: bool = False  # Qwen2
+    qk_norm: bool = False  # Qwen3: RMS norm of each query and key head
+
+    def __post_init__(self):
+        check_positive(self, "heads", "kv_heads", "head_dim")
+        check(
+            self.heads % self.kv_heads == 0,
+            f"GQAConfig.kv_heads={self.kv_heads} must divide heads={self.heads}",
+        )
+        check(self.head_dim % 2 == 0, f"GQAConfig.head_dim must be even, got {self.head_dim}")
+
+    @property
+    def qk_dim(self) -> int:
+        return self.head_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,17 +146,18 @@ class RouterConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """A DeepSeek-V3 style transformer: MLA everywhere, dense layers first, then MoE layers."""
+    """A transformer: dense layers first, then MoE layers. DeepSeek-V3 has MLA and both kinds;
+    the dense students have grouped-query attention and no MoE layer, so no router."""
 
     vocab: int  # 0: as the tokenizer has it
     d_model: int
     layers: int
+    attention: MLAConfig | GQAConfig
     dense_layers: int  # how many of the first layers have a dense FFN
     dense_ffn: int
-    expert_ffn: int
-    shared_experts: int
-    mla: MLAConfig
-    router: RouterConfig
+    expert_ffn: int = 0
+    shared_experts: int = 0
+    router: RouterConfig | None = None
     rope: RopeConfig = RopeConfig()
     context: int = 4096
     mtp_depth: int = 0
@@ -140,7 +178,7 @@ class ModelConfig:
 
     def __post_init__(self):
         check(self.vocab >= 0, f"ModelConfig.vocab must not be negative, got {self.vocab}")
-        check_positive(self, "d_model", "layers", "expert_ffn", "context", "init_std")
+        check_positive(self, "d_model", "layers", "context", "init_std")
         check(
             0 <= self.dense_layers <= self.layers,
             f"ModelConfig.dense_layers="
@@ -149,6 +187,10 @@ class ModelConfig:
         check(
             self.dense_layers == 0 or self.dense_ffn > 0,
             "ModelConfig.dense_ffn must be positive when there are dense layers",
+        )
+        check(
+            self.router_rows == 0 or (self.router is not None and self.expert_ffn > 0),
+            "ModelConfig: MoE layers need a router and a positive expert_ffn",
         )
         check(
             self.shared_experts >= 0 and self.mtp_depth >= 0 and self.logits_chunk >= 0,
@@ -160,14 +202,22 @@ class ModelConfig:
         return self.layers - self.dense_layers
 
     @property
+    def router_rows(self) -> int:
+        """Layers that route, MTP's included."""
+        return self.moe_layers + self.mtp_depth
+
+    @property
     def softmax_scale(self) -> float:
         """1/sqrt(qk_dim), times YaRN's temperature squared (DeepSeek's `mscale_all_dim`)."""
-        return self.mla.qk_dim**-0.5 * yarn_mscale(self.rope.factor, self.rope.mscale_all_dim) ** 2
+        temperature = yarn_mscale(self.rope, self.rope.mscale_all_dim)
+        return self.attention.qk_dim**-0.5 * temperature**2
 
 
-def yarn_mscale(factor: float, mscale: float) -> float:
+def yarn_mscale(rope: RopeConfig, mscale: float) -> float:
     """YaRN's attention temperature, 0.1 * mscale * ln(factor) + 1 (arXiv 2309.00071, eq. 22)."""
-    return 1.0 if factor <= 1.0 else 0.1 * mscale * math.log(factor) + 1.0
+    if rope.scaling != "yarn" or rope.factor <= 1.0:
+        return 1.0
+    return 0.1 * mscale * math.log(rope.factor) + 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,6 +85,8 @@ def random_weights(model: ModelConfig, mesh: Mesh, key: jax.Array) -> Weights:
 
 def init_weights(model: ModelConfig, key: jax.Array) -> Weights:
     weights = sharding.init(weight_specs(model), key, jnp.dtype(model.param_dtype))
+    if weights.router_bias_LE is None:
+        return weights
     # The bias moves by 0.001 a step: bfloat16 would lose that.
     return weights.replace(router_bias_LE=weights.router_bias_LE.astype(jnp.float32))
 

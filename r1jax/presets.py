@@ -35,7 +35,9 @@ def deepseek_v3() -> ModelConfig:
         dense_ffn=18_432,
         expert_ffn=2048,
         shared_experts=1,
-        mla=MLAConfig(heads=128, q_lora=1536, kv_lora=512, nope_dim=128, rope_dim=64, v_dim=128),
+        attention=MLAConfig(
+            heads=128, q_lora=1536, kv_lora=512, nope_dim=128, rope_dim=64, v_dim=128
+        ),
         router=RouterConfig(
             experts=256,
             active=8,
@@ -70,7 +72,9 @@ def deepseek_v2_lite() -> ModelConfig:
         dense_ffn=10_944,
         expert_ffn=1408,
         shared_experts=2,
-        mla=MLAConfig(heads=16, q_lora=None, kv_lora=512, nope_dim=128, rope_dim=64, v_dim=128),
+        attention=MLAConfig(
+            heads=16, q_lora=None, kv_lora=512, nope_dim=128, rope_dim=64, v_dim=128
+        ),
         router=RouterConfig(experts=64, active=6, scoring="softmax", renormalize=False, scale=1.0),
         rope=RopeConfig(factor=40.0, mscale=0.707, mscale_all_dim=0.707),
         context=163_840,
@@ -92,7 +96,7 @@ def tiny() -> ModelConfig:
         dense_ffn=0,
         expert_ffn=32,
         shared_experts=2,
-        mla=MLAConfig(heads=2, q_lora=48, kv_lora=32, nope_dim=24, rope_dim=8, v_dim=24),
+        attention=MLAConfig(heads=2, q_lora=48, kv_lora=32, nope_dim=24, rope_dim=8, v_dim=24),
         router=RouterConfig(experts=8, active=2),
         context=256,
         init_std=0.06,

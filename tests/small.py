@@ -19,7 +19,7 @@ CONFIG = ModelConfig(
     dense_ffn=12,
     expert_ffn=10,
     shared_experts=1,
-    mla=MLAConfig(heads=2, q_lora=None, kv_lora=8, nope_dim=6, rope_dim=4, v_dim=5),
+    attention=MLAConfig(heads=2, q_lora=None, kv_lora=8, nope_dim=6, rope_dim=4, v_dim=5),
     router=RouterConfig(experts=8, active=2),
     context=64,
 )

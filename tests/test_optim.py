@@ -18,7 +18,10 @@ from r1jax.sharding import EXPERT, FSDP, is_spec, make_mesh
 
 DECAY = OptimConfig(lr=0.01, weight_decay=0.1, warmup=4, bias_rate=0.01)
 MODEL = small.config(
-    layers=2, dense_layers=1, mtp_depth=1, mla=dataclasses.replace(small.CONFIG.mla, q_lora=7)
+    layers=2,
+    dense_layers=1,
+    mtp_depth=1,
+    attention=dataclasses.replace(small.CONFIG.attention, q_lora=7),
 )
 update = jax.jit(optim.update, static_argnames="cfg")
 

@@ -19,16 +19,21 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def rope_frequencies(rope: RopeConfig, dim: int) -> np.ndarray:
-    """Radians a position for each of dim/2 pairs, YaRN-interpolated when rope.factor > 1.
+    """Radians a position for each of dim/2 pairs, slowed when rope.factor > 1.
 
-    YaRN (arXiv 2309.00071, section 3.2) leaves pairs that turn more than beta_fast times within
-    the original context as they are, slows those that turn less than beta_slow times by `factor`,
-    and blends linearly between, as in DeepSeek-V3's `precompute_freqs_cis`.
+    Pairs that turn more than beta_fast times within the original context are left as they are,
+    those that turn less than beta_slow times are slowed by `factor`. Between, YaRN (arXiv
+    2309.00071, section 3.2) blends linearly in the pair's number, as in DeepSeek-V3's
+    `precompute_freqs_cis`; Llama 3.1 blends linearly in the turns.
     """
     pair = np.arange(dim // 2, dtype=np.float64)
     frequency = rope.theta ** (-2 * pair / dim)
     if rope.factor <= 1.0:
         return frequency
+    if rope.scaling == "llama3":
+        turns = rope.original_context * frequency / (2 * np.pi)
+        kept = np.clip((turns - rope.beta_slow) / (rope.beta_fast - rope.beta_slow), 0, 1)
+        return frequency * kept + frequency / rope.factor * (1 - kept)
 
     def pair_that_turns(times: float) -> float:
         wavelength = rope.original_context / (times * 2 * np.pi)
@@ -41,19 +46,31 @@ def rope_frequencies(rope: RopeConfig, dim: int) -> np.ndarray:
 
 
 def apply_rope(x: jax.Array, positions_BT: jax.Array, rope: RopeConfig) -> jax.Array:
-    """Rotates adjacent pairs (x0, x1), (x2, x3), ... as DeepSeek does (Llama rotates halves).
+    """Rotates each pair by its position: (x0, x1), (x2, x3), ... where interleaved, else
+    (x0, xR/2), (x1, xR/2+1), ...
 
     x: [B, T, R] or [B, T, H, R].
     """
     frequency = jnp.asarray(rope_frequencies(rope, x.shape[-1]), jnp.float32)
     angle = positions_BT[:, :, None].astype(jnp.float32) * frequency[None, None, :]
-    scale = yarn_mscale(rope.factor, rope.mscale) / yarn_mscale(rope.factor, rope.mscale_all_dim)
+    scale = yarn_mscale(rope, rope.mscale) / yarn_mscale(rope, rope.mscale_all_dim)
     if x.ndim == 4:
         angle = angle[:, :, None, :]
     cos, sin = jnp.cos(angle) * scale, jnp.sin(angle) * scale
-    even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
-    rotated = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    if rope.interleaved:
+        a, b = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
+        rotated = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)
+    else:
+        a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+        rotated = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
     return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def masked_softmax(scores: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
+    """softmax(scale * scores) over the last axis in float32, 0 where the mask is false; returns
+    scores' dtype. A finite mask value keeps padding rows free of NaN."""
+    s = jnp.where(mask, scores.astype(jnp.float32) * scale, -1e30)
+    return jax.nn.softmax(s, axis=-1).astype(scores.dtype)
 
 
 def swiglu(x: jax.Array, ffn: FFN) -> jax.Array:

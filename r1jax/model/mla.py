@@ -12,9 +12,9 @@ N nope dim  R rope dim  U value dim  X = N + R  Y = N + U
 import jax
 import jax.numpy as jnp
 
-from r1jax.config import ModelConfig
-from r1jax.model.cache import LayerCache, update
-from r1jax.model.layers import apply_rope, rms_norm
+from r1jax.config import MLAConfig, ModelConfig
+from r1jax.model.cache import LatentCache, update
+from r1jax.model.layers import apply_rope, masked_softmax, rms_norm
 from r1jax.model.params import MLA
 from r1jax.sharding import constrain
 
@@ -25,26 +25,27 @@ def attention(
     cfg: ModelConfig,
     positions_BT: jax.Array,
     mask_BTS: jax.Array,
-    cache: LayerCache | None,
-) -> tuple[jax.Array, LayerCache | None]:
+    cache: LatentCache | None,
+) -> tuple[jax.Array, LatentCache | None]:
     """Returns the output [B, T, D] and the cache with the T new positions written.
 
     Without a cache, S = T. With one, the keys are the cache's; a single query is decoded absorbed.
     """
-    dtype = x_BTD.dtype
+    a, dtype = cfg.attention, x_BTD.dtype
+    assert isinstance(a, MLAConfig)
     if p.q_a_DQ is None:
         q_in = x_BTD
     else:
         q_in = rms_norm(x_BTD @ p.q_a_DQ.astype(dtype), p.q_norm_Q, cfg.norm_eps)
     q_BTHX = jnp.einsum("btq,qhx->bthx", q_in, p.q_b_QHX.astype(dtype))
     q_BTHX = constrain(q_BTHX, "batch", None, None, None)
-    q_nope, q_rope = jnp.split(q_BTHX, [cfg.mla.nope_dim], axis=-1)
+    q_nope, q_rope = jnp.split(q_BTHX, [a.nope_dim], axis=-1)
     q_rope = apply_rope(q_rope, positions_BT, cfg.rope)
 
     latent = rms_norm(x_BTD @ p.kv_a_DC.astype(dtype), p.kv_norm_C, cfg.norm_eps)
     k_rope = apply_rope(x_BTD @ p.k_rope_DR.astype(dtype), positions_BT, cfg.rope)
     if cache is not None:
-        cache = update(cache, latent, k_rope, positions_BT)
+        cache = update(cache, LatentCache(latent, k_rope), positions_BT)
         latent, k_rope = cache.latent_BSC, cache.rope_BSR
 
     core = absorbed if cache is not None and x_BTD.shape[1] == 1 else naive
@@ -56,25 +57,19 @@ def naive(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CHY, 
     """Attention over keys and values expanded for each head. Returns [B, T, H, U]."""
     kv = jnp.einsum("bsc,chy->bshy", latent_BSC, kv_b_CHY)
     kv = constrain(kv, "batch", None, None, None)
-    k_BSHN, v_BSHU = jnp.split(kv, [cfg.mla.nope_dim], axis=-1)
+    k_BSHN, v_BSHU = jnp.split(kv, [cfg.attention.nope_dim], axis=-1)
     scores = jnp.einsum("bthn,bshn->bhts", q_nope_BTHN, k_BSHN)
     scores = scores + jnp.einsum("bthr,bsr->bhts", q_rope_BTHR, k_rope_BSR)
-    weights = _softmax(scores, mask_BTS, cfg.softmax_scale)
+    weights = masked_softmax(scores, mask_BTS[:, None], cfg.softmax_scale)
     return jnp.einsum("bhts,bshu->bthu", weights, v_BSHU)
 
 
 def absorbed(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CHY, cfg):
     """The same numbers in latent space: (q Wk) . c = q . (Wk c). Returns [B, T, H, U]."""
-    k_up_CHN, v_up_CHU = jnp.split(kv_b_CHY, [cfg.mla.nope_dim], axis=-1)
+    k_up_CHN, v_up_CHU = jnp.split(kv_b_CHY, [cfg.attention.nope_dim], axis=-1)
     q_BTHC = jnp.einsum("bthn,chn->bthc", q_nope_BTHN, k_up_CHN)
     scores = jnp.einsum("bthc,bsc->bhts", q_BTHC, latent_BSC)
     scores = scores + jnp.einsum("bthr,bsr->bhts", q_rope_BTHR, k_rope_BSR)
-    weights = _softmax(scores, mask_BTS, cfg.softmax_scale)
+    weights = masked_softmax(scores, mask_BTS[:, None], cfg.softmax_scale)
     o_BTHC = jnp.einsum("bhts,bsc->bthc", weights, latent_BSC)
     return jnp.einsum("bthc,chu->bthu", o_BTHC, v_up_CHU)
-
-
-def _softmax(scores_BHTS, mask_BTS, scale: float):
-    """Masked softmax in float32. A finite mask value keeps padding rows free of NaN."""
-    s = jnp.where(mask_BTS[:, None], scores_BHTS.astype(jnp.float32) * scale, -1e30)
-    return jax.nn.softmax(s, axis=-1).astype(scores_BHTS.dtype)

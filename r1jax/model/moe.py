@@ -36,6 +36,7 @@ def moe(
     """Returns [B, T, D] and the routing statistics. `valid_BT` marks tokens that are counted."""
     # The router decides between experts on small differences: float32 throughout, and not the
     # bfloat16 passes that a TPU makes of a float32 matmul by default.
+    assert cfg.router is not None
     logits_BTE = jnp.matmul(
         x_BTD.astype(jnp.float32),
         p.router_DE.astype(jnp.float32),

@@ -23,10 +23,10 @@ def mtp_log_probs(
 ) -> tuple[list[jax.Array], list[jax.Array], list[RouterStats]]:
     """Log-probs of the tokens two, three, ... ahead, from the main model's hidden states.
 
-    Depth k combines the hidden state at i with the embedding of token i + k (eq. 21), runs one
-    layer, and predicts token i + k + 1 with the shared head (eq. 23). Returns, a depth:
-    log-probs [B, T], a mask of positions whose input and target lie in the same segment, and the
-    routing statistics.
+    Depth k combines the hidden state at i with the embedding of token i + k (eq. 21; here the
+    embedding comes first, as in the published checkpoint's `eh_proj`), runs one layer, and
+    predicts token i + k + 1 with the shared head (eq. 23). Returns, a depth: log-probs [B, T], a
+    mask of positions whose input and target lie in the same segment, and the routing statistics.
     """
     params, embed_VD = weights.params, weights.params.embed_VD.astype(cfg.dtype)
     mask_BTS = attention_mask(positions_BT, segments_BT, None)
@@ -36,8 +36,8 @@ def mtp_log_probs(
         ahead = _shift(tokens_BT, k)
         joined = jnp.concatenate(
             [
-                rms_norm(hidden, p.hidden_norm_D, cfg.norm_eps),
                 rms_norm(embed_VD[ahead], p.embed_norm_D, cfg.norm_eps),
+                rms_norm(hidden, p.hidden_norm_D, cfg.norm_eps),
             ],
             axis=-1,
         )

@@ -2,6 +2,7 @@
 
 L layers  D d_model  V vocabulary  H heads  Q query latent  C key-value latent  N nope dim
 R rope dim  U value dim  X = N + R  Y = N + U  E experts  F FFN width  S width of shared experts
+In grouped-query attention: K key-value heads  X head dim
 """
 
 from typing import Any
@@ -10,10 +11,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from r1jax.config import ModelConfig
+from r1jax.config import GQAConfig, MLAConfig, ModelConfig
 from r1jax.sharding import ParamSpec
 
-Leaf = Any  # a ParamSpec, ShapeDtypeStruct, NamedSharding or jax.Array: the tree is the same
+# A ParamSpec, ShapeDtypeStruct, NamedSharding or jax.Array: the tree is the same. None where a
+# model does not have it.
+Leaf = Any
 
 
 class MLA(flax.struct.PyTreeNode):
@@ -27,6 +30,20 @@ class MLA(flax.struct.PyTreeNode):
     k_rope_DR: Leaf
     kv_b_CHY: Leaf
     out_HUD: Leaf
+
+
+class GQA(flax.struct.PyTreeNode):
+    """Grouped-query attention. Biases and norms are None in models without them."""
+
+    q_DHX: Leaf
+    k_DKX: Leaf
+    v_DKX: Leaf
+    out_HXD: Leaf
+    q_bias_HX: Leaf
+    k_bias_KX: Leaf
+    v_bias_KX: Leaf
+    q_norm_X: Leaf
+    k_norm_X: Leaf
 
 
 class FFN(flax.struct.PyTreeNode):
@@ -49,7 +66,7 @@ class MoE(flax.struct.PyTreeNode):
 
 class Layer(flax.struct.PyTreeNode):
     attention_norm_D: Leaf
-    attention: MLA
+    attention: MLA | GQA
     ffn_norm_D: Leaf
     ffn: FFN | MoE
 
@@ -59,7 +76,7 @@ class MTP(flax.struct.PyTreeNode):
 
     hidden_norm_D: Leaf
     embed_norm_D: Leaf
-    project_ED: Leaf  # E = 2D here: [hidden; embedding]
+    project_ED: Leaf  # E = 2D here: [embedding; hidden]
     layer: Layer
     norm_D: Leaf
 
@@ -71,13 +88,14 @@ class Params(flax.struct.PyTreeNode):
     dense: Layer | None
     moe: Layer | None
     norm_D: Leaf
-    head_DV: Leaf | None  # None: tied to the embedding
+    head_DV: Leaf  # None: tied to the embedding
     mtp: tuple[MTP, ...]
 
 
 class Weights(flax.struct.PyTreeNode):
     """All that `forward` needs: what the optimizer trains, and the router's selection biases,
-    which the balance rule moves (DeepSeek-V3, section 2.1.2). One row a MoE layer, MTP's last."""
+    which the balance rule moves (DeepSeek-V3, section 2.1.2). One row a MoE layer, MTP's last;
+    None for a model that routes nothing."""
 
     params: Params
     router_bias_LE: Leaf
@@ -95,9 +113,47 @@ def _normal(std: float):
     return lambda key, shape, dtype: (std * jax.random.normal(key, shape)).astype(dtype)
 
 
-def _layer(cfg: ModelConfig, moe: bool) -> Layer:
-    mla, d, w = cfg.mla, cfg.d_model, _normal(cfg.init_std)
+def _mla(mla: MLAConfig, d: int, w) -> MLA:
     q = mla.q_lora or d
+    return MLA(
+        q_a_DQ=ParamSpec((d, q), ("embed", "latent"), w) if mla.q_lora else None,
+        q_norm_Q=ParamSpec((q,), (None,), _ones) if mla.q_lora else None,
+        q_b_QHX=ParamSpec((q, mla.heads, mla.qk_dim), ("embed", "heads", None), w),
+        kv_a_DC=ParamSpec((d, mla.kv_lora), ("embed", "latent"), w),
+        kv_norm_C=ParamSpec((mla.kv_lora,), (None,), _ones),
+        k_rope_DR=ParamSpec((d, mla.rope_dim), ("embed", None), w),
+        kv_b_CHY=ParamSpec(
+            (mla.kv_lora, mla.heads, mla.nope_dim + mla.v_dim), ("embed", "heads", None), w
+        ),
+        out_HUD=ParamSpec((mla.heads, mla.v_dim, d), ("heads", None, "embed"), w),
+    )
+
+
+def _gqa(gqa: GQAConfig, d: int, w) -> GQA:
+    x = gqa.head_dim
+
+    def project(heads: int) -> ParamSpec:
+        return ParamSpec((d, heads, x), ("embed", "heads", None), w)
+
+    def bias(heads: int) -> ParamSpec | None:
+        return ParamSpec((heads, x), ("heads", None), _zeros) if gqa.qkv_bias else None
+
+    norm = ParamSpec((x,), (None,), _ones) if gqa.qk_norm else None
+    return GQA(
+        q_DHX=project(gqa.heads),
+        k_DKX=project(gqa.kv_heads),
+        v_DKX=project(gqa.kv_heads),
+        out_HXD=ParamSpec((gqa.heads, x, d), ("heads", None, "embed"), w),
+        q_bias_HX=bias(gqa.heads),
+        k_bias_KX=bias(gqa.kv_heads),
+        v_bias_KX=bias(gqa.kv_heads),
+        q_norm_X=norm,
+        k_norm_X=norm,
+    )
+
+
+def _layer(cfg: ModelConfig, moe: bool) -> Layer:
+    a, d, w = cfg.attention, cfg.d_model, _normal(cfg.init_std)
 
     def ffn(width: int) -> FFN:
         return FFN(
@@ -107,6 +163,7 @@ def _layer(cfg: ModelConfig, moe: bool) -> Layer:
         )
 
     def experts() -> MoE:
+        assert cfg.router is not None
         e, f = cfg.router.experts, cfg.expert_ffn
         return MoE(
             router_DE=ParamSpec((d, e), ("embed", None), w),
@@ -118,18 +175,7 @@ def _layer(cfg: ModelConfig, moe: bool) -> Layer:
 
     return Layer(
         attention_norm_D=ParamSpec((d,), (None,), _ones),
-        attention=MLA(
-            q_a_DQ=ParamSpec((d, q), ("embed", "latent"), w) if mla.q_lora else None,
-            q_norm_Q=ParamSpec((q,), (None,), _ones) if mla.q_lora else None,
-            q_b_QHX=ParamSpec((q, mla.heads, mla.qk_dim), ("embed", "heads", None), w),
-            kv_a_DC=ParamSpec((d, mla.kv_lora), ("embed", "latent"), w),
-            kv_norm_C=ParamSpec((mla.kv_lora,), (None,), _ones),
-            k_rope_DR=ParamSpec((d, mla.rope_dim), ("embed", None), w),
-            kv_b_CHY=ParamSpec(
-                (mla.kv_lora, mla.heads, mla.nope_dim + mla.v_dim), ("embed", "heads", None), w
-            ),
-            out_HUD=ParamSpec((mla.heads, mla.v_dim, d), ("heads", None, "embed"), w),
-        ),
+        attention=_mla(a, d, w) if isinstance(a, MLAConfig) else _gqa(a, d, w),
         ffn_norm_D=ParamSpec((d,), (None,), _ones),
         ffn=experts() if moe else ffn(cfg.dense_ffn),
     )
@@ -170,5 +216,7 @@ def weight_specs(cfg: ModelConfig) -> Weights:
             for _ in range(cfg.mtp_depth)
         ),
     )
-    bias_shape = (cfg.moe_layers + cfg.mtp_depth, cfg.router.experts)
-    return Weights(params=params, router_bias_LE=ParamSpec(bias_shape, (None, None), _zeros))
+    bias = None
+    if cfg.router is not None and cfg.router_rows:
+        bias = ParamSpec((cfg.router_rows, cfg.router.experts), (None, None), _zeros)
+    return Weights(params=params, router_bias_LE=bias)

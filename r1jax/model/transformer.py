@@ -3,18 +3,21 @@
 B batch  T time  S keys  D d_model  V vocabulary  L layers  E experts
 """
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from r1jax.config import ModelConfig
+from r1jax.model import gqa, mla
 from r1jax.model.cache import Cache
 from r1jax.model.layers import rms_norm, swiglu
-from r1jax.model.mla import attention
 from r1jax.model.moe import RouterStats, moe
-from r1jax.model.params import FFN, Layer, Params, Weights
+from r1jax.model.params import FFN, GQA, MLA, Layer, Params, Weights
 from r1jax.sharding import constrain
 
+_ATTENTION: dict[type, Callable] = {MLA: mla.attention, GQA: gqa.attention}
 _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -56,7 +59,8 @@ def forward(
     def layer(x, p, bias_E, layer_cache):
         return apply_layer(x, p, bias_E, cfg, positions_BT, mask_BTS, segments_BT > 0, layer_cache)
 
-    p, bias = weights.params, weights.router_bias_LE[: cfg.moe_layers]
+    p, bias = weights.params, weights.router_bias_LE
+    bias = None if bias is None else bias[: cfg.moe_layers]
     dense_cache, moe_cache = (None, None) if cache is None else (cache.dense, cache.moe)
     x, dense_cache, _ = _run(layer, x, p.dense, None, dense_cache, cfg.dense_layers, cfg)
     x, moe_cache, stats = _run(layer, x, p.moe, bias, moe_cache, cfg.moe_layers, cfg)
@@ -78,6 +82,7 @@ def attention_mask(positions_BT, segments_BT, cache: Cache | None) -> jax.Array:
 def apply_layer(x, p: Layer, bias_E, cfg, positions_BT, mask_BTS, valid_BT, cache):
     """Pre-norm attention, then pre-norm FFN or MoE. Returns (x, cache, stats or None)."""
     y = rms_norm(x, p.attention_norm_D, cfg.norm_eps)
+    attention = _ATTENTION[type(p.attention)]
     y, cache = attention(y, p.attention, cfg, positions_BT, mask_BTS, cache)
     x = constrain(x + y, "batch", None, None)
     y = rms_norm(x, p.ffn_norm_D, cfg.norm_eps)

@@ -53,10 +53,10 @@ def new_grader(cfg: RunConfig) -> Grader:
 
 def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
     """Raises InputError if the run's rows or experts do not divide over the mesh."""
-    experts = mesh.shape[sharding.EXPERT]
+    over, router = mesh.shape[sharding.EXPERT], cfg.model.router
     check(
-        cfg.model.router.experts % experts == 0,
-        f"--mesh={cfg.mesh}: {cfg.model.router.experts} experts do not divide over {experts} "
+        router is None or router.experts % over == 0,
+        f"--mesh={cfg.mesh}: {router and router.experts} experts do not divide over {over} "
         "expert-parallel devices",
     )
     rl = cfg.rl

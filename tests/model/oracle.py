@@ -70,14 +70,14 @@ def rotate(x, position, rope):
 
 def attention(x_TD, p, cfg, positions, segments):
     """V2 eq. 9-13 and 14-19: keys and values expanded, one head and query at a time."""
-    nope, eps = cfg.mla.nope_dim, cfg.norm_eps
-    scale = (cfg.mla.nope_dim + cfg.mla.rope_dim) ** -0.5
+    nope, eps = cfg.attention.nope_dim, cfg.norm_eps
+    scale = (cfg.attention.nope_dim + cfg.attention.rope_dim) ** -0.5
     scale *= mscale(cfg.rope.factor, cfg.rope.mscale_all_dim) ** 2
     latent = rms_norm(x_TD @ p.kv_a_DC, p.kv_norm_C, eps)
     k_rope = [rotate(x @ p.k_rope_DR, t, cfg.rope) for x, t in zip(x_TD, positions, strict=True)]
     q_latent = x_TD if p.q_a_DQ is None else rms_norm(x_TD @ p.q_a_DQ, p.q_norm_Q, eps)
     out = np.zeros_like(x_TD)
-    for h in range(cfg.mla.heads):
+    for h in range(cfg.attention.heads):
         q, kv = q_latent @ p.q_b_QHX[:, h], latent @ p.kv_b_CHY[:, h]
         k, v = kv[:, :nope], kv[:, nope:]
         for t in range(len(x_TD)):
@@ -201,10 +201,10 @@ def mtp(weights, hidden_TD, tokens_T, cfg):
         joined = [
             np.concatenate(
                 [
-                    rms_norm(h[i], p.hidden_norm_D, cfg.norm_eps),
                     rms_norm(
                         weights.params.embed_VD[tokens_T[i + k]], p.embed_norm_D, cfg.norm_eps
                     ),
+                    rms_norm(h[i], p.hidden_norm_D, cfg.norm_eps),
                 ]
             )
             for i in range(len(tokens_T) - k)

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from r1jax.model import mla
-from r1jax.model.cache import LayerCache
+from r1jax.model.cache import LatentCache
 from r1jax.model.transformer import attention_mask
 
 B, T = 2, 9
@@ -23,7 +23,7 @@ attention = tiny.jit(mla.attention, static_argnames="cfg")
 
 @functools.cache
 def case(q_lora: int | None):
-    cfg = tiny.config(mla=dataclasses.replace(tiny.CONFIG.mla, q_lora=q_lora))
+    cfg = tiny.config(attention=dataclasses.replace(tiny.CONFIG.attention, q_lora=q_lora))
     p = jax.tree.map(lambda a: a[0], tiny.weights(cfg).params.dense.attention)
     x = np.random.default_rng(1).normal(size=(B, T, cfg.d_model)).astype(np.float32)
     return cfg, p, x
@@ -49,9 +49,9 @@ def test_cached(q_lora, chunk):
     """The keys come from a cache, longer than needed, written `chunk` tokens at a time."""
     cfg, p, x = case(q_lora)
     length = T + 2
-    cache = LayerCache(
-        latent_BSC=jnp.zeros((B, length, cfg.mla.kv_lora)),
-        rope_BSR=jnp.zeros((B, length, cfg.mla.rope_dim)),
+    cache = LatentCache(
+        latent_BSC=jnp.zeros((B, length, cfg.attention.kv_lora)),
+        rope_BSR=jnp.zeros((B, length, cfg.attention.rope_dim)),
     )
     positions = np.tile(np.arange(T, dtype=np.int32), (B, 1))
     out = []
@@ -66,7 +66,7 @@ def test_cached(q_lora, chunk):
 
 def test_absorbed_equals_naive_for_any_number_of_queries():
     cfg = tiny.CONFIG
-    m, rng = cfg.mla, np.random.default_rng(2)
+    m, rng = cfg.attention, np.random.default_rng(2)
     shapes = [
         (B, T, m.heads, m.nope_dim),
         (B, T, m.heads, m.rope_dim),

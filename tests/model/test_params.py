@@ -31,7 +31,7 @@ def test_deepseek_v2_lite_has_the_published_number_of_parameters():
 
 def published(cfg) -> dict:
     """cfg under the names of the published config.json."""
-    mla, router, rope = cfg.mla, cfg.router, cfg.rope
+    mla, router, rope = cfg.attention, cfg.router, cfg.rope
     return {
         "vocab_size": cfg.vocab,
         "hidden_size": cfg.d_model,

@@ -21,7 +21,7 @@ B, T = 2, 12
 TOKENS = tiny.tokens(B, T)
 V2_LITE_LIKE = tiny.config(
     router=tiny.SOFTMAX,
-    mla=MLAConfig(heads=4, q_lora=None, kv_lora=16, nope_dim=10, rope_dim=8, v_dim=12),
+    attention=MLAConfig(heads=4, q_lora=None, kv_lora=16, nope_dim=10, rope_dim=8, v_dim=12),
 )
 
 log_probs = tiny.jit(transformer.log_probs, static_argnames=("cfg", "temperature"))

@@ -20,7 +20,7 @@ CONFIG = ModelConfig(
     dense_ffn=40,
     expert_ffn=24,
     shared_experts=2,
-    mla=MLAConfig(heads=4, q_lora=20, kv_lora=16, nope_dim=10, rope_dim=8, v_dim=12),
+    attention=MLAConfig(heads=4, q_lora=20, kv_lora=16, nope_dim=10, rope_dim=8, v_dim=12),
     router=RouterConfig(experts=8, active=3, groups=4, group_limit=2, scale=2.5),
     rope=RopeConfig(factor=40.0, original_context=64),
     context=2560,
