@@ -18,6 +18,9 @@ from r1jax.model.layers import apply_rope, masked_softmax, rms_norm
 from r1jax.model.params import MLA
 from r1jax.sharding import constrain
 
+# Of the norms of the latents, whatever the layers' own: as in the published modeling code.
+LATENT_EPS = 1e-6
+
 
 def attention(
     x_BTD: jax.Array,
@@ -36,13 +39,13 @@ def attention(
     if p.q_a_DQ is None:
         q_in = x_BTD
     else:
-        q_in = rms_norm(x_BTD @ p.q_a_DQ.astype(dtype), p.q_norm_Q, cfg.norm_eps)
+        q_in = rms_norm(x_BTD @ p.q_a_DQ.astype(dtype), p.q_norm_Q, LATENT_EPS)
     q_BTHX = jnp.einsum("btq,qhx->bthx", q_in, p.q_b_QHX.astype(dtype))
     q_BTHX = constrain(q_BTHX, "batch", None, None, None)
     q_nope, q_rope = jnp.split(q_BTHX, [a.nope_dim], axis=-1)
     q_rope = apply_rope(q_rope, positions_BT, cfg.rope)
 
-    latent = rms_norm(x_BTD @ p.kv_a_DC.astype(dtype), p.kv_norm_C, cfg.norm_eps)
+    latent = rms_norm(x_BTD @ p.kv_a_DC.astype(dtype), p.kv_norm_C, LATENT_EPS)
     k_rope = apply_rope(x_BTD @ p.k_rope_DR.astype(dtype), positions_BT, cfg.rope)
     if cache is not None:
         cache = update(cache, LatentCache(latent, k_rope), positions_BT)

@@ -181,7 +181,7 @@ def _layer(cfg: ModelConfig, moe: bool) -> Layer:
     )
 
 
-def _stack(layer: Layer, n: int) -> Layer | None:
+def _stack(cfg: ModelConfig, moe: bool, n: int) -> Layer | None:
     """A layer's specs with a leading layer axis; None for no layers."""
     if n == 0:
         return None
@@ -189,7 +189,7 @@ def _stack(layer: Layer, n: int) -> Layer | None:
     def one(spec: ParamSpec) -> ParamSpec:
         return ParamSpec((n, *spec.shape), ("layers", *spec.axes), spec.init)
 
-    return jax.tree.map(one, layer, is_leaf=lambda x: isinstance(x, ParamSpec))
+    return jax.tree.map(one, _layer(cfg, moe), is_leaf=lambda x: isinstance(x, ParamSpec))
 
 
 def weight_specs(cfg: ModelConfig) -> Weights:
@@ -201,8 +201,8 @@ def weight_specs(cfg: ModelConfig) -> Weights:
 
     params = Params(
         embed_VD=ParamSpec((cfg.vocab, d), ("vocab", "embed"), w),
-        dense=_stack(_layer(cfg, moe=False), cfg.dense_layers),
-        moe=_stack(_layer(cfg, moe=True), cfg.moe_layers),
+        dense=_stack(cfg, False, cfg.dense_layers),
+        moe=_stack(cfg, True, cfg.moe_layers),
         norm_D=norm(),
         head_DV=None if cfg.tied_head else ParamSpec((d, cfg.vocab), ("embed", "vocab"), w),
         mtp=tuple(

@@ -1,0 +1,181 @@
+"""Writing a checkpoint: a tensor at a time from its shards to disk."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from r1jax.config import InputError, ModelConfig, check
+from r1jax.hub.config import read_fields, write_config
+from r1jax.hub.files import INDEX, Writer
+from r1jax.hub.names import Tensor, tensors
+from r1jax.model.params import Weights
+
+SHARD = 5 * 10**9  # bytes of a file, at most, where no single tensor is larger
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "generation_config.json",
+)
+_TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def save_model(
+    weights: Weights,
+    model: ModelConfig,
+    folder: str | Path,
+    tokenizer: str | Path | None = None,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    shard_bytes: int = SHARD,
+) -> Path:
+    """Writes a directory that Transformers and vLLM load: safetensors by size with their index,
+    config.json, and the tokenizer files of the directory `tokenizer`.
+
+    The router's selection biases stay float32. On several hosts every process must call it; the
+    first one writes. The directory is complete or not there. Raises InputError if it exists and is
+    not empty, or if no Hugging Face architecture has such a model.
+    """
+    folder = Path(folder)
+    check(
+        not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
+        f"{folder}: already exists, and is not an empty folder",
+    )
+    config = write_config(model, dtype) | _special_tokens(tokenizer)
+    _check_biases(weights, model)
+    plan = _plan(model, np.dtype(jax.numpy.dtype(dtype)), shard_bytes)
+    partial_folder = folder.with_name(f".{folder.name}.partial")
+    writes = jax.process_index() == 0
+    if writes:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        partial_folder.mkdir(parents=True)
+    for i, file in enumerate(plan, start=1):
+        name = _file_name(i, len(plan))
+        writer = Writer(partial_folder / name, [entry for entry, _ in file]) if writes else None
+        for (tensor_name, kind, _), parts in file:
+            value = _value(weights, parts, kind)
+            if writer is not None:
+                writer.write(tensor_name, value)
+        if writer is not None:
+            writer.close()
+    if writes:
+        _finish(partial_folder, folder, plan, config, tokenizer)
+    return folder
+
+
+_Entry = tuple[str, np.dtype, tuple[int, ...]]
+_Plan = list[list[tuple[_Entry, list[Tensor]]]]  # files of tensors, each with its parts
+
+
+def _plan(model: ModelConfig, dtype: np.dtype, shard_bytes: int) -> _Plan:
+    """Which tensors go to which file."""
+    files: _Plan = [[]]
+    size = 0
+    for name, parts in _whole_tensors(model):
+        kind = np.dtype(np.float32) if parts[0].leaf == "router_bias_LE" else dtype
+        entry = (name, kind, parts[0].shape)
+        nbytes = kind.itemsize * int(np.prod(parts[0].shape))
+        if files[-1] and size + nbytes > shard_bytes:
+            files.append([])
+            size = 0
+        files[-1].append((entry, parts))
+        size += nbytes
+    return files
+
+
+def _whole_tensors(model: ModelConfig) -> Iterator[tuple[str, list[Tensor]]]:
+    """Every tensor with the parameters that it is made of; then the copies."""
+    copies: list[tuple[str, list[Tensor]]] = []
+    parts: list[Tensor] = []
+    for tensor in tensors(model):
+        parts.append(tensor)
+        if tensor.total == 0 or tensor.first + tensor.rows == tensor.total:
+            yield tensor.name, parts
+            copies += [(name, parts) for name in tensor.copies]
+            parts = []
+    yield from copies
+
+
+def _value(weights: Weights, parts: list[Tensor], dtype: np.dtype) -> np.ndarray:
+    """A tensor of the checkpoint on the host."""
+    return np.concatenate([_rows(weights, part).astype(dtype) for part in parts])
+
+
+def _rows(weights: Weights, tensor: Tensor) -> np.ndarray:
+    leaf = _leaf(weights, tensor.leaf)
+    entry = _take(leaf, tensor.lead) if tensor.lead else leaf
+    value = np.asarray(multihost_utils.process_allgather(entry, tiled=True))
+    if tensor.inputs:
+        return value.reshape(*tensor.columns, -1).T
+    return value.reshape(-1, *tensor.columns)
+
+
+def _leaf(weights: Weights, path: str) -> jax.Array:
+    node: Any = weights
+    for name in path.split("."):
+        node = node[int(name)] if name.isdigit() else getattr(node, name)
+    return node
+
+
+@partial(jax.jit)
+def _take(leaf: jax.Array, lead: tuple[int, ...]) -> jax.Array:
+    """leaf[lead], for any layer and expert without compiling again."""
+    for i in lead:
+        leaf = jax.lax.dynamic_index_in_dim(leaf, i, 0, keepdims=False)
+    return leaf
+
+
+def _check_biases(weights: Weights, model: ModelConfig) -> None:
+    softmax = model.router is not None and model.router.scoring == "softmax"
+    if softmax and weights.router_bias_LE is not None and bool(weights.router_bias_LE.any()):
+        raise InputError(
+            "Weights.router_bias_LE is not zero, and deepseek_v2 has no selection bias to write "
+            "it as: train with --optim.bias-rate=0"
+        )
+
+
+def _special_tokens(tokenizer: str | Path | None) -> dict[str, Any]:
+    """What the source's config.json says of special tokens."""
+    if tokenizer is None or not (Path(tokenizer) / "config.json").is_file():
+        return {}
+    values = read_fields(tokenizer).values
+    return {name: values[name] for name in _TOKEN_FIELDS if name in values}
+
+
+def _file_name(i: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{i:05}-of-{count:05}.safetensors"
+
+
+def _finish(
+    partial_folder: Path,
+    folder: Path,
+    plan: _Plan,
+    config: dict[str, Any],
+    tokenizer: str | Path | None,
+) -> None:
+    if len(plan) > 1:
+        names = [[entry for entry, _ in file] for file in plan]
+        total = sum(e[1].itemsize * int(np.prod(e[2])) for file in names for e in file)
+        weight_map = {
+            entry[0]: _file_name(i, len(plan)) for i, file in enumerate(names, 1) for entry in file
+        }
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (partial_folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    (partial_folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if tokenizer is not None:
+        for name in TOKENIZER_FILES:
+            source = Path(tokenizer) / name
+            if source.is_file():
+                shutil.copyfile(source, partial_folder / name)
+    partial_folder.replace(folder)
