@@ -34,6 +34,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         # Compile for TPU topologies on a host without a TPU (BUILD.md).
         "aot": ["libtpu==0.0.42.*"],
-        "dev": ["ruff", "mypy"],
+        "parquet": ["pyarrow"],
+        "dev": ["ruff", "mypy", "pyarrow"],
     },
 )
