@@ -143,11 +143,16 @@ class Grader:
             self._sandboxes = None
 
     def require(self, problems: Sequence[Problem]) -> None:
-        """Raises InputError if this host cannot grade such problems: better before any work."""
+        """Raises InputError if this host cannot grade such problems: better before any work.
+
+        Starts what their grading needs, so that no batch waits for it.
+        """
         if any(problem.tests is not None for problem in problems):
             self._start_sandboxes()
         if any(problem.kind == "gym" for problem in problems):
             gym.require()
+        if any(problem.kind in SLOW for problem in problems):
+            self._workers.submit(_warm_up)
 
     def grade(
         self,
