@@ -45,6 +45,7 @@ setup(
         "aot": ["libtpu==0.0.42.*"],
         # Logic puzzles as tasks (r1jax/rewards/gym.py).
         "gym": ["reasoning-gym"],
-        "dev": ["ruff", "mypy"],
+        "parquet": ["pyarrow"],
+        "dev": ["ruff", "mypy", "pyarrow"],
     },
 )

@@ -13,6 +13,11 @@ from typing import Literal, TypeVar
 import dacite
 
 Config = TypeVar("Config")
+# The forms that data can have (`r1jax.data.sources.READERS`).
+TaskName = Literal[
+    "countdown", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa", "humaneval",
+    "mbpp", "livecodebench", "codeforces",
+]  # fmt: skip
 
 
 class InputError(ValueError):
@@ -319,8 +324,11 @@ class RunConfig:
     """A complete run of R1-Zero."""
 
     model: ModelConfig
-    task: Literal["countdown", "gsm8k"] = "countdown"
-    data: str = ""  # jsonl of problems; empty: the embedded ones (countdown only)
+    task: TaskName = "countdown"
+    # [TASK=]FILE[:WEIGHT],...: problems of these forms, mixed by weight or else as one pool;
+    # empty: the embedded ones (countdown only).
+    data: str = ""
+    bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
     tokenizer: str = ""  # tokenizer.json; empty: the embedded words
     base: str = "embedded"  # embedded | train | random | a run's checkpoints | a .safetensors file
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)

@@ -13,7 +13,8 @@ import tiny_run
 from experiments.r1_zero import first_weights
 from r1jax.analysis.reflection import count_terms
 from r1jax.config import RLConfig, RunConfig, SamplingConfig, load_config, save_config
-from r1jax.data.tasks import make_task, shuffled
+from r1jax.data.pipeline import stream
+from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl
 from r1jax.rewards.components import Outcome
 from r1jax.rl.loop import Trainer, new_grader
@@ -181,7 +182,7 @@ def test_overlong_shaping_takes_from_the_reward_what_a_reply_is_too_long(config)
 def test_every_problem_once_an_epoch_and_no_heldout_one(config):
     task = make_task(load_config(RunConfig, config))
     n = len(task.train)
-    drawn = shuffled(task.train, seed=3)
+    drawn = stream(task.mixture, seed=3)
     epochs = [[drawn[i].id for i in range(n * e, n * (e + 1))] for e in range(6)]
     assert all(sorted(epoch) == sorted(p.id for p in task.train) for epoch in epochs)
     assert len(set(map(tuple, epochs))) > 1

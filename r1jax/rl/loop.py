@@ -19,7 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 from r1jax import optim, sharding
 from r1jax.checkpoint import Checkpoints, abstract_like
 from r1jax.config import InputError, RunConfig, check, save_config
-from r1jax.data.tasks import Task, shuffled
+from r1jax.data.pipeline import stream
+from r1jax.data.tasks import Task
 from r1jax.metrics import MetricsLog, Progress
 from r1jax.model.params import Weights
 from r1jax.rewards.components import COMPONENTS, language, overlong
@@ -88,7 +89,8 @@ class Trainer:
         greedy = dataclasses.replace(cfg.sampling, temperature=0.0)
         self.engine = Engine(cfg.model, cfg.sampling, mesh, stop)
         self.greedy = Engine(cfg.model, greedy, mesh, stop)
-        self.questions = shuffled(task.train, cfg.seed)
+        # All of them in every process: a rollout is of the whole mesh.
+        self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
         self.step_fn = functools.partial(
             grpo_step, model=cfg.model, cfg=cfg.rl, optim_cfg=cfg.optim, sampling=cfg.sampling

@@ -34,7 +34,7 @@ def test_countdown(tmp_path):
     first, second = read_countdown(path)
     assert (first.kind, first.numbers, first.answer) == ("countdown", (3, 5, 7), "22")
     assert first.prompt.startswith("Using the numbers [3, 5, 7], make 22.")
-    assert (first.id, second.id) == ("countdown/rows/1", "9")
+    assert (first.id, second.id) == ("countdown/rows/1", "countdown/9")
 
 
 GOOD = '{"numbers": [3], "target": 3}'
@@ -89,5 +89,5 @@ def test_bad_files(tmp_path, read):
     with pytest.raises(InputError, match=r"rows\.jsonl: no rows"):
         read(write(tmp_path, ""))
     (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"rows\.jsonl: not UTF-8"):
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: not UTF-8"):
         read(tmp_path / "rows.jsonl")
