@@ -5,7 +5,6 @@ import gzip
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -41,9 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")
 
 
 @pytest.fixture(scope="module")
-def grader():
-    if shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed")
+def grader(isolation):
     with CodeGrader(workers=2) as grader:
         yield grader
 
@@ -335,9 +332,7 @@ def test_equal_programs_get_equal_verdicts(grader):
     assert len({future.result().outcome for future in futures}) == 1
 
 
-def test_a_closed_grader_answers():
-    if shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed")
+def test_a_closed_grader_answers(isolation):
     grader = CodeGrader(limits=Limits(wall_s=1.0))
     futures = [grader.submit(HALVES, "while True: pass") for _ in range(20)]
     start = time.monotonic()
