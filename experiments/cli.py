@@ -1,6 +1,7 @@
 """What every command shares: typed flags over a complete configuration, and one-line errors."""
 
 import ctypes
+import dataclasses
 import io
 import itertools
 import sys
@@ -13,7 +14,8 @@ import jax
 import rich.console
 import tyro
 
-from r1jax.config import InputError, RunConfig, load_config
+from r1jax import hub
+from r1jax.config import InputError, RunConfig, check, load_config
 
 Config = TypeVar("Config")
 
@@ -64,21 +66,34 @@ def reject(args: Sequence[str]) -> None:
 def starting_config(
     presets: dict[str, Callable[[], RunConfig]], preset: str, args: list[str]
 ) -> RunConfig:
-    """The configuration that flags change: --config=FILE, or --preset=NAME, or `preset`.
+    """The configuration that flags change: --config=FILE, or --preset=NAME, or `preset`; with
+    --model=DIR, of the model there.
 
     With --resume, it is the one that the run in --out was started with.
     """
-    path, name = take(args, "--config"), take(args, "--preset")
-    if path:
-        return load_config(RunConfig, path)
+    path, name, folder = take(args, "--config"), take(args, "--preset"), take(args, "--model")
     if name is not None and name not in presets:
         raise InputError(f"--preset={name}: expected one of {', '.join(presets)}")
-    default = presets[name or preset]()
-    if "--resume" in args and not name:
-        saved = Path(take(list(args), "--out") or default.out) / "config.json"
+    cfg = load_config(RunConfig, path) if path else presets[name or preset]()
+    if "--resume" in args and not name and not path:
+        saved = Path(take(list(args), "--out") or cfg.out) / "config.json"
         if saved.exists():
-            return load_config(RunConfig, saved)
-    return default
+            cfg = load_config(RunConfig, saved)
+            check(folder in (None, cfg.base), f"--model={folder}: the run in {saved.parent} began "
+                  f"from {cfg.base}")  # fmt: skip
+            return cfg
+    return cfg if folder is None else from_directory(cfg, folder)
+
+
+def from_directory(cfg: RunConfig, folder: str) -> RunConfig:
+    """`cfg`, from the weights, the model and the tokenizer of a Hugging Face directory.
+
+    How the model runs stays as cfg says, but for the type that it computes in.
+    """
+    kept = ("param_dtype", "scan_layers", "remat", "experts_impl", "logits_chunk")
+    how = {name: getattr(cfg.model, name) for name in kept}
+    model = dataclasses.replace(hub.read_config(folder), **how)
+    return dataclasses.replace(cfg, model=model, base=folder, tokenizer=folder)
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -4,6 +4,7 @@
     python -m experiments.r1_zero --mesh=8x8                     # FSDP x expert parallel
     python -m experiments.r1_zero --resume                       # go on where it was stopped
     python -m experiments.r1_zero --task=gsm8k --data=train.jsonl --tokenizer=tokenizer.json
+    python -m experiments.r1_zero --model=DIR                    # a Hugging Face directory
     python -m experiments.r1_zero --preset=tiny_dapo --seed=1 --out=runs/dapo
     python -m experiments.r1_zero --config=runs/r1_zero/config.json --out=runs/again
 
@@ -20,7 +21,7 @@ import jax
 
 from experiments import cli
 from experiments.pretrain_base import base_weights
-from r1jax import optim, sharding
+from r1jax import hub, optim, sharding
 from r1jax.analysis.report import write_report
 from r1jax.base import load_weights
 from r1jax.config import InputError, RunConfig, check
@@ -32,12 +33,15 @@ from r1jax.rl.loop import load_policy, train
 
 
 def first_weights(cfg: RunConfig, mesh) -> Weights:
-    """The weights that --base names: embedded, train, random, a run's folder or a file."""
+    """The weights that --base names: embedded, train, random, a file, a run's folder or a Hugging
+    Face directory."""
     if cfg.base in ("embedded", "train"):
         return base_weights(cfg, mesh)
     if cfg.base == "random":
         return optim.random_weights(cfg.model, mesh, jax.random.key(cfg.seed))
     path = Path(cfg.base)
+    if path.is_dir() and not (path / "checkpoints").is_dir():
+        return hub.load_weights(path, cfg.model, mesh)
     if path.is_dir():
         return load_policy(cfg, path, mesh).train.weights
     if not path.exists():
@@ -47,10 +51,21 @@ def first_weights(cfg: RunConfig, mesh) -> Weights:
     return load_weights(path, cfg.model)
 
 
+def _default_preset(args: list[str]) -> str:
+    """The embedded model knows a few dozen words; another tokenizer needs another model."""
+
+    def given(flag: str) -> str | None:
+        return cli.take(list(args), flag)
+
+    task = given("--task") or ("stories" if given("--model") and not given("--data") else "")
+    if task == "stories":
+        return "stories"
+    return "small" if given("--tokenizer") or given("--model") else "tiny"
+
+
 def main(args: list[str]) -> None:
     started = time.perf_counter()
-    # The embedded model knows a few dozen words; another tokenizer needs another model.
-    preset = "small" if any(a.startswith("--tokenizer") for a in args) else "tiny"
+    preset = _default_preset(args)
     default = cli.starting_config(RUNS, preset, args)
     cfg = cli.parse(RunConfig, default, args, __doc__ or "")
     task = make_task(cfg)

@@ -15,8 +15,8 @@ import dacite
 Config = TypeVar("Config")
 # The forms that data can have (`r1jax.data.sources.READERS`).
 TaskName = Literal[
-    "countdown", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa", "humaneval",
-    "mbpp", "livecodebench", "codeforces",
+    "countdown", "stories", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa",
+    "humaneval", "mbpp", "livecodebench", "codeforces",
 ]  # fmt: skip
 
 
@@ -376,11 +376,13 @@ class RunConfig:
     model: ModelConfig
     task: TaskName = "countdown"
     # [TASK=]FILE[:WEIGHT],...: problems of these forms, mixed by weight or else as one pool;
-    # empty: the embedded ones (countdown only).
+    # empty: the embedded ones (countdown, stories).
     data: str = ""
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
-    tokenizer: str = ""  # tokenizer.json; empty: the embedded words
-    base: str = "embedded"  # embedded | train | random | a run's checkpoints | a .safetensors file
+    tokenizer: str = ""  # tokenizer.json, or its directory; empty: the embedded words
+    # embedded | train | random | a run's folder | a .safetensors file | a Hugging Face directory,
+    # with which --model=DIR sets model and tokenizer too
+    base: str = "embedded"
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     out: str = "runs/r1_zero"

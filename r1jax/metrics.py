@@ -200,6 +200,8 @@ def summary(
     lines = []
     if accuracy := first_and_last(metrics, "heldout/accuracy"):
         lines.append("held-out accuracy   {:.1%} → {:.1%}".format(*accuracy))
+    if reward := first_and_last(metrics, "heldout/reward"):
+        lines.append("held-out reward     {:.2f} → {:.2f}".format(*reward))
     if length := first_and_last(metrics, "length/mean"):
         start, end = length
         lines.append(f"response length     {start:.0f} → {end:.0f} tokens ({end / start:.1f}x)")

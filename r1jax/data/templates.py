@@ -25,6 +25,11 @@ def r1_zero(prompt: str) -> str:
     return _R1_ZERO.replace("{prompt}", prompt)
 
 
+def bare(prompt: str) -> str:
+    """The prompt as it stands, for a model that goes on with a text."""
+    return prompt
+
+
 def countdown_question(numbers: Sequence[int], target: int | str) -> str:
     """The embedded task's question, in the words that its tokenizer knows."""
     return f"use {' '.join(map(str, numbers))} to make {target}"
