@@ -20,8 +20,9 @@ from pathlib import Path
 import jax
 
 from experiments import cli
+from experiments.models import open_model
 from experiments.pretrain_base import base_weights
-from r1jax import hub, optim, sharding
+from r1jax import optim, sharding
 from r1jax.analysis.report import write_report
 from r1jax.base import load_weights
 from r1jax.config import InputError, RunConfig, check
@@ -29,7 +30,7 @@ from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights, weight_specs
 from r1jax.presets import RUNS
-from r1jax.rl.loop import load_policy, train
+from r1jax.rl.loop import train
 
 
 def first_weights(cfg: RunConfig, mesh) -> Weights:
@@ -40,10 +41,8 @@ def first_weights(cfg: RunConfig, mesh) -> Weights:
     if cfg.base == "random":
         return optim.random_weights(cfg.model, mesh, jax.random.key(cfg.seed))
     path = Path(cfg.base)
-    if path.is_dir() and not (path / "checkpoints").is_dir():
-        return hub.load_weights(path, cfg.model, mesh)
     if path.is_dir():
-        return load_policy(cfg, path, mesh).train.weights
+        return open_model(path).weights(cfg.model, mesh)
     if not path.exists():
         raise InputError(
             f"--base={cfg.base}: neither embedded, train or random, nor a file or folder"

@@ -423,6 +423,30 @@ class RunConfig:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning of a model that exists."""
+
+    model: ModelConfig
+    base: str  # the Hugging Face directory, or the folder of a run, that it starts from
+    tokenizer: str  # the directory of its tokenizer, or tokenizer.json
+    data: str = ""  # jsonl: "prompt" and "completion", or "messages"
+    mesh: str = "1"  # FSDPxEXPERT, such as 8x8
+    out: str = "runs/sft"
+    resume: bool = False
+    seed: int = 0
+    epochs: float = 2.0  # [R1, supplement: 2 to 3]
+    rows: int = 8  # of packed documents, an update
+    length: int = 512  # tokens a row; a longer document is an error, never cut
+    log_every: int = 1  # updates
+    checkpoint_every: int = 100  # updates
+    # As in R1's distillation; a cosine is as long as the epochs, whatever its steps.
+    optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
+
+    def __post_init__(self):
+        check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
+
+
 def save_config(config, path: Path) -> None:
     """Writes a configuration, nested ones included, as JSON; under another name first, so that a
     kill leaves the old file or the new one."""

@@ -286,13 +286,6 @@ def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
     return jax.jit(create, out_shardings=where, donate_argnums=0)(weights)
 
 
-def load_policy(cfg: RunConfig, run: Path, mesh: Mesh) -> PolicyState:
-    """The newest state of another run's folder, to start from."""
-    check((run / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
-    with Checkpoints(run / "checkpoints") as checkpoints:
-        return checkpoints.restore(abstract_policy(cfg, mesh), cfg.model)[1]
-
-
 def policy_shardings(cfg: RunConfig, mesh: Mesh) -> PolicyState:
     train = optim.state_shardings(cfg.model, cfg.optim, mesh)
     return PolicyState(train, train.weights)

@@ -1,0 +1,59 @@
+"""A model on disk, as commands name it: a Hugging Face directory, or the folder of a run."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from r1jax import checkpoint, hub
+from r1jax.config import InputError, ModelConfig, RunConfig, SFTConfig, check, load_config
+from r1jax.data.countdown import VOCABULARY
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.model.params import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class OnDisk:
+    """config: as it is stored. weights: reads them for a config of the same shape, in its
+    param_dtype where the directory is Hugging Face's. files: where the tokenizer is; empty for the
+    embedded one."""
+
+    path: Path
+    config: ModelConfig
+    weights: Callable[[ModelConfig, Mesh], Weights]
+    files: str
+
+    def tokenizer(self) -> Tokenizer:
+        """Raises InputError if it has tokens that the model does not know."""
+        if not self.files:
+            return Tokenizer.words(VOCABULARY)
+        tokenizer, vocab = Tokenizer.load(self.files), self.config.vocab
+        check(
+            tokenizer.vocab_size <= vocab,
+            f"{self.files}: a tokenizer that does not match the model: it has "
+            f"{tokenizer.vocab_size:,} tokens, the model's vocabulary {vocab:,}",
+        )
+        return tokenizer
+
+
+def open_model(path: str | Path) -> OnDisk:
+    """Reads what is small; raises InputError that names the file and what is wrong."""
+    path = Path(path)
+    check(path.is_dir(), f"{path}: no such directory")
+    if not (path / "checkpoints").is_dir():
+        config = hub.read_config(path)
+        return OnDisk(path, config, lambda m, mesh: hub.load_weights(path, m, mesh), str(path))
+    run = _run_config(path / "config.json")
+    return OnDisk(
+        path, run.model, lambda m, mesh: checkpoint.load_weights(path, m, mesh), run.tokenizer
+    )
+
+
+def _run_config(file: Path) -> RunConfig | SFTConfig:
+    try:
+        is_rl = "rl" in json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: {error}") from None
+    return load_config(RunConfig, file) if is_rl else load_config(SFTConfig, file)
