@@ -12,6 +12,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from jax.sharding import Mesh
+
 from experiments import cli
 from experiments.models import open_model
 from r1jax import hub, sharding
@@ -27,18 +29,24 @@ class ExportConfig:
     mesh: str = "1"
 
 
+def export(
+    run: str, out: str, mesh: Mesh, dtype: Literal["bfloat16", "float32"] = "bfloat16"
+) -> str:
+    """Returns what was done, as a line."""
+    source = open_model(run)
+    check((source.path / "checkpoints").is_dir(), f"--run={run}: no folder of a run")
+    weights = source.weights(source.config, mesh)
+    files = Path(source.files) if source.files else None
+    folder = files if files is None or files.is_dir() else files.parent
+    hub.save_model(weights, source.config, out, folder, dtype)
+    return f"{out}: {sharding.count(weight_specs(source.config).params):,} parameters in {dtype}"
+
+
 def main(args: list[str]) -> None:
     cfg = cli.parse(ExportConfig, ExportConfig(), args, __doc__ or "")
     check(bool(cfg.run), "--run=DIR is needed")
     check(bool(cfg.out), "--out=DIR is needed")
-    source = open_model(cfg.run)
-    check((source.path / "checkpoints").is_dir(), f"--run={cfg.run}: no folder of a run")
-    weights = source.weights(source.config, sharding.make_mesh(cfg.mesh))
-    files = Path(source.files) if source.files else None
-    folder = files if files is None or files.is_dir() else files.parent
-    hub.save_model(weights, source.config, cfg.out, folder, cfg.dtype)
-    count = sharding.count(weight_specs(source.config).params)
-    print(f"{cfg.out}: {count:,} parameters in {cfg.dtype}")
+    print(export(cfg.run, cfg.out, sharding.make_mesh(cfg.mesh), cfg.dtype))
 
 
 if __name__ == "__main__":

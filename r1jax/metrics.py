@@ -151,6 +151,7 @@ class Progress:
 
     def _line(self, step: int, metrics: Mapping[str, Any]) -> str:
         shown = {
+            "loss {:.3f}": metrics.get("nll"),
             "reward {:.2f}": metrics.get("reward/mean"),
             "held-out {:.0%}": self._held_out,
             "{:.0f} tokens": metrics.get("length/mean"),
