@@ -198,14 +198,17 @@ def _fill(
     ranges = [_rows_and_columns(tensor, index) for index, _ in blocks]
     first = min(rows.start for rows, _ in ranges)
     stop = max(rows.stop for rows, _ in ranges)
-    value = reader.rows(tensor, first, stop)
+    dtype = blocks[0][1].dtype
+    # Moved as bits: NumPy transposes its own types several times faster than bfloat16.
+    bits = np.dtype(f"u{dtype.itemsize}")
+    value = reader.rows(tensor, first, stop).astype(dtype, copy=False).view(bits)
     for (rows, columns), (_, block) in zip(ranges, blocks, strict=True):
         part = value[rows.start - first : rows.stop - first]
         if tensor.inputs:
             part = part[:, columns].T
         elif tensor.columns:
             part = part[:, columns]
-        block[...] = part.reshape(block.shape)
+        block.view(bits)[...] = part.reshape(block.shape)
     stored = reader.stored[tensor.name]
     advance(stored.dtype.itemsize * math.prod((stop - first, *stored.shape[1:])))
 

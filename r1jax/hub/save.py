@@ -71,6 +71,7 @@ def save_model(
             writer.close()
     if writes:
         _finish(partial_folder, folder, plan, config, tokenizer)
+    multihost_utils.sync_global_devices(f"saved {folder}")
     return folder
 
 
