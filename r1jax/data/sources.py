@@ -174,8 +174,8 @@ def _gpqa(row: dict[str, Any]) -> Problem:
 
 
 def _countdown(row: dict[str, Any]) -> Problem:
-    """{"numbers": [3, 5, 7], "target": 22}, "id" optional; all integers."""
-    numbers = _numbers(row)
+    """{"numbers" or "nums": [3, 5, 7], "target": 22}, "id" optional; all integers."""
+    numbers = _numbers(row if "numbers" in row or "nums" not in row else {"numbers": row["nums"]})
     target = field(row, "target", int)
     prompt = f"Using the numbers {list(numbers)}, make {target}. {program_sources.ONCE}"
     return Problem(_id(row, "id"), "countdown", prompt, str(target), numbers)
