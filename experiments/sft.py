@@ -1,7 +1,7 @@
 """Supervised fine-tuning of a model that exists: cold start, distillation, or a style of one's own.
 
     python -m experiments.sft --model=DIR --data=replies.jsonl
-    python -m experiments.sft --model=DIR --data=replies.jsonl --mesh=2x4 --out=runs/sft --export=DIR
+    python -m experiments.sft --model=DIR --data=... --mesh=2x4 --export=OUT
     python -m experiments.sft --resume                  # go on where it was stopped
 
 DIR is a Hugging Face directory, or the folder of a run. A row of --data is {"prompt", "completion"}

@@ -75,8 +75,6 @@ MIXED = """{"n": 1}
 {"n": 6, "text": "\\ud83d"}
 {"n": 7}
 """
-    '{"n": 1}\n\n{"n": -2}\n[3]\n{"n": 4}\n{"n": 5\n\xff\n{"n": 6, "text": "\\ud83d"}\n{"n": 7}\n'
-)
 
 
 def test_bad_rows_are_said_and_counted_and_the_run_goes_on(tmp_path):
@@ -129,7 +127,7 @@ PACKED = gzip.compress(LINES.encode())
         ("rows.jsonl.gz", LINES.encode(), "rows.jsonl.gz: Not a gzipped file"),
         ("rows.jsonl.gz", PACKED[:40] + b"?" * 20 + PACKED[60:], "rows.jsonl.gz: Error -3"),
         ("rows.json", b'[{"n": 1},\n{"n": }]', "rows.json: invalid JSON: .* line 2"),
-        ("rows.json", b'{"n": 1}\n{"n": }', "rows.json:2: invalid JSON"),
+        ("rows.json", b'{"n": \n}\n{"n": }', "rows.json:1: invalid JSON|no rows that are good"),
         ("rows.json", b"[" * 200_000, "rows.json: invalid JSON"),
         ("rows.csv", b"a,b\n\xff,1\n", "rows.csv: not UTF-8 text"),
         ("rows.csv", b"a,b\n", "rows.csv: no rows"),
@@ -141,8 +139,6 @@ PACKED = gzip.compress(LINES.encode())
 def test_files_that_cannot_be_read(tmp_path, name, content, message, bad):
     """Half a file is no file: what was lost cannot be skipped."""
     (tmp_path / name).write_bytes(content)
-    if bad == "skip" and name == "rows.json" and ":2:" in message:
-        pytest.skip("a line, which can be skipped")
     with pytest.raises(InputError, match=message):
         read_rows(tmp_path / name, lambda row, place: row, bad, lambda line: None)
 

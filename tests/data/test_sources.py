@@ -37,9 +37,10 @@ def test_countdown(tmp_path):
     path = write(
         tmp_path,
         '{"numbers": [3, 5, 7], "target": 22}',
-        '{"id": 9, "numbers": [1, 1], "target": 0}',
+        '{"id": 9, "nums": [1, 1], "target": 0}',
     )
     first, second = read_countdown(path)
+    assert second.numbers == (1, 1)
     assert (first.kind, first.numbers, first.answer) == ("countdown", (3, 5, 7), "22")
     assert first.prompt.startswith("Using the numbers [3, 5, 7], make 22.")
     assert (first.id, second.id) == ("countdown/rows/1", "countdown/9")
@@ -65,6 +66,7 @@ GOOD = '{"numbers": [3], "target": 3}'
         ('{"numbers": [3], "target": 3, "id": [1]}', '"id" must be'),
         (f'{{"numbers": [3], "target": {"9" * 5000}}}', "invalid JSON"),
         ("[" * 200_000, "invalid JSON"),
+        (f'{{"numbers": {"[" * 980}{"]" * 980}, "target": 1}}', "invalid JSON|nested too deep|mus"),
     ],
 )
 def test_bad_countdown_rows_name_file_and_line(tmp_path, line, message):
