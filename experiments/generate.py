@@ -93,9 +93,9 @@ class Reading:
         if self.finish_reason:
             rest = self._splitter.flush()
             thinking, text = thinking + rest.thinking, text + rest.answer
+        self.thinking += thinking
         if self.thinking and not self.text:  # the blank lines between the two
             text = text.lstrip()
-        self.thinking += thinking
         self.text += text
         return Split(thinking, text)
 
