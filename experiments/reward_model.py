@@ -5,8 +5,9 @@
                                                             # is better
     python -m experiments.reward_model --kind=pointwise     # labelled replies, read as a whole
     python -m experiments.reward_model --kind=pairwise --data=pairs.jsonl --tokenizer=... \
-        --preset=small --mesh=8x8 --out=runs/helpful
+        --preset=small --mesh=2x4 --out=runs/helpful
     python -m experiments.reward_model --resume
+    python -m experiments.reward_model --config=runs/reward_model/config.json --out=runs/again
 
 A pair is a line {"prompt", "chosen", "rejected"}, and may have "judgements": [{"first": "chosen"
 or "rejected", "gap"}, ...], where gap is by how much the judge preferred the reply it was shown
@@ -53,20 +54,6 @@ def first_weights(cfg: RewardModelConfig, mesh) -> Weights:
     return load_weights(path, cfg.model)
 
 
-def starting_config(args: list[str]) -> RewardModelConfig:
-    """The configuration that flags change: of the run in --out with --resume, else --preset=NAME,
-    else the embedded one of --kind."""
-    name, kind = cli.take(args, "--preset"), cli.take(list(args), "--kind")
-    if "--resume" in args and name is None:
-        out = cli.take(list(args), "--out") or REWARD_MODELS[f"tiny_{kind or 'pairwise'}"]().out
-        return load_config(RewardModelConfig, Path(out) / "config.json")
-    if name is None:
-        name = f"tiny_{kind}" if f"tiny_{kind}" in REWARD_MODELS else "tiny_pairwise"
-    if name not in REWARD_MODELS:
-        raise InputError(f"--preset={name}: expected one of {', '.join(REWARD_MODELS)}")
-    return REWARD_MODELS[name]()
-
-
 def summary(rows: list[Row]) -> list[str]:
     """What became of the run, from the first evaluation to the last."""
     shown = {
@@ -87,7 +74,11 @@ def summary(rows: list[Row]) -> list[str]:
 
 def main(args: list[str]) -> None:
     started = time.perf_counter()
-    cfg = cli.parse(RewardModelConfig, starting_config(args), args, __doc__ or "")
+    preset = f"tiny_{cli.take(list(args), '--kind')}"
+    default = cli.starting_config(
+        REWARD_MODELS, preset if preset in REWARD_MODELS else "tiny_pairwise", args
+    )
+    cfg = cli.parse(RewardModelConfig, default, args, __doc__ or "")
     tokenizer, _ = reading(cfg)
     if not cfg.model.vocab:
         model = dataclasses.replace(cfg.model, vocab=tokenizer.vocab_size)

@@ -85,6 +85,11 @@ class RewardModelConfig:
 
     def __post_init__(self):
         check_positive(self, "epochs", "batch", "length", "heldout_most", "evaluate_every", "made")
+        check(
+            self.length <= self.model.context,
+            f"RewardModelConfig.length={self.length} exceeds ModelConfig.context="
+            f"{self.model.context}",
+        )
         check(self.min_gap >= 0, f"RewardModelConfig.min_gap must not be negative: {self.min_gap}")
         for field in ("heldout_share", "made_longer", "made_mistaken"):
             value = getattr(self, field)
@@ -240,11 +245,11 @@ def train(
             Progress(steps) as progress,
         ):
             save_config(dataclasses.replace(cfg, resume=False), log_folder / "config.json")
-            if state is None:
-                state = first_state(cfg, base(), mesh)
-                heldout = evaluate(cfg, state.weights, data.heldout, mesh)
+            state = state or first_state(cfg, base(), mesh)
+            heldout = evaluate(cfg, state.weights, data.heldout, mesh)
+            if first == 0:
                 log.log(0, dict.fromkeys(UPDATE_KEYS) | heldout)
-                progress.update(0, heldout)
+            progress.update(first, heldout)
             for step in range(first, steps):
                 batch = make_batch(batch_of(cfg, data.train, step), cfg.length)
                 where = jax.tree.map(lambda _: sharding.batch_sharding(mesh), batch)

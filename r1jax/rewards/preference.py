@@ -76,7 +76,7 @@ def rewards(
 
     Rows are left-aligned; what stands after `length` tokens is padding and has no influence.
     """
-    segments_BT = (jnp.arange(tokens_BT.shape[1]) < length_B[:, None]).astype(jnp.int32)
+    segments_BT = (jnp.arange(tokens_BT.shape[1])[None] < length_B[:, None]).astype(jnp.int32)
     base = Weights(weights.params.trunk, weights.router_bias_LE)
     out = forward(base, tokens_BT, trunk(model), segments_BT=segments_BT)
     last_B = jnp.maximum(length_B - 1, 0)
