@@ -30,7 +30,9 @@ from r1jax.sharding import make_mesh
 
 PAIRS, _ = preferences(60, 0.5, 0.0, 0.125, seed=0)
 CONFIG = RewardModelConfig(
-    model=small.config(vocab=len(countdown.VOCABULARY), context=96),
+    model=small.config(
+        vocab=len(countdown.VOCABULARY), context=96, scan_layers=False, experts_impl="dense"
+    ),
     optim=OptimConfig(lr=0.01),
     base="random",
     batch=8,
@@ -101,10 +103,9 @@ def test_a_folder_that_holds_a_run_is_not_written_over(finished):
         run(finished / "config.json", finished)
 
 
-@pytest.mark.parametrize("mesh", ["1", "2x4"])
-def test_a_run_becomes_a_component(finished, mesh):
-    """On any mesh; its center is the mean reward held out, so that those come out about 1/2."""
-    model = load_reward_model(finished, make_mesh(mesh), batch=8)
+def test_a_run_becomes_a_component(finished):
+    """On another mesh than it was trained on; its center is the mean reward held out."""
+    model = load_reward_model(finished, make_mesh("2x4"), batch=8)
     cfg = load_config(RewardModelConfig, finished / "config.json")
     note = end(finished)[1]
     row = read_jsonl(finished / "metrics.jsonl")[-1]

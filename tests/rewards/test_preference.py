@@ -36,7 +36,7 @@ CONFIG = small.config(vocab=len(VOCABULARY))
 T = 24
 TOKENIZER = Tokenizer.words(VOCABULARY)
 rng = np.random.default_rng(0)
-ROWS = [rng.integers(1, 70, n).tolist() for n in (3, T, 9, T, 3, 3, 9, T, 9, 3, T)]
+ROWS = [rng.integers(1, 70, n).tolist() for n in (9, T, 9, T, 9, 9, 9, T, 9, 9, T)]
 
 
 def reward_weights(cfg=CONFIG):
