@@ -40,7 +40,7 @@ class Batch(flax.struct.PyTreeNode):
 class Example(NamedTuple):
     """One of a batch, its rows as long as they are."""
 
-    rows: tuple[list[int], ...]
+    rows: tuple[Sequence[int] | np.ndarray, ...]
     value: float
 
 

@@ -138,16 +138,14 @@ def read_data(cfg: RewardModelConfig) -> Data:
     check(
         len(trained) >= cfg.batch and bool(tested),
         f"{cfg.data or 'RewardModelConfig.made'}: {len(trained)} examples to train on and "
-        f"{len(tested)} held out are too few for a batch of {cfg.batch}"
-        + _listed(counts, before="; left out: "),
+        f"{len(tested)} held out are too few for a batch of {cfg.batch}" + _listed(counts),
     )
-    said = f"{len(trained):,} examples, {len(tested):,} held out" + _listed(counts, before="; ")
+    said = f"{len(trained):,} examples, {len(tested):,} held out" + _listed(counts)
     return Data(trained, tested[: cfg.heldout_most], said)
 
 
-def _listed(counts: Counter[str], before: str) -> str:
-    parts = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
-    return parts and before + parts
+def _listed(counts: Counter[str]) -> str:
+    return "".join(f"; {n:,} {what}" for what, n in counts.items() if n)
 
 
 def _encoded(
@@ -169,7 +167,8 @@ def _encoded(
             counts[f"of more than {cfg.length:,} tokens"] += 1
             continue
         value = float(example.safe) if isinstance(example, Labelled) else 1.0
-        found.append(Example(tuple([*start, *reply] for start, reply in rows), value))
+        arrays = (np.array([*start, *reply], np.int32) for start, reply in rows)
+        found.append(Example(tuple(arrays), value))
     return found
 
 

@@ -122,14 +122,17 @@ def averaged_gap(judgements: Sequence[Judgement]) -> float:
 
 def judged(pairs: Sequence[Pair], min_gap: float) -> tuple[list[Pair], Counter[str]]:
     """The pairs whose averaged gap exceeds `min_gap`, the preferred reply as the chosen one; those
-    without judgements as they are. And how many were "kept", "swapped" (kept, the other way
-    round) and "dropped".
+    without judgements as they are. And how many of those judged were "kept", "swapped" (kept, the
+    other way round) and "dropped".
 
     DeepSeek-R1 (Nature 645:633): four judgements, positions swapped, gap > 1.
     """
     kept, counts = [], Counter(kept=0, swapped=0, dropped=0)
     for pair in pairs:
-        gap = averaged_gap(pair.judgements) if pair.judgements else np.inf
+        if not pair.judgements:
+            kept.append(pair)
+            continue
+        gap = averaged_gap(pair.judgements)
         if abs(gap) <= min_gap:
             counts["dropped"] += 1
             continue

@@ -94,7 +94,7 @@ def _rewards_to_hosts(weights, tokens_BT, length_B, model):
 
 def score_rows(
     weights: RewardWeights,
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[int] | np.ndarray],
     model: ModelConfig,
     mesh: Mesh,
     batch: int,
@@ -112,7 +112,9 @@ def score_rows(
     return np.concatenate(found)[: len(rows)]
 
 
-def padded(rows: Sequence[Sequence[int]], count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def padded(
+    rows: Sequence[Sequence[int] | np.ndarray], count: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(tokens [count, length], lengths [count]): `rows`, then empty ones."""
     tokens, lengths = np.zeros((count, length), np.int32), np.zeros(count, np.int32)
     for i, row in enumerate(rows):
@@ -201,3 +203,20 @@ class RewardModel:
             )
             rows.append([*start, *reply][: self.length])
         return score_rows(self.weights, rows, self.model, self.mesh, self.batch, self.length)
+
+
+def only(which: Callable[[Checked], bool], component: Component) -> Component:
+    """`component` for those replies; 0 for the others, which it is not asked about.
+
+    R1's general queries belong to the helpfulness or to the safety data, and get the reward of
+    that model alone.
+    """
+
+    def score(batch: Sequence[Checked]) -> list[float]:
+        places = [i for i, checked in enumerate(batch) if which(checked)]
+        found = [0.0] * len(batch)
+        for i, value in zip(places, component([batch[i] for i in places]), strict=True):
+            found[i] = float(value)
+        return found
+
+    return score

@@ -23,6 +23,7 @@ from r1jax.rewards.components import COMPONENTS, Checked
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.preference import (
     RewardModel,
+    only,
     part_read,
     reward_specs,
     rewards,
@@ -184,6 +185,15 @@ def test_a_grader_uses_it_as_it_uses_a_rule():
     for grade, helpful, accuracy in zip(grades, want, (1, 1, 0, 0), strict=True):
         assert grade.components["helpful"] == helpful
         assert grade.reward == accuracy + 0.5 * helpful
+
+
+def test_only_some_replies_are_asked_about():
+    def summaries(batch):
+        assert [c.reply for c in batch] == REPLIES[:3]
+        return [1.0, 2.0, 3.0]
+
+    component = only(lambda checked: "</think>" in checked.reply, summaries)
+    assert component(checked([REPLIES[0], REPLIES[3], *REPLIES[1:3]])) == [1.0, 0.0, 2.0, 3.0]
 
 
 def test_a_text_that_does_not_fit_is_cut_at_its_end_and_a_prompt_never():
