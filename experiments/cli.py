@@ -68,9 +68,7 @@ def reject(args: Sequence[str]) -> None:
         raise InputError(f"Unrecognized options: {' '.join(args)}")
 
 
-def starting_config(
-    presets: dict[str, Callable[[], Run]], preset: str, args: list[str]
-) -> Run:
+def starting_config(presets: dict[str, Callable[[], Run]], preset: str, args: list[str]) -> Run:
     """The configuration that flags change: --config=FILE, or --preset=NAME, or `preset`.
 
     With --resume, it is the one that the run in --out was started with.
