@@ -7,18 +7,28 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import rich.console
 import tyro
 
-from r1jax.config import InputError, RunConfig, load_config
+from r1jax.config import InputError, load_config
 
 Config = TypeVar("Config")
 
 # A preset decides which kind of attention a model has; flags change its numbers.
 _FLAGS = (tyro.conf.AvoidSubcommands,)
+
+
+class _Run(Protocol):
+    """The configuration of something that leaves a folder."""
+
+    @property
+    def out(self) -> str: ...
+
+
+Run = TypeVar("Run", bound=_Run)
 
 
 def parse(kind: type[Config], default: Config, args: Sequence[str], about: str) -> Config:
@@ -61,23 +71,22 @@ def reject(args: Sequence[str]) -> None:
         raise InputError(f"Unrecognized options: {' '.join(args)}")
 
 
-def starting_config(
-    presets: dict[str, Callable[[], RunConfig]], preset: str, args: list[str]
-) -> RunConfig:
+def starting_config(presets: dict[str, Callable[[], Run]], preset: str, args: list[str]) -> Run:
     """The configuration that flags change: --config=FILE, or --preset=NAME, or `preset`.
 
     With --resume, it is the one that the run in --out was started with.
     """
     path, name = take(args, "--config"), take(args, "--preset")
+    kind = type(presets[preset]())
     if path:
-        return load_config(RunConfig, path)
+        return load_config(kind, path)
     if name is not None and name not in presets:
         raise InputError(f"--preset={name}: expected one of {', '.join(presets)}")
     default = presets[name or preset]()
     if "--resume" in args and not name:
         saved = Path(take(list(args), "--out") or default.out) / "config.json"
         if saved.exists():
-            return load_config(RunConfig, saved)
+            return load_config(kind, saved)
     return default
 
 
