@@ -14,6 +14,14 @@ from r1jax.data.rows import field
 
 MAX_TEST_BYTES = 2**30  # of one problem, decompressed; the largest published are below 2**28
 
+# What is asked beside the published text.
+COMPLETE = "Complete this Python function:"
+COMPLETE_CODE = "Complete this code:"
+MUST_PASS = "Your code should pass these tests:"
+READ_AND_WRITE = "The Python program reads from standard input and writes to standard output."
+ONCE = "Use each number exactly once, with only +, -, *, / and parentheses."  # countdown
+PHRASES = (COMPLETE, COMPLETE_CODE, MUST_PASS, READ_AND_WRITE, ONCE)
+
 # What LiveCodeBench's runner puts before every program (LiveCodeBench, lcb_runner/evaluation).
 _MODULES = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random",
@@ -34,7 +42,7 @@ def humaneval(row: dict[str, Any]) -> Problem:
     tests = Tests(
         code=field(row, "test", str), function=field(row, "entry_point", str), prelude=prompt
     )
-    asked = f"Complete this Python function:\n\n```python\n{prompt.strip()}\n```"
+    asked = f"{COMPLETE}\n\n```python\n{prompt.strip()}\n```"
     return Problem(field(row, "task_id", str), "code", asked, tests=tests)
 
 
@@ -48,7 +56,7 @@ def mbpp(row: dict[str, Any]) -> Problem:
     shown, hidden = _texts(row, "test_list"), _texts(row, "challenge_test_list", optional=True)
     setup = [*_texts(row, "test_imports", optional=True), row.get("test_setup_code") or ""]
     check(bool(shown), 'field "test_list" is empty')
-    prompt = f"{text} Your code should pass these tests:\n\n" + "\n".join(shown)
+    prompt = f"{text} {MUST_PASS}\n\n" + "\n".join(shown)
     tests = Tests(code="\n".join([*filter(None, setup), *shown, *hidden]))
     return Problem(f"mbpp/{field(row, 'task_id', int)}", "code", prompt, tests=tests)
 
@@ -74,11 +82,11 @@ def livecodebench(row: dict[str, Any]) -> Problem:
         function = field(metadata, "func_name", str)
         calls = [(_arguments(given), _canonical(expected)) for given, expected in pairs]
         tests = Tests(calls=tuple(calls), function=function, prelude=LIVECODEBENCH_PRELUDE)
-        how = f"Complete this code:\n\n```python\n{starter}\n```"
+        how = f"{COMPLETE_CODE}\n\n```python\n{starter}\n```"
     else:
         check(kind == "stdin", f'field "testtype" must be stdin or functional, got {kind!r}')
         tests = Tests(stdio=pairs, prelude=LIVECODEBENCH_PRELUDE)
-        how = "The Python program reads from standard input and writes to standard output."
+        how = READ_AND_WRITE
     return Problem(field(row, "question_id", str), "code", f"{question}\n\n{how}", tests=tests)
 
 
@@ -101,7 +109,7 @@ def codeforces(row: dict[str, Any]) -> Problem:
     shown = _cases(row, "examples", "public_tests")
     for given, expected in shown:
         parts.append(f"Example input:\n{given.strip()}\nExample output:\n{expected.strip()}")
-    parts.append("The Python program reads from standard input and writes to standard output.")
+    parts.append(READ_AND_WRITE)
     hidden = _cases(row, "official_tests", "private_tests", "generated_tests")
     pairs = tuple(dict.fromkeys([*shown, *hidden]))  # examples are often among the tests again
     check(bool(pairs), "there are no test cases")

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -174,13 +174,10 @@ def _gpqa(row: dict[str, Any]) -> Problem:
 
 
 def _countdown(row: dict[str, Any]) -> Problem:
-    """{"numbers": [3, 5, 7], "target": 22}, "id" optional; all integers."""
-    numbers = _numbers(row)
+    """{"numbers" or "nums": [3, 5, 7], "target": 22}, "id" optional; all integers."""
+    numbers = _numbers(row if "numbers" in row or "nums" not in row else {"numbers": row["nums"]})
     target = field(row, "target", int)
-    prompt = (
-        f"Using the numbers {list(numbers)}, make {target}. Use each number exactly once, "
-        "with only +, -, *, / and parentheses."
-    )
+    prompt = f"Using the numbers {list(numbers)}, make {target}. {program_sources.ONCE}"
     return Problem(_id(row, "id"), "countdown", prompt, str(target), numbers)
 
 
@@ -236,6 +233,18 @@ def read_problems(
     path: str | Path, bad: Bad = "stop", say: Callable[[str], None] = warn
 ) -> list[Problem]:
     return read_rows(path, _problem, bad, say)
+
+
+def write_problems(problems: Iterable[Problem], path: Path) -> None:
+    """Writes what `read_problems` reads back; under another name first, so never half a file."""
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            row = {name: value for name, value in dataclasses.asdict(problem).items() if value}
+            if problem.tests is not None:
+                row["tests"] = {name: value for name, value in row["tests"].items() if value}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.replace(path)
 
 
 read_gsm8k = _published("gsm8k", _gsm8k)

@@ -10,6 +10,7 @@ from r1jax.config import InputError, RunConfig, check
 from r1jax.data import countdown, templates
 from r1jax.data.pipeline import Mixture
 from r1jax.data.problems import Problem
+from r1jax.data.rows import Bad
 from r1jax.data.sources import READERS
 from r1jax.data.tokenizer import Tokenizer
 
@@ -53,7 +54,10 @@ def make_task(cfg: RunConfig) -> Task:
         train, heldout = countdown.split(cfg.heldout_share)
         mixture = [(train, 1.0)]
     else:
-        mixture, heldout = _split(_read(cfg), cfg.heldout_share)
+        given = read_mixture(cfg.data, cfg.task, cfg.bad_rows)
+        if not cfg.tokenizer:
+            given = [([_in_words(p, cfg.data) for p in some], weight) for some, weight in given]
+        mixture, heldout = _split(given, cfg.heldout_share)
     task = Task(tokenizer, mixture, heldout, template, opening)
     check(
         all(train for train, _ in mixture) and bool(heldout),
@@ -89,13 +93,12 @@ def parse_data(data: str) -> list[tuple[str, str, float | None]]:
     return parts
 
 
-def _read(cfg: RunConfig) -> list[tuple[list[Problem], float]]:
-    """The files of cfg.data, with their weights; all one source where they have none."""
+def read_mixture(data: str, task: str, bad: Bad) -> Mixture[Problem]:
+    """The files of `data` (see `parse_data`), of the form `task` where they do not say another,
+    with their weights; all one source where they have none."""
     mixture: list[tuple[list[Problem], float]] = []
-    for name, path, weight in parse_data(cfg.data):
-        problems = READERS[name or cfg.task](path, cfg.bad_rows)
-        if not cfg.tokenizer:
-            problems = [_in_words(p, path) for p in problems]
+    for name, path, weight in parse_data(data):
+        problems = READERS[name or task](path, bad)
         if weight is None and mixture:
             mixture[0][0].extend(problems)
         else:
