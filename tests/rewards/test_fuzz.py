@@ -5,13 +5,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from r1jax.data.problems import Problem
+from r1jax.data.problems import Tests as ProgramTests
 from r1jax.rewards.choice import check_choice, chosen_letter
+from r1jax.rewards.code import CodeGrader, extract_program
+from r1jax.rewards.components import COMPONENTS, Checked
 from r1jax.rewards.countdown import check_countdown
 from r1jax.rewards.format import extract_answer, final_answer, last_boxed, parse_reply
 from r1jax.rewards.grading import Grader
+from r1jax.rewards.language import language_share
 from r1jax.rewards.latex import group, interval, tidy
 from r1jax.rewards.math import compare_numbers
 from r1jax.rewards.units import quantity
+from r1jax.rewards.words import share_of_words
 
 KINDS = ("countdown", "math", "choice", "code", "words", "gym")
 LIMIT_S = 5.0  # of the wall: others may use the machine as well
@@ -74,7 +79,7 @@ formulas = st.recursive(
     ),
     max_leaves=4,
 )
-quick = settings(max_examples=400, deadline=2_000, derandomize=True, database=None)
+quick = settings(max_examples=400, deadline=5_000, derandomize=True, database=None)
 
 
 @quick
@@ -116,6 +121,39 @@ def test_choice(text, choices):
     if choices:
         assert check_choice(text, choices, "A") in (True, False, None)
         assert check_choice(text, choices, "A") is (None if letter is None else letter == "A")
+
+
+@pytest.fixture(scope="module")
+def detector():
+    """Of languages, which takes half a second to load."""
+    language_share("so that is the answer to all of it", "en")
+
+
+@quick
+@given(texts, st.sampled_from(KINDS), st.sampled_from(["correct", "incorrect", "unparseable"]))
+def test_components(detector, text, kind, outcome):
+    checked = Checked(Problem("p", kind, ""), text, outcome, 0.5, len(text))
+    for name, component in COMPONENTS.items():
+        ((value,), (low, high)) = component([checked]), (-1, 0) if name == "repetition" else (0, 1)
+        assert type(value) is float and low <= value <= high, name
+
+
+@quick
+@given(texts)
+def test_programs_and_words(text):
+    program = extract_program(text)
+    assert program is None or program.strip()
+    assert 0 <= share_of_words(text, "dog fire red") <= 1
+
+
+@given(st.lists(texts, min_size=30, max_size=30))
+@settings(quick, max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+def test_running_any_text_gives_a_verdict(isolation, texts):
+    """On programs, as on all else: never "failed"."""
+    sets = ProgramTests(stdio=(("", "7"),)), ProgramTests(code="assert f(1) == 2", function="f")
+    with CodeGrader(workers=2) as grader:
+        futures = [grader.submit(tests, text) for text in texts for tests in sets]
+        assert {future.result().outcome for future in futures} == {"incorrect"}
 
 
 @quick
