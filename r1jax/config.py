@@ -13,6 +13,11 @@ from typing import Literal, TypeVar
 import dacite
 
 Config = TypeVar("Config")
+# The forms that data can have (`r1jax.data.sources.READERS`).
+TaskName = Literal[
+    "countdown", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa", "humaneval",
+    "mbpp", "livecodebench", "codeforces",
+]  # fmt: skip
 
 
 class InputError(ValueError):
@@ -319,6 +324,33 @@ class RLConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Weights of the reward's components (`rewards/components.py`), which are summed.
+
+    The defaults are R1-Zero's: accuracy and format, equally (arXiv 2501.12948, section 2.2.2). A
+    component of weight 0 is left out, and not computed; these two are logged all the same.
+    """
+
+    accuracy: float = 1.0
+    format: float = 1.0
+    language: float = 0.0  # R1's language consistency, in [0, 1]
+    repetition: float = 0.0  # in (-1, 0]
+    partial: float = 0.0  # the check's partial credit, in [0, 1]
+    target_language: str = "en"  # that `language` asks for
+
+    def __post_init__(self):
+        for name, weight in self.weights.items():
+            check(math.isfinite(weight), f"RewardConfig.{name} must be finite, got {weight}")
+        check(bool(self.weights), "RewardConfig: every weight is 0, so there is no reward")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the components that count."""
+        fields = [f.name for f in dataclasses.fields(self) if f.name != "target_language"]
+        return {name: getattr(self, name) for name in fields if getattr(self, name)}
+
+
+@dataclasses.dataclass(frozen=True)
 class CorpusConfig:
     """What the embedded base model reads (`data/countdown.py`).
 
@@ -342,8 +374,11 @@ class RunConfig:
     """A complete run of R1-Zero."""
 
     model: ModelConfig
-    task: Literal["countdown", "gsm8k"] = "countdown"
-    data: str = ""  # jsonl of problems; empty: the embedded ones (countdown only)
+    task: TaskName = "countdown"
+    # [TASK=]FILE[:WEIGHT],...: problems of these forms, mixed by weight or else as one pool;
+    # empty: the embedded ones (countdown only).
+    data: str = ""
+    bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
     tokenizer: str = ""  # tokenizer.json; empty: the embedded words
     base: str = "embedded"  # embedded | train | random | a run's checkpoints | a .safetensors file
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
@@ -358,8 +393,10 @@ class RunConfig:
     checkpoint_every: int = 10
     heldout_share: float = 0.125
     grading_workers: int = 1
+    i_know_that_model_code_runs_unsandboxed: bool = False  # where the host cannot isolate
     sampling: SamplingConfig = SamplingConfig()
     rl: RLConfig = RLConfig()
+    reward: RewardConfig = RewardConfig()
     optim: OptimConfig = OptimConfig()
 
     def __post_init__(self):

@@ -14,6 +14,7 @@ from r1jax.config import (
     MLAConfig,
     ModelConfig,
     OptimConfig,
+    RewardConfig,
     RLConfig,
     RopeConfig,
     RouterConfig,
@@ -284,9 +285,11 @@ def r1_stage2_paper() -> RunConfig:
     """R1's second stage, its first RL stage (reasoning RL), as published in [N].
 
     As R1-Zero, from the cold-start model. Beside accuracy and format it was rewarded for language
-    consistency: words in the target language / all words of the chain of thought.
+    consistency: words in the target language / all words of the chain of thought, added as it is.
     """
-    return dataclasses.replace(r1_zero_paper(), out="runs/r1_stage2_paper")
+    return dataclasses.replace(
+        r1_zero_paper(), out="runs/r1_stage2_paper", reward=RewardConfig(language=1.0)
+    )
 
 
 def dapo(run: RunConfig) -> RunConfig:
@@ -329,6 +332,8 @@ _SHARED_SOURCES = {
     "sampling.temperature": _N,
     "sampling.max_tokens": _N,
     "model": "arXiv 2412.19437",
+    "reward.accuracy": f"{_N}: accuracy and format, equal weight, summed",
+    "reward.format": f"{_N}: accuracy and format, equal weight, summed",
     **dict.fromkeys(_NOT_PUBLISHED, UNREPORTED),
 }
 
@@ -336,12 +341,18 @@ _SHARED_SOURCES = {
 # it is then this project's default (for R1-Zero's clip range: that of R1's first RL stage).
 SOURCES: dict[str, dict[str, str]] = {
     "r1_zero_paper": _SHARED_SOURCES
-    | {"steps": f"{_N}: 10,400 updates", "rl.clip_low": UNREPORTED, "rl.clip_high": UNREPORTED},
+    | {
+        "steps": f"{_N}: 10,400 updates",
+        "rl.clip_low": UNREPORTED,
+        "rl.clip_high": UNREPORTED,
+        "reward.language": f"{_N}: no such reward in R1-Zero",
+    },
     "r1_stage2_paper": _SHARED_SOURCES
     | {
         "steps": UNREPORTED,
         "rl.clip_low": f"{_N}: epsilon = 10, so the lower bound is vacuous",
         "rl.clip_high": f"{_N}: epsilon = 10",
+        "reward.language": "arXiv 2501.12948v1, section 2.3.2: directly summed with accuracy",
     },
 }
 

@@ -17,16 +17,15 @@ import optax
 from r1jax.base import load_weights
 from r1jax.config import RunConfig, load_config
 from r1jax.data.tasks import make_task
-from r1jax.rewards.grading import Grader
 from r1jax.rl.grpo import grpo_step
-from r1jax.rl.loop import REWARD_WEIGHTS, Trainer, new_policy
+from r1jax.rl.loop import Trainer, new_grader, new_policy
 from r1jax.sharding import make_mesh
 
 
 def one_step(cfg: RunConfig, mesh_text: str) -> dict:
     """Replies, rewards, metrics, Adam's first moments (so, gradients) and the update's HLO."""
     cfg, mesh = dataclasses.replace(cfg, mesh=mesh_text), make_mesh(mesh_text)
-    with Grader(REWARD_WEIGHTS) as grader, jax.set_mesh(mesh):
+    with new_grader(cfg) as grader, jax.set_mesh(mesh):
         trainer = Trainer(cfg, make_task(cfg), mesh, grader)
         state = new_policy(cfg, load_weights(cfg.base, cfg.model), mesh)
         samples, _, _ = trainer.rollout(state.train.weights, 0, 0)

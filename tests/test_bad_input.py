@@ -13,7 +13,7 @@ import tiny_run
 from experiments import cli, pretrain_base, r1_zero
 from r1jax.base import save_weights
 from r1jax.metrics import read_jsonl
-from r1jax.rewards.grading import Grade, Grader
+from r1jax.rewards import grading
 from r1jax.rl.types import Rollout
 
 
@@ -73,6 +73,9 @@ def error_in(error_of, folder):
         (["word"], "Unrecognized options: word"),
         (["--steps=many"], "--steps: invalid literal for int() with base 10: 'many'"),
         (["--steps=0"], "RunConfig.steps must be positive, got 0"),
+        (["--reward.accuracy=nan"], "RewardConfig.accuracy must be finite, got nan"),
+        (["--reward.accuracy=0", "--reward.format=0"], "every weight is 0, so there is no reward"),
+        (["--reward.target-language=xx"], "language 'xx' is not known; expected one of ar, bg"),
         (["--rl.minibatches=3"], "RLConfig: minibatches x microbatches = 3 must divide"),
         (["--sampling.slots=100"], "SamplingConfig.refill=16 must divide slots=100"),
         (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
@@ -223,9 +226,13 @@ def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
 
 
 def test_a_step_whose_graders_all_failed(error_in, monkeypatch):
-    failed = Grade("failed", {"accuracy": 0.0, "format": 0.0}, 0.0, "the parser is broken")
-    monkeypatch.setattr(Grader, "grade", lambda self, problems, replies: [failed] * len(replies))
-    assert "step 0: every reply's grader failed: the parser is broken" in error_in()
+    def broken(*_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(grading, "check_countdown", broken)
+    error = error_in()
+    assert "step 0: every reply's grader failed (" in error
+    assert error.endswith("replies have an answer): KeyError: 'a bug'\n")
 
 
 @pytest.mark.parametrize(

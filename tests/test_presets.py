@@ -39,9 +39,10 @@ def test_every_number_of_a_published_run_has_a_source_or_is_marked_unreported(na
     ours = {
         "rl.microbatches", "rl.max_draws", "rl.overlong_buffer", "sampling.slots",
         "sampling.refill", "sampling.top_k", "sampling.top_p", "optim.schedule", "optim.steps",
-        "optim.final", "optim.mtp_weight",
+        "optim.final", "optim.mtp_weight", "reward.repetition", "reward.partial",
+        "reward.target_language",
     }  # fmt: skip
-    for part in ("rl", "sampling", "optim"):
+    for part in ("rl", "sampling", "optim", "reward"):
         for f in dataclasses.fields(field(run, part)):
             path = f"{part}.{f.name}"
             assert (path in SOURCES[name]) != (path in ours), path
@@ -67,6 +68,13 @@ def test_r1_stage2_paper_clips_at_epsilon_10_so_never_from_below():
     assert (rl.clip_low, rl.clip_high) == (10.0, 10.0)
     assert 1 - rl.clip_low < 0 < 1 + rl.clip_high == 11.0
     assert SOURCES["r1_stage2_paper"]["steps"] == UNREPORTED
+
+
+def test_only_stage_2_rewards_language_consistency():
+    weights = {name: run().reward.weights for name, run in RUNS.items()}
+    stage_2 = weights.pop("r1_stage2_paper")
+    assert stage_2 == {"accuracy": 1.0, "format": 1.0, "language": 1.0}
+    assert all(w == {"accuracy": 1.0, "format": 1.0} for w in weights.values())
 
 
 def test_dapo_preset_clips_higher_and_has_no_kl_term():

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+from typing import get_args
 
 import jax
 import numpy as np
@@ -12,14 +13,17 @@ import tiny_run
 from experiments.r1_zero import first_weights
 from r1jax.analysis.reflection import count_terms
 from r1jax.config import RLConfig, RunConfig, SamplingConfig, load_config, save_config
-from r1jax.data.tasks import make_task, shuffled
+from r1jax.data.pipeline import stream
+from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl
-from r1jax.rewards.grading import Grader
-from r1jax.rl.loop import REWARD_WEIGHTS, Trainer
+from r1jax.rewards.components import Outcome
+from r1jax.rl.loop import Trainer, new_grader
 from r1jax.sharding import make_mesh
 
 KEYS = {
-    "step", "reward/mean", "reward/accuracy", "reward/format", "heldout/accuracy",
+    "step", "reward/mean", "reward/accuracy", "reward/format", "reward/unparseable",
+    "reward/grader_failed", "outcome/correct", "outcome/incorrect", "outcome/unparseable",
+    "outcome/failed", "heldout/accuracy",
     "heldout/greedy", "length/mean", "length/correct", "length/incorrect", "length/truncated",
     "reflection/per_response", "reflection/per_1k_tokens", "reflection/fraction",
     "reflection/wait_per_1k_tokens", "kl", "entropy", "clip/low", "clip/high", "grad_norm", "lr",
@@ -61,6 +65,10 @@ def test_metrics_agree_with_each_other_and_with_the_configuration(out):
         np.testing.assert_allclose(row["lr"], tiny_run.CONFIG.optim.lr)
         assert row["kl"] > 0 and row["entropy"] > 0 and row["grad_norm"] > 0
         assert row["sampler/logp_diff"] < 1e-5
+        counts = {name: row[f"outcome/{name}"] for name in get_args(Outcome)}
+        assert sum(counts.values()) == 16 and counts["correct"] == 16 * row["reward/accuracy"]
+        assert counts["failed"] == row["reward/grader_failed"] == 0
+        assert counts["unparseable"] == 16 * row["reward/unparseable"]
         assert 0 < row["length/mean"] <= tiny_run.CONFIG.sampling.max_tokens
         seconds = sum(row[f"time/{part}"] for part in ("rollout", "reward", "update"))
         tokens = row["length/mean"] * 16
@@ -114,10 +122,24 @@ def test_a_few_readable_lines(config, tmp_path, capfd):
     assert max(map(len, lines[1:-2])) < 100
 
 
+def test_a_run_chooses_its_reward(config, tmp_path):
+    """Every component is logged apart; a weight of 0 leaves one out, of metrics, too."""
+    flags = ["--reward.format=0.5", "--reward.repetition=2", "--reward.accuracy=0", "--steps=1"]
+    out = tiny_run.run(config, tmp_path / "run", *flags)
+    (row, _) = read_jsonl(out / "metrics.jsonl")
+    parts = [0.5 * row["reward/format"], 2 * row["reward/repetition"]]
+    np.testing.assert_allclose(row["reward/mean"], sum(parts), rtol=1e-6)
+    assert "reward/accuracy" in row and "reward/language" not in row
+    for sample in read_jsonl(out / "samples.jsonl"):
+        assert set(sample["components"]) == {"accuracy", "format", "repetition"}
+        parts = [0.5 * sample["components"]["format"], 2 * sample["components"]["repetition"]]
+        assert sample["reward"] == sum(parts)
+
+
 def trainer(config, **rl):
     cfg = load_config(RunConfig, config)
     cfg = dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, **rl))
-    return Trainer(cfg, make_task(cfg), make_mesh("1"), Grader(REWARD_WEIGHTS))
+    return Trainer(cfg, make_task(cfg), make_mesh("1"), new_grader(cfg))
 
 
 def pairs(samples):
@@ -160,7 +182,7 @@ def test_overlong_shaping_takes_from_the_reward_what_a_reply_is_too_long(config)
 def test_every_problem_once_an_epoch_and_no_heldout_one(config):
     task = make_task(load_config(RunConfig, config))
     n = len(task.train)
-    drawn = shuffled(task.train, seed=3)
+    drawn = stream(task.mixture, seed=3)
     epochs = [[drawn[i].id for i in range(n * e, n * (e + 1))] for e in range(6)]
     assert all(sorted(epoch) == sorted(p.id for p in task.train) for epoch in epochs)
     assert len(set(map(tuple, epochs))) > 1
@@ -207,7 +229,7 @@ def test_gsm8k_is_asked_in_r1_zeros_words_and_graded_by_its_answer(gsm8k):
     assert prompt.endswith("Assistant:")
     replies = [f"<think> 48 + 24 </think> <answer> {answer} </answer>" for answer in ("72", "73")]
     ids = [[*task.tokenizer.encode(reply), task.tokenizer.eos_id] for reply in replies]
-    with Grader(REWARD_WEIGHTS) as grader:
+    with new_grader(gsm8k) as grader:
         grades = grader.grade([problem] * 2, [task.text(reply) for reply in ids])
     assert [grade.reward for grade in grades] == [2.0, 1.0]
 

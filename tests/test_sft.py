@@ -12,7 +12,7 @@ import pytest
 import small
 
 from r1jax.config import OptimConfig
-from r1jax.data.packing import pack
+from r1jax.data.packing import best_fit, pack
 from r1jax.model.mtp import mtp_log_probs
 from r1jax.model.transformer import forward
 from r1jax.optim import new_state, state_shardings
@@ -82,6 +82,25 @@ def test_loss_is_the_mean_cross_entropy_of_trained_tokens_and_the_balance_loss()
     assert balance > 0.5
     assert float(total) == pytest.approx(nll + OPTIM.balance_alpha * balance, rel=1e-5)
     assert load_LE.sum() == (batch.segments_BT > 0).sum() * small.CONFIG.router.active
+
+
+def test_every_log_prob_of_a_packed_token_is_that_of_its_document_alone():
+    batch = packed()
+    logp = small.log_softmax(
+        small.logits(
+            small.weights(), batch.tokens_BT,
+            segments_BT=batch.segments_BT, positions_BT=batch.positions_BT,
+        )[0]
+    )  # fmt: skip
+    tokens, segments, _ = alone()
+    want = small.log_softmax(small.logits(small.weights(), tokens, segments_BT=segments)[0])
+    plan, _ = best_fit([sum(map(len, d)) for d in DOCUMENTS], T, B)
+    for row, members in enumerate(plan):
+        start = 0
+        for i in members:
+            n = sum(map(len, DOCUMENTS[i]))
+            np.testing.assert_allclose(logp[row, start : start + n], want[i, :n], atol=1e-5)
+            start += n
 
 
 def test_padding_has_no_influence():

@@ -1,91 +1,267 @@
-"""Readers of problem files: each returns `list[Problem]` or raises one clear InputError."""
+r"""Readers of problems: rows that say all about themselves, and the published data sets.
 
+`READERS[name](path)` reads a file or a folder in any form that `r1jax.data.rows` knows. Published
+answers are brought into the form that `Problem` asks for; a published id is kept, behind the name
+of its source, and a row without one is called by its file and line.
+"""
+
+import dataclasses
+import hashlib
 import json
+import math
 import re
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, get_args
 
 from r1jax.config import InputError, check
-from r1jax.data.problems import Problem
+from r1jax.data import program_sources
+from r1jax.data.problems import Kind, Problem
+from r1jax.data.rows import Bad, Place, field, read_jsonl, read_rows, warn
+from r1jax.rewards.format import last_boxed
 
-T = TypeVar("T")
+__all__ = ["READERS", "Reader", "field", "read_countdown", "read_gsm8k", "read_jsonl"]
 
-
-def read_jsonl(path: str | Path, parse: Callable[[dict[str, Any], int], T]) -> list[T]:
-    """`parse(row, line number)` of each line of a JSON-lines file; blank lines are skipped.
-
-    Raises InputError: "file: ..." if it cannot be read or has no rows, "file:line: ..." for a
-    line that is not a JSON object and for an InputError that `parse` raises.
-    """
-    path = Path(path)
-    try:
-        # Not splitlines(): a JSON string may hold a raw U+2028.
-        lines = path.read_text("utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            check(isinstance(row, dict), f"expected a JSON object, got {type(row).__name__}")
-            rows.append(parse(row, number))
-        except InputError as error:
-            raise InputError(f"{path}:{number}: {error}") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}:{number}: invalid JSON: {error}") from None
-    check(bool(rows), f"{path}: no rows")
-    return rows
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
-def field(row: dict[str, Any], name: str, kind: type[T]) -> T:
-    """row[name], which must be exactly of that type (JSON's true is no integer)."""
-    check(name in row, f'missing field "{name}"')
-    value = row[name]
-    wanted, got = kind.__name__, type(value).__name__
-    check(type(value) is kind, f'field "{name}" must be of type {wanted}, got {got}')
+class Reader(Protocol):
+    """Raises InputError as `read_rows` does; so `bad` and `say`, too, are those of `read_rows`."""
+
+    def __call__(
+        self, path: str | Path, bad: Bad = "stop", say: Callable[[str], None] = warn
+    ) -> list[Problem]: ...
+
+
+def _published(
+    source: str, parse: Callable[[dict[str, Any]], Problem], columns: Sequence[str] = ()
+) -> Reader:
+    """The reader of a data set. `parse` may leave the id empty, and need not give the source."""
+
+    def named(row: dict[str, Any], place: Place) -> Problem:
+        problem = parse(row)
+        name = problem.id or f"{place.name}/{place.number}"
+        if not name.lower().startswith(source):
+            name = f"{source}/{name}"
+        return dataclasses.replace(problem, id=name, source=source)
+
+    def read(
+        path: str | Path, bad: Bad = "stop", say: Callable[[str], None] = warn
+    ) -> list[Problem]:
+        return read_rows(path, named, bad, say, columns)
+
+    return read
+
+
+def _id(row: dict[str, Any], *names: str) -> str:
+    """The first of these fields that the row has, else ""."""
+    for name in names:
+        if row.get(name) not in (None, ""):
+            check(type(row[name]) in (str, int), f'field "{name}" must be a string or an integer')
+            return str(row[name])
+    return ""
+
+
+def _text(row: dict[str, Any], *names: str) -> str:
+    """The first of these fields that the row has, which must be text and not blank."""
+    name = next((name for name in names if name in row), names[0])
+    value = field(row, name, str)
+    check(bool(value.strip()), f'field "{name}" is empty')
     return value
 
 
-def read_gsm8k(path: str | Path) -> list[Problem]:
-    """GSM8K (arXiv 2110.14168): {"question", "answer"}, the answer ending in `#### 1,234`."""
-    stem = Path(path).stem
-
-    def parse(row: dict[str, Any], line: int) -> Problem:
-        question = field(row, "question", str)
-        final = field(row, "answer", str).rpartition("####")[2].strip().replace(",", "")
-        check(bool(question.strip()), 'field "question" is empty')
-        check(
-            "####" in row["answer"] and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", final) is not None,
-            'field "answer" must end in "#### " and a number',
-        )
-        return Problem(f"gsm8k/{stem}/{line}", "math", question, final, source="gsm8k")
-
-    return read_jsonl(path, parse)
+def _number(row: dict[str, Any], *names: str) -> str:
+    """A number, or text that is one, as text without separators: 27.0 is "27", "073" "73"."""
+    name = next((name for name in names if name in row), names[0])
+    check(name in row, f'missing field "{name}"')
+    value = row[name]
+    if type(value) is float and math.isfinite(value):
+        value = int(value) if value.is_integer() else value
+    given = str(value).strip().replace(",", "") if type(value) in (str, int, float) else ""
+    check(_NUMBER.fullmatch(given) is not None, f'field "{name}" must be a number, got {value!r}')
+    whole, point, rest = given.removeprefix("-").partition(".")
+    return "-" * given.startswith("-") + (whole.lstrip("0") or "0") + point + rest
 
 
-def read_countdown(path: str | Path) -> list[Problem]:
-    """Countdown: {"numbers": [3, 5, 7], "target": 22}, "id" optional; all integers."""
-    stem = Path(path).stem
+def _gsm8k(row: dict[str, Any]) -> Problem:
+    """arXiv 2110.14168: {"question", "answer"}, the answer ending in `#### 1,234`."""
+    question = _text(row, "question")
+    final = field(row, "answer", str).rpartition("####")[2].strip().replace(",", "")
+    check(
+        "####" in row["answer"] and _NUMBER.fullmatch(final) is not None,
+        'field "answer" must end in "#### " and a number',
+    )
+    return Problem("", "math", question, final)
 
-    def parse(row: dict[str, Any], line: int) -> Problem:
-        numbers = field(row, "numbers", list)
-        target = field(row, "target", int)
-        # An expression has no way to write a negative operand (rewards/countdown.py).
-        check(
-            bool(numbers) and all(type(n) is int and n >= 0 for n in numbers),
-            'field "numbers" must be a non-empty list of non-negative integers',
-        )
-        name = row.get("id", f"countdown/{stem}/{line}")
-        check(type(name) in (str, int), 'field "id" must be a string or an integer')
-        prompt = (
-            f"Using the numbers {numbers}, make {target}. Use each number exactly once, "
-            "with only +, -, *, / and parentheses."
-        )
-        return Problem(str(name), "countdown", prompt, str(target), tuple(numbers), "countdown")
 
-    return read_jsonl(path, parse)
+def _math(row: dict[str, Any]) -> Problem:
+    r"""MATH (arXiv 2103.03874): {"problem", "solution"}, the last \boxed{} being the answer.
+
+    MATH-500 (arXiv 2305.20050) adds "answer" and "unique_id". The first is also published as a
+    folder of one file a problem.
+    """
+    answer = _text(row, "answer") if "answer" in row else last_boxed(_text(row, "solution"))
+    if not answer:
+        raise InputError(r'field "solution" has no \boxed{answer}')
+    return Problem(_id(row, "unique_id"), "math", _text(row, "problem"), answer)
+
+
+def _aime(row: dict[str, Any]) -> Problem:
+    """{"problem" or "question", "answer" or "expected_answer"}, an integer from 0 to 999."""
+    answer = _number(row, "answer", "expected_answer", "Answer")
+    check(answer.isdigit() and int(answer) <= 999, f"AIME's answers are 0 to 999, got {answer}")
+    return Problem(
+        _id(row, "id", "ID"), "math", _text(row, "problem", "question", "Problem"), answer
+    )
+
+
+def _amc(row: dict[str, Any]) -> Problem:
+    """The form of AIME; the answer is a number, written as a float: 27.0."""
+    answer = _number(row, "answer", "expected_answer")
+    return Problem(_id(row, "id"), "math", _text(row, "problem", "question"), answer)
+
+
+def _svamp(row: dict[str, Any]) -> Problem:
+    """arXiv 2103.07191: {"ID", "Body", "Question", "Answer"}, a number."""
+    body, question = _text(row, "Body").strip(), _text(row, "Question").strip()
+    # Not every body ends with its full stop.
+    prompt = f"{body}{'' if body[-1] in '.,?!' else '.'} {question}"
+    return Problem(_id(row, "ID"), "math", prompt, _number(row, "Answer"))
+
+
+def choice(id: str, question: str, options: Sequence[str], right: int) -> Problem:
+    """The question with its lettered options below, one a line; `right` counts from 0."""
+    check(2 <= len(options) <= 26, f"a question of {len(options)} options")
+    check(0 <= right < len(options), f"option {right} of {len(options)} is the answer")
+    lettered = zip(string.ascii_uppercase, options, strict=False)
+    prompt = "\n".join([question.strip(), "", *(f"{letter}. {text}" for letter, text in lettered)])
+    return Problem(id, "choice", prompt, string.ascii_uppercase[right], choices=tuple(options))
+
+
+def _mmlu(row: dict[str, Any]) -> Problem:
+    """arXiv 2009.03300: {"question", "choices", "answer"}, which counts from 0.
+
+    As first published, lines `question,A,B,C,D,letter` of a .csv file a subject.
+    """
+    question = _text(row, "question")
+    if "choices" not in row:
+        options = [field(row, letter, str).strip() for letter in "ABCD"]
+        letter = field(row, "answer", str).strip()
+        check(letter in ("A", "B", "C", "D"), f'field "answer" must be A to D, got {letter!r}')
+        return choice("", question, options, "ABCD".index(letter))
+    options = field(row, "choices", list)
+    check(all(type(o) is str for o in options), 'field "choices" must be a list of strings')
+    return choice("", question, options, field(row, "answer", int))
+
+
+def _gpqa(row: dict[str, Any]) -> Problem:
+    """arXiv 2311.12022: "Question", "Correct Answer", "Incorrect Answer 1" to 3, "Record ID".
+
+    The right option comes first in the file. Here the options are in the order of their hashes,
+    which is the same in every run, and tells nothing.
+    """
+    question = _text(row, "Question")
+    right = _text(row, "Correct Answer").strip()
+    wrong = [_text(row, f"Incorrect Answer {i}").strip() for i in (1, 2, 3)]
+    check(right not in wrong, "the correct answer is among the incorrect ones")
+
+    def digest(option: str) -> bytes:
+        return hashlib.sha256(f"{question}\0{option}".encode()).digest()
+
+    options = sorted([right, *wrong], key=digest)
+    return choice(_id(row, "Record ID"), question, options, options.index(right))
+
+
+def _countdown(row: dict[str, Any]) -> Problem:
+    """{"numbers" or "nums": [3, 5, 7], "target": 22}, "id" optional; all integers."""
+    numbers = _numbers(row if "numbers" in row or "nums" not in row else {"numbers": row["nums"]})
+    target = field(row, "target", int)
+    prompt = f"Using the numbers {list(numbers)}, make {target}. {program_sources.ONCE}"
+    return Problem(_id(row, "id"), "countdown", prompt, str(target), numbers)
+
+
+def _numbers(row: dict[str, Any]) -> tuple[int, ...]:
+    numbers = field(row, "numbers", list)
+    # An expression has no way to write a negative operand (rewards/countdown.py).
+    check(
+        bool(numbers) and all(type(n) is int and n >= 0 for n in numbers),
+        'field "numbers" must be a non-empty list of non-negative integers',
+    )
+    return tuple(numbers)
+
+
+def _problem(row: dict[str, Any], place: Place) -> Problem:
+    """{"id", "kind", "prompt"} and "answer", or "tests" of code; "source" optional.
+
+    "numbers" are a countdown problem's operands, and its answer the target. "choices" are the
+    options of a choice, which the prompt shows already, and its answer a letter. "tests" has the
+    fields of `Tests`, or is one of the other forms that `program_sources.read_tests` knows.
+    """
+    check("id" in row, 'missing field "id"')
+    name, kind, prompt = _id(row, "id"), field(row, "kind", str), _text(row, "prompt")
+    check(bool(name), 'field "id" is empty')
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    check(kind in kinds, f'field "kind" must be one of {", ".join(kinds)}, got {kind!r}')
+    problem = Problem(name, kind, prompt, source=_id(row, "source"))  # type: ignore[arg-type]
+    if kind == "code":
+        check("tests" in row, 'missing field "tests"')
+        return dataclasses.replace(problem, tests=program_sources.read_tests(row))
+    answer = row.get("answer")
+    if kind == "countdown":
+        answer = _number(row, "answer")
+        check("." not in answer, f'field "answer" must be an integer, got {answer}')
+        return dataclasses.replace(problem, answer=answer, numbers=_numbers(row))
+    if kind == "gym" and isinstance(answer, dict):
+        answer = json.dumps(answer)
+    if type(answer) in (int, float):
+        answer = _number(row, "answer")
+    answer = _text({**row, "answer": answer} if "answer" in row else row, "answer").strip()
+    if kind != "choice":
+        return dataclasses.replace(problem, answer=answer)
+    options = field(row, "choices", list) if "choices" in row else []
+    check(all(type(o) is str for o in options), 'field "choices" must be a list of strings')
+    letters = string.ascii_uppercase[: len(options) or None]
+    check(
+        len(answer) == 1 and answer in letters,
+        f'field "answer" must be a letter from A to {letters[-1]}, got {answer!r}',
+    )
+    return dataclasses.replace(problem, answer=answer, choices=tuple(options))
+
+
+def read_problems(
+    path: str | Path, bad: Bad = "stop", say: Callable[[str], None] = warn
+) -> list[Problem]:
+    return read_rows(path, _problem, bad, say)
+
+
+def write_problems(problems: Iterable[Problem], path: Path) -> None:
+    """Writes what `read_problems` reads back; under another name first, so never half a file."""
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            row = {name: value for name, value in dataclasses.asdict(problem).items() if value}
+            if problem.tests is not None:
+                row["tests"] = {name: value for name, value in row["tests"].items() if value}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.replace(path)
+
+
+read_gsm8k = _published("gsm8k", _gsm8k)
+read_countdown = _published("countdown", _countdown)
+
+READERS: dict[str, Reader] = {
+    "problems": read_problems,
+    "countdown": read_countdown,
+    "gsm8k": read_gsm8k,
+    "math": _published("math", _math),
+    "aime": _published("aime", _aime),
+    "amc": _published("amc", _amc),
+    "svamp": _published("svamp", _svamp),
+    "mmlu": _published("mmlu", _mmlu, ("question", "A", "B", "C", "D", "answer")),
+    "gpqa": _published("gpqa", _gpqa),
+    "humaneval": _published("humaneval", program_sources.humaneval),
+    "mbpp": _published("mbpp", program_sources.mbpp),
+    "livecodebench": _published("livecodebench", program_sources.livecodebench),
+    "codeforces": _published("codeforces", program_sources.codeforces),
+}

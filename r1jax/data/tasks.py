@@ -1,24 +1,31 @@
 """A task: problems to train and to test on, and how the model reads and answers them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
-import grain
 import numpy as np
 
 from r1jax.config import InputError, RunConfig, check
-from r1jax.data import countdown, sources, templates
+from r1jax.data import countdown, templates
+from r1jax.data.pipeline import Mixture
 from r1jax.data.problems import Problem
+from r1jax.data.rows import Bad
+from r1jax.data.sources import READERS
 from r1jax.data.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     tokenizer: Tokenizer
-    train: Sequence[Problem]
+    mixture: Mixture[Problem]  # to train on
     heldout: Sequence[Problem]
     template: Callable[[str], str]  # a question -> what the model reads
     opening: str  # how every reply begins, because the prompt ends with it
+
+    @functools.cached_property
+    def train(self) -> list[Problem]:
+        return [problem for problems, _ in self.mixture for problem in problems]
 
     def prompt(self, problem: Problem) -> list[int]:
         """Token ids, after the beginning-of-sequence token where the tokenizer has one."""
@@ -45,18 +52,58 @@ def make_task(cfg: RunConfig) -> Task:
         template, opening = templates.opened, "<think> "
     if not cfg.data:
         train, heldout = countdown.split(cfg.heldout_share)
+        mixture = [(train, 1.0)]
     else:
-        read = {"countdown": sources.read_countdown, "gsm8k": sources.read_gsm8k}[cfg.task]
-        problems = read(cfg.data)
+        given = read_mixture(cfg.data, cfg.task, cfg.bad_rows)
         if not cfg.tokenizer:
-            problems = [_in_words(p, cfg.data) for p in problems]
-        train, heldout = _split(problems, cfg.heldout_share)
+            given = [([_in_words(p, cfg.data) for p in some], weight) for some, weight in given]
+        mixture, heldout = _split(given, cfg.heldout_share)
+    task = Task(tokenizer, mixture, heldout, template, opening)
     check(
-        bool(train and heldout),
+        all(train for train, _ in mixture) and bool(heldout),
         f"{cfg.data or 'the embedded problems'}: RunConfig.heldout_share={cfg.heldout_share} "
-        f"leaves {len(train)} problems to train on and {len(heldout)} held out",
+        f"leaves {len(task.train)} problems to train on and {len(heldout)} held out",
     )
-    return Task(tokenizer, train, heldout, template, opening)
+    return task
+
+
+def parse_data(data: str) -> list[tuple[str, str, float | None]]:
+    """(task or "", file, weight) of each part of "[TASK=]FILE[:WEIGHT],...".
+
+    Either all parts have a weight or none has. Raises InputError that names the part at fault.
+    """
+    parts = []
+    for part in data.split(","):
+        task, _, file = part.partition("=")
+        if task not in READERS:  # the file's name has the sign
+            task, file = "", part
+        file, colon, weight = file.rpartition(":") if ":" in file else (file, "", "")
+        if colon:
+            try:
+                share = float(weight)
+            except ValueError:
+                raise InputError(f"--data={part}: {weight!r} is not a weight") from None
+            check(0 < share < float("inf"), f"--data={part}: the weight must be positive")
+        check(bool(file), f"--data={data}: a file has no name")
+        parts.append((task, file, share if colon else None))
+    weighted = sum(weight is not None for *_, weight in parts)
+    check(
+        weighted in (0, len(parts)), f"--data={data}: give all files a weight, FILE:WEIGHT, or none"
+    )
+    return parts
+
+
+def read_mixture(data: str, task: str, bad: Bad) -> Mixture[Problem]:
+    """The files of `data` (see `parse_data`), of the form `task` where they do not say another,
+    with their weights; all one source where they have none."""
+    mixture: list[tuple[list[Problem], float]] = []
+    for name, path, weight in parse_data(data):
+        problems = READERS[name or task](path, bad)
+        if weight is None and mixture:
+            mixture[0][0].extend(problems)
+        else:
+            mixture.append((problems, weight or 1.0))
+    return mixture
 
 
 def _in_words(problem: Problem, path: str) -> Problem:
@@ -72,18 +119,13 @@ def _in_words(problem: Problem, path: str) -> Problem:
     return dataclasses.replace(problem, prompt=question, numbers=numbers)
 
 
-def _split(problems: list[Problem], share: float) -> tuple[list[Problem], list[Problem]]:
+def _split(
+    mixture: Mixture[Problem], share: float
+) -> tuple[list[tuple[list[Problem], float]], list[Problem]]:
     """(train, held out). Split by prompt, so that a problem given twice is on one side only."""
+    problems = [p for some, _ in mixture for p in some]
     prompts = list(dict.fromkeys(p.prompt for p in problems))
     order = np.random.default_rng(0).permutation(len(prompts))
     chosen = {prompts[i] for i in order[: max(1, round(share * len(prompts)))]}
-    train = [p for p in problems if p.prompt not in chosen]
+    train = [([p for p in some if p.prompt not in chosen], weight) for some, weight in mixture]
     return train, [p for p in problems if p.prompt in chosen]
-
-
-def shuffled(problems: Sequence[Problem], seed: int) -> grain.MapDataset:
-    """Every problem once an epoch, in an order of its own each epoch, for ever.
-
-    Element i is the same in every process, so a position is all that resuming needs.
-    """
-    return grain.MapDataset.source(problems).seed(seed).shuffle().repeat()

@@ -142,6 +142,18 @@ class Grader:
             self._sandboxes.close()
             self._sandboxes = None
 
+    def require(self, problems: Sequence[Problem]) -> None:
+        """Raises InputError if this host cannot grade such problems: better before any work.
+
+        Starts what their grading needs, so that no batch waits for it.
+        """
+        if any(problem.tests is not None for problem in problems):
+            self._start_sandboxes()
+        if any(problem.kind == "gym" for problem in problems):
+            gym.require()
+        if any(problem.kind in SLOW for problem in problems):
+            self._workers.submit(_warm_up)
+
     def grade(
         self,
         problems: Sequence[Problem],
@@ -203,15 +215,18 @@ class Grader:
         if verdict is not None:
             return lambda: verdict
         if problem.tests is not None:
-            if self._sandboxes is None:
-                self._sandboxes = self._new_sandboxes()
-            program = self._sandboxes.submit(problem.tests, answer)
+            program = self._start_sandboxes().submit(problem.tests, answer)
             return functools.partial(_from_sandbox, program)
         if problem.kind == "gym":
             gym.require()
         function, name = SLOW[problem.kind]
         job = self._workers.submit(_timed, function, answer, problem.answer)
         return functools.partial(self._from_worker, job, name)
+
+    def _start_sandboxes(self) -> CodeGrader:
+        if self._sandboxes is None:
+            self._sandboxes = self._new_sandboxes()
+        return self._sandboxes
 
     def _finish(self, begun: Mapping[_Item, _Check]) -> dict[_Item, _Verdict]:
         verdicts = {item: check() for item, check in begun.items()}

@@ -60,6 +60,9 @@ _SPELLINGS = [
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
         (r"\\le(?![a-zA-Z])", r"\\leq"),
         (r"\\ge(?![a-zA-Z])", r"\\geq"),
+        (r"<=", r"\\leq "),
+        (r">=", r"\\geq "),
+        (r"^\s*=", ""),
     ]
 ]
 _WRAPPED = re.compile(

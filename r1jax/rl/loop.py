@@ -19,17 +19,16 @@ from jax.sharding import Mesh, NamedSharding
 from r1jax import optim, sharding
 from r1jax.checkpoint import Checkpoints, abstract_like
 from r1jax.config import InputError, RunConfig, check, save_config
-from r1jax.data.tasks import Task, shuffled
+from r1jax.data.pipeline import stream
+from r1jax.data.tasks import Task
 from r1jax.metrics import MetricsLog, Progress
 from r1jax.model.params import Weights
-from r1jax.rewards.components import COMPONENTS, overlong
+from r1jax.rewards.components import COMPONENTS, language, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rl.grpo import PolicyState, grpo_step
 from r1jax.rl.rollout import Sample, draw, sample_metrics
 from r1jax.rl.types import Rollout, make_rollout
 from r1jax.sampling.engine import Engine
-
-REWARD_WEIGHTS = {"accuracy": 1.0, "format": 1.0}  # equal, summed [R1, section 2.2.2]
 
 # What `grpo_step` reports of one update, and so is absent from the last line.
 UPDATE_KEYS = (
@@ -43,12 +42,14 @@ HELDOUT_KEYS = tuple(
 
 
 def new_grader(cfg: RunConfig) -> Grader:
-    """R1-Zero's rewards; with DAPO's overlong penalty as one more component where it is on."""
-    weights, components, buffer = REWARD_WEIGHTS, COMPONENTS, cfg.rl.overlong_buffer
+    """Of the rewards that cfg weighs, and DAPO's overlong penalty where it is on."""
+    weights, buffer = cfg.reward.weights, cfg.rl.overlong_buffer
+    components = COMPONENTS | {"language": language(cfg.reward.target_language)}
     if buffer:
         weights = weights | {"overlong": 1.0}
         components = components | {"overlong": overlong(cfg.sampling.max_tokens, buffer)}
-    return Grader(weights, cfg.grading_workers, components=components)
+    unsafe = cfg.i_know_that_model_code_runs_unsandboxed
+    return Grader(weights, cfg.grading_workers, components=components, unsafe=unsafe)
 
 
 def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
@@ -88,7 +89,8 @@ class Trainer:
         greedy = dataclasses.replace(cfg.sampling, temperature=0.0)
         self.engine = Engine(cfg.model, cfg.sampling, mesh, stop)
         self.greedy = Engine(cfg.model, greedy, mesh, stop)
-        self.questions = shuffled(task.train, cfg.seed)
+        # All of them in every process: a rollout is of the whole mesh.
+        self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
         self.step_fn = functools.partial(
             grpo_step, model=cfg.model, cfg=cfg.rl, optim_cfg=cfg.optim, sampling=cfg.sampling
@@ -196,6 +198,7 @@ def train(
         Checkpoints(out / "checkpoints") as checkpoints,
         jax.set_mesh(mesh),
     ):
+        grader.require((*task.train, *task.heldout))
         trainer = Trainer(cfg, task, mesh, grader)
         first, position, restored = 0, 0, None
         newest = checkpoints.newest()
@@ -241,8 +244,7 @@ def one_step(trainer: Trainer, state: PolicyState, step: int, position: int, out
     Returns (state, position, metrics, samples).
     """
     samples, seconds, position = trainer.rollout(state.train.weights, step, position)
-    if all(s.grade.outcome == "failed" for s in samples):
-        raise InputError(f"step {step}: every reply's grader failed: {samples[0].grade.detail}")
+    check_graders(samples, step)
     rollout = trainer.to_devices(samples)
     started = time.perf_counter()
     key = jax.random.fold_in(jax.random.fold_in(trainer.key, 2), step)
@@ -257,6 +259,17 @@ def one_step(trainer: Trainer, state: PolicyState, step: int, position: int, out
     tokens = sum(len(s.completion.tokens) for s in samples)
     metrics["tokens_per_second"] = tokens / sum(seconds.values())
     return state, position, metrics, samples
+
+
+def check_graders(samples: Sequence[Sample], step: int) -> None:
+    """Raises InputError if no answer could be graded, and at least every second reply has one: a
+    step without rewards must not pass for one in which all was wrong."""
+    answered = [s.grade for s in samples if s.grade.answer is not None]
+    if 2 * len(answered) >= len(samples) and all(g.outcome == "failed" for g in answered):
+        raise InputError(
+            f"step {step}: every reply's grader failed ({len(answered)} of {len(samples)} replies "
+            f"have an answer): {answered[0].detail}"
+        )
 
 
 def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:

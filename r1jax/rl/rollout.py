@@ -2,7 +2,9 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from r1jax.analysis.reflection import count_terms, reflection_metrics
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import Task
 from r1jax.model.params import Weights
+from r1jax.rewards.components import Outcome
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.sampling.engine import Completion, Engine, Request
 
@@ -99,7 +102,8 @@ def draw(
 
 
 def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:
-    """Reward by component, lengths in tokens, and reflection, over some replies."""
+    """Reward by component, how many replies came to each outcome, lengths in tokens, and
+    reflection, over some replies."""
     length = np.array([len(s.completion.tokens) for s in samples])
     correct = np.array([s.correct for s in samples])
 
@@ -110,8 +114,10 @@ def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:
         f"reward/{name}": mean(np.array([s.grade.components[name] for s in samples]))
         for name in samples[0].grade.components
     }
+    outcomes = Counter(s.grade.outcome for s in samples)
     return {
         **components,
+        **{f"outcome/{name}": float(outcomes[name]) for name in get_args(Outcome)},
         "reward/unparseable": mean(np.array([s.grade.outcome == "unparseable" for s in samples])),
         "reward/grader_failed": mean(np.array([s.grade.outcome == "failed" for s in samples])),
         "length/mean": mean(length),

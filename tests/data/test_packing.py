@@ -1,9 +1,15 @@
 """Packing: every document whole, marked and in one row, or counted as left out."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given as over
+from hypothesis import strategies as st
 
-from r1jax.data.packing import pack
+from r1jax.config import InputError
+from r1jax.data.packing import Packed, best_fit, first_fit, pack
+from r1jax.data.pipeline import batches
 
 PAD = 99
 
@@ -55,7 +61,7 @@ def test_what_fits_is_not_left_out():
     assert sorted(unpack(batch)) == sorted(given)
 
 
-def test_longest_come_first_each_into_the_first_row_with_room():
+def test_a_batch_by_hand():
     given = [([1], [2]), ([3, 4], [5, 6]), ([7], [8, 9]), ([10], [11])]  # of 2, 4, 3, 2 tokens
     batch, left_out = pack(given, rows=2, length=6, pad=PAD)
     assert left_out == 0
@@ -63,6 +69,57 @@ def test_longest_come_first_each_into_the_first_row_with_room():
     assert batch.segments_BT.tolist() == [[1, 1, 1, 1, 2, 2], [1, 1, 1, 2, 2, 0]]
     assert batch.positions_BT.tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 1, 0]]
     assert batch.trained_BT.astype(int).tolist() == [[0, 0, 1, 1, 0, 1], [0, 1, 1, 0, 1, 0]]
+
+
+def by_hand(lengths, length, rows, choose):
+    """Longest first, each where `choose` says among the rooms that suffice."""
+    rows = len(lengths) if rows is None else rows
+    rooms, plan, left_out = [], [], []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        some = [(room, row) for row, room in enumerate(rooms) if room >= lengths[i]]
+        if some:
+            row = choose(some)[1]
+        elif lengths[i] <= length and len(rooms) < rows:
+            row = len(rooms)
+            rooms.append(length)
+            plan.append([])
+        else:
+            left_out.append(i)
+            continue
+        rooms[row] -= lengths[i]
+        plan[row].append(i)
+    return plan, left_out, sorted(rooms)
+
+
+lengths_of_documents = st.lists(st.integers(1, 14), max_size=60)
+
+
+@over(lengths_of_documents, st.integers(1, 12), st.none() | st.integers(1, 20))
+def test_fits_against_a_slow_one(lengths, length, rows):
+    """Of equally full rows, which one best fit takes does not matter."""
+    _, left_out, rooms = by_hand(lengths, length, rows, min)
+    got, got_left_out = best_fit(lengths, length, rows)
+    assert sorted(length - sum(lengths[i] for i in row) for row in got) == rooms
+    assert got_left_out == left_out
+    assert sorted(i for row in (*got, left_out) for i in row) == [*range(len(lengths))]
+    first_row = by_hand(lengths, length, rows, lambda some: min(some, key=lambda r: r[1]))
+    assert first_fit(lengths, length, rows) == first_row[:2]
+
+
+def test_every_row_of_packed_documents_in_a_stream_shared_by_hosts():
+    given = documents(50, seed=1)
+    packed = Packed(given, length=16, pad=PAD)
+    hosts = [batches(packed, 4, seed=3, host=h, hosts=2) for h in (0, 1)]
+    epoch = len(packed)
+    drawn = [hosts[i // 2 % 2][i // 4] for i in range(0, 4 * epoch, 2)]  # four epochs
+    found = [str(d) for batch in drawn for d in unpack(batch)]
+    assert Counter(found) == dict.fromkeys(map(str, given), 4)
+    assert packed.fill == np.mean([packed[i].segments_BT > 0 for i in range(epoch)])
+
+
+def test_a_document_that_no_row_can_hold_is_refused():
+    with pytest.raises(InputError, match="1 of 2 documents are longer than a row of 3 tokens: doc"):
+        Packed([([5], [6]), ([1, 2], [3, 4])], length=3, pad=PAD)
 
 
 def test_a_document_longer_than_a_row_is_left_out_not_cut():

@@ -1,0 +1,13 @@
+import pytest
+
+from r1jax.config import InputError
+from r1jax.rewards.sandbox import Limits, Sandbox
+
+
+@pytest.fixture(scope="session")
+def isolation() -> None:
+    """Skips the test, with the reason, where the host cannot isolate programs."""
+    try:
+        Sandbox(Limits()).close()
+    except InputError as refusal:
+        pytest.skip(str(refusal))
