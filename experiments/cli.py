@@ -1,26 +1,34 @@
 """What every command shares: typed flags over a complete configuration, and one-line errors."""
 
 import ctypes
-import dataclasses
 import io
 import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import rich.console
 import tyro
 
-from r1jax import hub
-from r1jax.config import InputError, RunConfig, check, load_config
+from r1jax.config import InputError, load_config
 
 Config = TypeVar("Config")
 
 # A preset decides which kind of attention a model has; flags change its numbers.
 _FLAGS = (tyro.conf.AvoidSubcommands,)
+
+
+class _Run(Protocol):
+    """The configuration of something that leaves a folder."""
+
+    @property
+    def out(self) -> str: ...
+
+
+Run = TypeVar("Run", bound=_Run)
 
 
 def parse(kind: type[Config], default: Config, args: Sequence[str], about: str) -> Config:
@@ -63,37 +71,23 @@ def reject(args: Sequence[str]) -> None:
         raise InputError(f"Unrecognized options: {' '.join(args)}")
 
 
-def starting_config(
-    presets: dict[str, Callable[[], RunConfig]], preset: str, args: list[str]
-) -> RunConfig:
-    """The configuration that flags change: --config=FILE, or --preset=NAME, or `preset`; with
-    --model=DIR, of the model there.
+def starting_config(presets: dict[str, Callable[[], Run]], preset: str, args: list[str]) -> Run:
+    """The configuration that flags change: --config=FILE, or --preset=NAME, or `preset`.
 
     With --resume, it is the one that the run in --out was started with.
     """
-    path, name, folder = take(args, "--config"), take(args, "--preset"), take(args, "--model")
+    path, name = take(args, "--config"), take(args, "--preset")
+    kind = type(presets[preset]())
+    if path:
+        return load_config(kind, path)
     if name is not None and name not in presets:
         raise InputError(f"--preset={name}: expected one of {', '.join(presets)}")
-    cfg = load_config(RunConfig, path) if path else presets[name or preset]()
-    if "--resume" in args and not name and not path:
-        saved = Path(take(list(args), "--out") or cfg.out) / "config.json"
+    default = presets[name or preset]()
+    if "--resume" in args and not name:
+        saved = Path(take(list(args), "--out") or default.out) / "config.json"
         if saved.exists():
-            cfg = load_config(RunConfig, saved)
-            check(folder in (None, cfg.base), f"--model={folder}: the run in {saved.parent} began "
-                  f"from {cfg.base}")  # fmt: skip
-            return cfg
-    return cfg if folder is None else from_directory(cfg, folder)
-
-
-def from_directory(cfg: RunConfig, folder: str) -> RunConfig:
-    """`cfg`, from the weights, the model and the tokenizer of a Hugging Face directory.
-
-    How the model runs stays as cfg says, but for the type that it computes in.
-    """
-    kept = ("param_dtype", "scan_layers", "remat", "experts_impl", "logits_chunk")
-    how = {name: getattr(cfg.model, name) for name in kept}
-    model = dataclasses.replace(hub.read_config(folder), **how)
-    return dataclasses.replace(cfg, model=model, base=folder, tokenizer=folder)
+            return load_config(kind, saved)
+    return default
 
 
 def run(main: Callable[[list[str]], None]) -> None:

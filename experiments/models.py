@@ -51,6 +51,23 @@ def open_model(path: str | Path) -> OnDisk:
     )
 
 
+def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
+    """`cfg`, from the weights, the model and the tokenizer of a directory on disk.
+
+    How the model runs stays as cfg says, but for the type that it computes in. Raises InputError
+    if cfg is that of a run to be resumed, which began from another.
+    """
+    check(
+        not resumes or cfg.base in ("embedded", "train", "random", folder),
+        f"--model={folder}: the run to be resumed began from {cfg.base}",
+    )
+    source = open_model(folder)
+    kept = ("param_dtype", "scan_layers", "remat", "experts_impl", "logits_chunk")
+    how = {name: getattr(cfg.model, name) for name in kept}
+    model = dataclasses.replace(source.config, **how)
+    return dataclasses.replace(cfg, model=model, base=folder, tokenizer=source.files)
+
+
 def _run_config(file: Path) -> RunConfig | SFTConfig:
     try:
         is_rl = "rl" in json.loads(file.read_text())

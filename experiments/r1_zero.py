@@ -12,7 +12,9 @@
 --data is FILE, or [TASK=]FILE[:WEIGHT],... of the forms in `r1jax/data/sources.py`: files are drawn
 from by weight, or are one pool where they have none.
 
-Presets are complete configurations (`r1jax/presets.py`); every field of one is a flag. The run
+Presets are complete configurations (`r1jax/presets.py`); every field of one is a flag. --model is a
+Hugging Face directory, or the folder of another run, to start from: its weights, its configuration
+and its tokenizer; without a task, it is trained to use given words in a story. The run
 leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints and report.html in
 --out.
 """
@@ -24,7 +26,7 @@ from pathlib import Path
 import jax
 
 from experiments import cli
-from experiments.models import open_model
+from experiments.models import from_model, open_model
 from experiments.pretrain_base import base_weights
 from r1jax import optim, sharding
 from r1jax.analysis.report import write_report
@@ -68,8 +70,10 @@ def _default_preset(args: list[str]) -> str:
 
 def main(args: list[str]) -> None:
     started = time.perf_counter()
-    preset = _default_preset(args)
+    preset, folder = _default_preset(args), cli.take(args, "--model")
     default = cli.starting_config(RUNS, preset, args)
+    if folder:
+        default = from_model(default, folder, resumes="--resume" in args)
     cfg = cli.parse(RunConfig, default, args, __doc__ or "")
     task = make_task(cfg)
     vocab = task.tokenizer.vocab_size

@@ -1,5 +1,6 @@
 """The optimizer and the state it trains, born sharded."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -17,7 +18,7 @@ from r1jax.model.params import Weights, weight_specs
 class TrainState(flax.struct.PyTreeNode):
     """The router's balance bias is part of `weights`, but not under the optimizer."""
 
-    weights: Weights
+    weights: Any  # Weights, or another node with `params` and `router_bias_LE` (RewardWeights)
     opt_state: Any
     step: Any  # scalar: updates made so far
 
@@ -49,7 +50,11 @@ def _matrices(params):
 
 def state_shardings(model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:
     """Where each array of a TrainState lives: moments beside their parameters."""
-    specs = weight_specs(model)
+    return shardings_around(weight_specs(model), cfg, mesh)
+
+
+def shardings_around(specs, cfg: OptimConfig, mesh: Mesh) -> TrainState:
+    """As `state_shardings`, for weights declared by `specs`."""
     placed = sharding.shardings(specs, mesh)
     tx = make_optimizer(cfg)
     opt_state = optax.tree_utils.tree_map_params(
@@ -62,7 +67,7 @@ def state_shardings(model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainSt
     return TrainState(weights=placed, opt_state=opt_state, step=sharding.replicated(mesh))
 
 
-def new_state(weights: Weights, cfg: OptimConfig) -> TrainState:
+def new_state(weights, cfg: OptimConfig) -> TrainState:
     """A state at step 0 around given weights."""
     opt_state = make_optimizer(cfg).init(weights.params)
     return TrainState(weights=weights, opt_state=opt_state, step=jnp.zeros((), jnp.int32))
@@ -84,11 +89,30 @@ def random_weights(model: ModelConfig, mesh: Mesh, key: jax.Array) -> Weights:
 
 
 def init_weights(model: ModelConfig, key: jax.Array) -> Weights:
-    weights = sharding.init(weight_specs(model), key, jnp.dtype(model.param_dtype))
+    return init_specs(weight_specs(model), model, key)
+
+
+def init_specs(specs, model: ModelConfig, key: jax.Array):
+    weights = sharding.init(specs, key, jnp.dtype(model.param_dtype))
     if weights.router_bias_LE is None:
         return weights
     # The bias moves by 0.001 a step: bfloat16 would lose that.
     return weights.replace(router_bias_LE=weights.router_bias_LE.astype(jnp.float32))
+
+
+def descend(
+    state: TrainState, loss_fn: Callable[[Any], tuple[jax.Array, tuple]], cfg: OptimConfig
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update along the gradient of `loss_fn(weights) -> (loss, (metrics, load_LE or None))`."""
+
+    def of_params(params):
+        return loss_fn(state.weights.replace(params=params))
+
+    (loss, (metrics, load_LE)), grads = jax.value_and_grad(of_params, has_aux=True)(
+        state.weights.params
+    )
+    state, update_metrics = update(state, grads, load_LE, cfg)
+    return state, {"loss": loss, **metrics, **update_metrics}
 
 
 def update(

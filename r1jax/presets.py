@@ -5,6 +5,7 @@ Where a paper or a published config gives no value, the docstring says so.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 from r1jax.base import BaseConfig
 from r1jax.config import (
@@ -20,6 +21,7 @@ from r1jax.config import (
     RunConfig,
     SamplingConfig,
 )
+from r1jax.reward_model import RewardModelConfig
 
 
 def deepseek_v3() -> ModelConfig:
@@ -263,7 +265,7 @@ def stories() -> RunConfig:
         sampling=SamplingConfig(max_prompt=32, max_tokens=96, slots=128, refill=32),
         rl=RLConfig(questions=16, group=16, minibatches=2, kl_coef=0.01),
         reward=RewardConfig(accuracy=1.0, partial=1.0, format=0.0),
-        optim=OptimConfig(lr=1e-3, b2=0.99),
+        optim=OptimConfig(lr=5e-4, b2=0.99),
     )
 
 
@@ -371,4 +373,93 @@ SOURCES: dict[str, dict[str, str]] = {
         "rl.clip_high": f"{_N}: epsilon = 10",
         "reward.language": "arXiv 2501.12948v1, section 2.3.2: directly summed with accuracy",
     },
+}
+
+
+def reward_model_tiny(kind: Literal["pairwise", "pointwise"] = "pairwise") -> RewardModelConfig:
+    """The embedded reward models: replies to countdown problems, in a minute on a laptop.
+    Helpfulness reads the summary, safety the whole reply, as R1's."""
+    return RewardModelConfig(
+        model=tiny(),
+        optim=OptimConfig(lr=1e-3, warmup=20, b2=0.99),
+        kind=kind,
+        reads="summary" if kind == "pairwise" else "reply",
+        out="runs/reward_model" if kind == "pairwise" else "runs/safety_model",
+        batch=64,
+        length=96,
+        heldout_share=0.125,
+        heldout_most=512,
+        evaluate_every=20,
+        made=3840,
+    )
+
+
+def reward_model_small() -> RewardModelConfig:
+    """A small random model for your own data and a published tokenizer: a check of the whole path,
+    not a judge. Its vocabulary is the tokenizer's."""
+    return dataclasses.replace(
+        reward_model_tiny(),
+        model=r1_zero_small().model,
+        base="random",
+        out="runs/reward_model_small",
+        batch=8,
+        length=512,
+        heldout_share=0.1,
+    )
+
+
+def helpfulness_paper() -> RewardModelConfig:
+    """DeepSeek-R1's helpfulness reward model as published in [N]: 66,000 pairs, each judged four
+    times by DeepSeek-V3 with positions swapped, of which the averaged scores differ by more than 1.
+    It has R1's architecture and reads the final summary. See REWARD_MODEL_SOURCES."""
+    return RewardModelConfig(
+        model=deepseek_v3(),
+        optim=OptimConfig(lr=6e-6),
+        kind="pairwise",
+        reads="summary",
+        base="random",
+        out="runs/helpfulness_paper",
+        epochs=1,
+        batch=256,
+        length=8192,
+        min_gap=1.0,
+    )
+
+
+def safety_paper() -> RewardModelConfig:
+    """DeepSeek-R1's safety reward model as published in [N]: 106,000 replies labelled safe or
+    unsafe, read as a whole; hyperparameters "the same as the helpful reward model"."""
+    return dataclasses.replace(
+        helpfulness_paper(), kind="pointwise", reads="reply", out="runs/safety_paper"
+    )
+
+
+REWARD_MODELS: dict[str, Callable[[], RewardModelConfig]] = {
+    "tiny_pairwise": reward_model_tiny,
+    "tiny_pointwise": lambda: reward_model_tiny("pointwise"),
+    "small": reward_model_small,
+    "helpfulness_paper": helpfulness_paper,
+    "safety_paper": safety_paper,
+}
+
+_REWARD_MODEL_SOURCES = {
+    "model": f"{_N}: R1's architecture, with a reward head",
+    "kind": _N,
+    "reads": _N,
+    "epochs": _N,
+    "batch": _N,
+    "length": f"{_N}: in training; no limit in use",
+    "optim.lr": _N,
+    "base": UNREPORTED,
+    "optim.schedule": UNREPORTED,
+    "heldout_share": UNREPORTED,
+    **{name: UNREPORTED for name in _NOT_PUBLISHED if name.startswith("optim.")},
+}
+REWARD_MODEL_SOURCES: dict[str, dict[str, str]] = {
+    "helpfulness_paper": _REWARD_MODEL_SOURCES
+    | {
+        "min_gap": f"{_N}: the judge's scale is unreported",
+        "balance": f"{_N}: chosen and rejected of comparable length; how is unreported",
+    },
+    "safety_paper": _REWARD_MODEL_SOURCES,
 }

@@ -65,12 +65,4 @@ def sft_step(
     state: TrainState, batch: Batch, *, model: ModelConfig, cfg: OptimConfig
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on one batch."""
-
-    def loss_fn(params):
-        return sft_loss(state.weights.replace(params=params), batch, model, cfg)
-
-    (loss, (metrics, load_LE)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.weights.params
-    )
-    state, update_metrics = optim.update(state, grads, load_LE, cfg)
-    return state, {"loss": loss, **metrics, **update_metrics}
+    return optim.descend(state, lambda weights: sft_loss(weights, batch, model, cfg), cfg)

@@ -75,7 +75,7 @@ def document(problem: Problem, corpus: CorpusConfig, rng: np.random.Generator) -
     thoughts = []
     for i in range(len(WAYS)):
         way = WAYS[(first + i) % len(WAYS)]
-        thoughts.append(_attempt(problem.numbers, way))
+        thoughts.append(attempt(problem.numbers, way))
         if not reflective:
             break
         result = total(problem.numbers, way)
@@ -91,7 +91,7 @@ def document(problem: Problem, corpus: CorpusConfig, rng: np.random.Generator) -
     return prompt, f"{' '.join(thoughts)} </think> <answer> {answer} </answer>"
 
 
-def _attempt(numbers: tuple[int, ...], way: tuple[str, ...]) -> str:
+def attempt(numbers: tuple[int, ...], way: tuple[str, ...]) -> str:
     """ "9 + 5 = 14 - 4 = 10 - 2 = 8": one way, with running totals."""
     words, running = [str(numbers[0])], numbers[0]
     for sign, n in zip(way, numbers[1:], strict=True):

@@ -30,6 +30,11 @@ def bare(prompt: str) -> str:
     return prompt
 
 
+def exchange(prompt: str) -> str:
+    """A question to whose reply a reward model gives a score: DeepSeek's plain chat form."""
+    return f"User: {prompt.strip()}\n\nAssistant:\n\n"
+
+
 def countdown_question(numbers: Sequence[int], target: int | str) -> str:
     """The embedded task's question, in the words that its tokenizer knows."""
     return f"use {' '.join(map(str, numbers))} to make {target}"

@@ -47,6 +47,9 @@ class _Judgement(NamedTuple):
     detail: str = ""
 
 
+_KILLED = _Judgement("failed", "the sandbox was killed from outside")
+
+
 class CodeGrader:
     """Runs programs against their tests; a context manager, since it holds threads and files.
 
@@ -111,6 +114,8 @@ class CodeGrader:
             if not ending.stdout.startswith(b"R"):
                 return _Judgement("failed", f"the sandbox did not start: {errors}")
             output = ending.stdout[1:].decode("utf-8", "surrogateescape")
+            if not ending.cut and self._was_killed(ending.status):
+                return _KILLED
             if ending.cut or ending.status:
                 why = ending.cut or f"{_ended(ending.status)} {_last_line(errors)}"
                 return _Judgement("incorrect", f"input {number}: {why}")
@@ -144,8 +149,15 @@ class CodeGrader:
             judgement = _read_verdict(ending)
             if judgement.detail == ENDED:
                 with suppress(subprocess.TimeoutExpired):  # it may only have closed its pipes
-                    return judgement._replace(detail=f"the program {_ended(process.wait(1.0))}")
+                    status = process.wait(1.0)
+                    if self._was_killed(status):
+                        return _KILLED
+                    return judgement._replace(detail=f"the program {_ended(status)}")
             return judgement
+
+    def _was_killed(self, status: int) -> bool:
+        """Whether bubblewrap itself was, which no program inside it can do."""
+        return status < 0 and not self._sandbox.unsafe
 
 
 def _read_verdict(ending: Ending) -> _Judgement:

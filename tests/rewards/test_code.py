@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1jax.data import problems
+from r1jax.data.sources import READERS
 from r1jax.rewards.code import CodeGrader, extract_program
 from r1jax.rewards.inside.compare import same, same_output
 from r1jax.rewards.inside.wire import decode, encode
@@ -51,32 +53,30 @@ def mutants_grader(grader):
         yield grader
 
 
-def _humaneval(data_dir) -> Iterator[tuple[str, problems.Tests, str, str]]:
-    """(id, tests, reference, the function's name)."""
-    with gzip.open(data_dir / "humaneval" / "HumanEval.jsonl.gz", "rt") as file:
-        for row in map(json.loads, file):
-            tests = problems.Tests(
-                code=row["test"], function=row["entry_point"], prelude=row["prompt"]
-            )
-            program = row["prompt"] + row["canonical_solution"]
-            yield row["task_id"], tests, program, row["entry_point"]
+Row = tuple[str, problems.Tests, str, str]  # id, tests, reference, the function's name
 
 
-def _mbpp(data_dir) -> Iterator[tuple[str, problems.Tests, str, str]]:
-    rows = (data_dir / "mbpp" / "mbpp.jsonl").read_text().splitlines()
-    sanitized = json.loads((data_dir / "mbpp" / "sanitized-mbpp.json").read_text())
-    for row in [*map(json.loads, rows), *sanitized]:
-        if row["task_id"] == 123:  # takes over 20 s
-            continue
-        setup = row.get("test_imports") or [row.get("test_setup_code", "")]
-        code = "\n".join([*setup, *row["test_list"], *row.get("challenge_test_list", [])])
-        defined = {
-            node.name for node in ast.parse(row["code"]).body if isinstance(node, ast.FunctionDef)
-        }
-        called = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
-        # `function` is left empty: what the tests mean is found out.
-        name = (defined & called).pop()
-        yield f"mbpp/{row['task_id']}", problems.Tests(code=code), row["code"], name
+def _humaneval(data_dir) -> Iterator[Row]:
+    path = data_dir / "humaneval" / "HumanEval.jsonl.gz"
+    with gzip.open(path, "rt") as file:
+        rows = list(map(json.loads, file))
+    for problem, row in zip(READERS["humaneval"](path), rows, strict=True):
+        program = row["prompt"] + row["canonical_solution"]
+        yield problem.id, problem.tests, program, row["entry_point"]
+
+
+def _mbpp(data_dir) -> Iterator[Row]:
+    for name in ("mbpp.jsonl", "sanitized-mbpp.json"):
+        path = data_dir / "mbpp" / name
+        text = path.read_text()
+        rows = json.loads(text) if text[0] == "[" else list(map(json.loads, text.splitlines()))
+        for problem, row in zip(READERS["mbpp"](path), rows, strict=True):
+            if row["task_id"] == 123:  # takes over 20 s
+                continue
+            tree, tests = ast.parse(row["code"]), ast.parse(problem.tests.code)
+            defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            called = {node.id for node in ast.walk(tests) if isinstance(node, ast.Name)}
+            yield f"{problem.id}/{name}", problem.tests, row["code"], (defined & called).pop()
 
 
 def _check_references(grader: CodeGrader, rows: list) -> None:
@@ -88,6 +88,7 @@ def _check_references(grader: CodeGrader, rows: list) -> None:
     for futures, expected in ((right, "correct"), (wrong, "incorrect")):
         verdicts = {name: future.result() for name, future in futures.items()}
         assert {n: v for n, v in verdicts.items() if v.outcome != expected} == {}
+        print(f"{len(verdicts):,} programs of {len(rows):,} {expected}")
 
 
 def test_references_are_right_and_mutants_wrong(grader, data_dir):
@@ -100,14 +101,14 @@ def test_every_reference_is_right_and_every_mutant_wrong(grader, data_dir):
 
 
 class _Mutate(ast.NodeTransformer):
-    """Changes the n-th comparison, operator or number."""
+    """Changes the n-th comparison, operator or number; `count` is how many there are."""
 
-    def __init__(self, n: int):
-        self.left = n
+    def __init__(self, n: int = -1):
+        self.n, self.count = n, 0
 
     def _here(self) -> bool:
-        self.left -= 1
-        return self.left == -1
+        self.count += 1
+        return self.count - 1 == self.n
 
     def visit_Compare(self, node):
         self.generic_visit(node)
@@ -159,15 +160,26 @@ def _runs_natively(tests: problems.Tests, program: str) -> bool:
     return done.returncode == 0
 
 
+def _mutant(program: str, name: str) -> str | None:
+    """With one change, at a place that depends on the name; None if there is no place."""
+    places = _Mutate()
+    places.visit(ast.parse(program))
+    if not places.count:
+        return None
+    n = zlib.crc32(name.encode()) % places.count
+    return ast.unparse(_Mutate(n).visit(ast.parse(program)))
+
+
 def _check_mutants(grader: CodeGrader, rows: list) -> None:
     jobs = {}
     for name, tests, program, _ in rows:
-        mutated = ast.unparse(_Mutate(len(name) % 3).visit(ast.parse(program)))
-        jobs[name] = tests, mutated, grader.submit(tests, mutated)
+        if mutated := _mutant(program, name):
+            jobs[name] = tests, mutated, grader.submit(tests, mutated)
     verdicts = {name: future.result() for name, (*_, future) in jobs.items()}
     expected = {name: _runs_natively(*job) for name, (*job, _) in jobs.items()}
     assert {n: v for n, v in verdicts.items() if (v.outcome == "correct") != expected[n]} == {}
     assert {v for v in expected.values()} == {True, False}  # some mutants are equivalent
+    print(f"{len(jobs):,} mutants: {sum(expected.values()):,} pass, in plain Python as well")
     assert all(verdict.outcome != "failed" for verdict in verdicts.values())
 
 

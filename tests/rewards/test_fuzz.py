@@ -1,22 +1,25 @@
 """Whatever a policy writes, every extractor and checker returns, in time, and raises nothing."""
 
-import time
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from r1jax.data.problems import Problem
+from r1jax.data.problems import Tests as ProgramTests
 from r1jax.rewards.choice import check_choice, chosen_letter
+from r1jax.rewards.code import CodeGrader, extract_program
+from r1jax.rewards.components import COMPONENTS, Checked
 from r1jax.rewards.countdown import check_countdown
 from r1jax.rewards.format import extract_answer, final_answer, last_boxed, parse_reply
 from r1jax.rewards.grading import Grader
+from r1jax.rewards.language import language_share
 from r1jax.rewards.latex import group, interval, tidy
 from r1jax.rewards.math import compare_numbers
 from r1jax.rewards.units import quantity
+from r1jax.rewards.words import share_of_words
 
 KINDS = ("countdown", "math", "choice", "code", "words", "gym")
-LIMIT_S = 1.0
+LIMIT_S = 5.0  # of the wall: others may use the machine as well
 
 # Text that looks like replies, since uniformly random characters reach no branch.
 PIECES = [
@@ -76,7 +79,7 @@ formulas = st.recursive(
     ),
     max_leaves=4,
 )
-quick = settings(max_examples=400, deadline=2_000, derandomize=True, database=None)
+quick = settings(max_examples=400, deadline=5_000, derandomize=True, database=None)
 
 
 @quick
@@ -120,6 +123,39 @@ def test_choice(text, choices):
         assert check_choice(text, choices, "A") is (None if letter is None else letter == "A")
 
 
+@pytest.fixture(scope="module")
+def detector():
+    """Of languages, which takes half a second to load."""
+    language_share("so that is the answer to all of it", "en")
+
+
+@quick
+@given(texts, st.sampled_from(KINDS), st.sampled_from(["correct", "incorrect", "unparseable"]))
+def test_components(detector, text, kind, outcome):
+    checked = Checked(Problem("p", kind, ""), text, outcome, 0.5, len(text))
+    for name, component in COMPONENTS.items():
+        ((value,), (low, high)) = component([checked]), (-1, 0) if name == "repetition" else (0, 1)
+        assert type(value) is float and low <= value <= high, name
+
+
+@quick
+@given(texts)
+def test_programs_and_words(text):
+    program = extract_program(text)
+    assert program is None or program.strip()
+    assert 0 <= share_of_words(text, "dog fire red") <= 1
+
+
+@given(st.lists(texts, min_size=30, max_size=30))
+@settings(quick, max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+def test_running_any_text_gives_a_verdict(isolation, texts):
+    """On programs, as on all else: never "failed"."""
+    sets = ProgramTests(stdio=(("", "7"),)), ProgramTests(code="assert f(1) == 2", function="f")
+    with CodeGrader(workers=2) as grader:
+        futures = [grader.submit(tests, text) for text in texts for tests in sets]
+        assert {future.result().outcome for future in futures} == {"incorrect"}
+
+
 @quick
 @given(texts | formulas)
 def test_texts_of_answers(text):
@@ -157,42 +193,3 @@ def test_math(grader, texts):
     for reply, grade in zip(replies, grader.grade(problems, replies), strict=True):
         assert grade.outcome != "correct" or r"\infty" not in reply, reply  # in no reference
         assert grade.outcome != "failed" or grade.detail.startswith("took over"), (reply, grade)
-
-
-NASTY = [
-    "9^{9^{9^{9^9}}}",
-    "9**9**9**9",
-    "x^{99999999}",
-    "(1+x)^{9999}(1-y)^{9999}",
-    r"\sum_{n=1}^{10^{12}} \frac{1}{n}",
-    r"\int_0^{\infty} \frac{\sin(x^x)}{x} dx",
-    "100000!!!!",
-    r"\sqrt{" * 60 + "2" + "}" * 60,
-    "(" * 190 + "1" + ")" * 190,
-    r"\frac{1}{" * 50 + "2" + "}" * 50,
-    r"\begin{pmatrix}" + "1 & " * 90 + r"\end{pmatrix}",
-    "1," * 199,
-    r"\{" * 100,
-    r"2^{-1}^{2}_{3}",
-    r"\lim_{x \to 0} \frac{1}{x}",
-    r"\prod_{k=1}^{99999} k^k",
-    "e^{e^{e^{e^{e^{e}}}}}",
-    "0^{-1}",
-]
-
-
-def test_no_verdict_takes_longer_than_its_limit(grader):
-    """The slow ones are killed and reported as such; what follows them is graded all the same."""
-    reference = r"\frac{\sqrt{2}}{x}"
-    problem = Problem("m", "math", "", reference)
-    replies = [f"<think>t</think><answer>{nasty}</answer>" for nasty in [*NASTY, reference]]
-    grader.grade([problem], [f"<think>t</think><answer>{reference} + 1</answer>"])  # workers start
-    started = time.monotonic()
-    *grades, last = grader.grade([problem] * len(replies), replies)
-    took = time.monotonic() - started
-    assert last.outcome == "correct"
-    assert {grade.outcome for grade in grades} <= {"incorrect", "unparseable", "failed"}
-    failed = [grade.detail for grade in grades if grade.outcome == "failed"]
-    assert failed and set(failed) == {f"took over {LIMIT_S:g} s"}
-    # Each is tried twice, on two workers, which take a while to start again.
-    assert took < 2 * LIMIT_S * (len(failed) + 2) / 2 + 10

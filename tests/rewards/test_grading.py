@@ -323,6 +323,24 @@ def test_a_program_without_tests_is_failed(sandboxes):
     assert (grade.outcome, grade.detail) == ("failed", "ValueError: a program without tests")
 
 
+def test_what_a_host_lacks_is_said_before_any_work(monkeypatch):
+    def refuse(*_):
+        raise InputError("cannot isolate programs here")
+
+    monkeypatch.setattr(grading, "CodeGrader", refuse)
+    monkeypatch.setattr(grading.gym.importlib.util, "find_spec", lambda name: None)
+    before = len(worker_processes())
+    with Grader(WEIGHTS) as grader:
+        grader.require([COUNTDOWN, CHOICE, WORDS])
+        assert len(worker_processes()) == before
+        with pytest.raises(InputError, match="cannot isolate"):
+            grader.require([COUNTDOWN, CODE])
+        with pytest.raises(InputError, match="need reasoning-gym"):
+            grader.require([Problem("g", "gym", "", "{}")])
+        grader.require([MATH])
+        assert len(worker_processes()) == before + 1
+
+
 def test_choice_and_words():
     story = "A RED dog saw the fire."
     cases = [

@@ -1,0 +1,106 @@
+"""A reward model: helpfulness learned from pairs of replies, or safety from labelled ones.
+
+    python -m experiments.reward_model                      # pairs made from countdown problems
+    python -m experiments.reward_model --no-balance         # the same, and it learns that longer
+                                                            # is better
+    python -m experiments.reward_model --kind=pointwise     # labelled replies, read as a whole
+    python -m experiments.reward_model --kind=pairwise --data=pairs.jsonl --tokenizer=... \
+        --preset=small --mesh=2x4 --out=runs/helpful
+    python -m experiments.reward_model --resume
+    python -m experiments.reward_model --config=runs/reward_model/config.json --out=runs/again
+
+A pair is a line {"prompt", "chosen", "rejected"}, and may have "judgements": [{"first": "chosen"
+or "rejected", "gap"}, ...], where gap is by how much the judge preferred the reply it was shown
+first. A labelled reply is a line {"prompt", "response", "safe"}. Every field of a preset is a
+flag. The run leaves metrics.jsonl, TensorBoard events, config.json and checkpoints in --out, where
+r1jax.reward_model.load_reward_model makes a reward component of it.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+
+from experiments import cli
+from experiments.models import open_model
+from r1jax import optim, sharding
+from r1jax.base import EMBEDDED, load_weights, read_note
+from r1jax.config import InputError, check
+from r1jax.metrics import Row, read_jsonl
+from r1jax.model.params import Weights, weight_specs
+from r1jax.presets import REWARD_MODELS, tiny_base
+from r1jax.reward_model import RewardModelConfig, read_data, reading, train, updates
+
+
+def first_weights(cfg: RewardModelConfig, mesh) -> Weights:
+    """The weights that --base names: embedded, random, a file, a run's folder or a Hugging Face
+    directory."""
+    if cfg.base == "random":
+        return optim.random_weights(cfg.model, mesh, jax.random.key(cfg.seed))
+    if cfg.base == "embedded":
+        recipe = dataclasses.replace(tiny_base(), model=cfg.model)
+        check(
+            read_note(EMBEDDED)["digest"] == recipe.digest(),
+            "the embedded base is another model: pass --base=random, a run's folder or a file",
+        )
+        return load_weights(EMBEDDED, cfg.model)
+    path = Path(cfg.base)
+    if path.is_dir():
+        return open_model(path).weights(cfg.model, mesh)
+    if not path.exists():
+        raise InputError(f"--base={cfg.base}: neither embedded or random, nor a file or folder")
+    return load_weights(path, cfg.model)
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """What became of the run, from the first evaluation to the last."""
+    shown = {
+        "accuracy": "heldout/accuracy",
+        "chosen is longer": "heldout/accuracy/chosen_longer",
+        "chosen is shorter": "heldout/accuracy/chosen_shorter",
+    }
+    lines = []
+    for name, key in shown.items():
+        values = [row[key] for row in rows if row.get(key) is not None]
+        if values:
+            lines.append(f"held-out {name:<18} {values[0]:.1%} → {values[-1]:.1%}")
+    last = next(row for row in reversed(rows) if row.get("heldout/margin") is not None)
+    lines.append(f"held-out margin             {last['heldout/margin']:.2f}")
+    lines.append(f"reward x length correlation {last['heldout/length/correlation']:.2f}")
+    return lines
+
+
+def main(args: list[str]) -> None:
+    started = time.perf_counter()
+    preset = f"tiny_{cli.take(list(args), '--kind')}"
+    default = cli.starting_config(
+        REWARD_MODELS, preset if preset in REWARD_MODELS else "tiny_pairwise", args
+    )
+    cfg = cli.parse(RewardModelConfig, default, args, __doc__ or "")
+    tokenizer, _ = reading(cfg)
+    if not cfg.model.vocab:
+        model = dataclasses.replace(cfg.model, vocab=tokenizer.vocab_size)
+        cfg = dataclasses.replace(cfg, model=model)
+    check(
+        cfg.model.vocab >= tokenizer.vocab_size,
+        f"tokenizer {cfg.tokenizer or '(embedded)'} has {tokenizer.vocab_size} tokens, but "
+        f"model.vocab is {cfg.model.vocab}: pass another --tokenizer or "
+        f"--model.vocab={tokenizer.vocab_size}",
+    )
+    mesh = sharding.make_mesh(cfg.mesh)
+    data = read_data(cfg)
+    print(
+        f"reward model, {cfg.kind}, reads the {cfg.reads}: "
+        f"{sharding.count(weight_specs(cfg.model).params):,} parameters, {data.said}, mesh "
+        f"{cfg.mesh}, {updates(cfg, len(data.train))} updates of {cfg.batch}"
+    )
+    out = train(cfg, data, mesh, lambda: first_weights(cfg, mesh))
+    if jax.process_index() == 0:
+        for line in summary(read_jsonl(out / "metrics.jsonl")):
+            print(line)
+        print(f"time                        {time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    cli.run(main)
