@@ -34,7 +34,7 @@ def export(
 ) -> str:
     """Returns what was done, as a line."""
     source = open_model(run)
-    check((source.path / "checkpoints").is_dir(), f"--run={run}: no folder of a run")
+    check((source.path / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
     weights = source.weights(source.config, mesh)
     files = Path(source.files) if source.files else None
     folder = files if files is None or files.is_dir() else files.parent

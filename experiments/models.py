@@ -1,16 +1,15 @@
 """A model on disk, as commands name it: a Hugging Face directory, or the folder of a run."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub
-from r1jax.config import InputError, ModelConfig, RunConfig, SFTConfig, check, load_config
+from r1jax.config import ModelConfig, RunConfig, SFTConfig, check, load_config
 from r1jax.data.countdown import VOCABULARY
-from r1jax.data.tokenizer import Tokenizer
+from r1jax.data.tokenizer import Tokenizer, read_object
 from r1jax.model.params import Weights
 
 
@@ -42,10 +41,12 @@ def open_model(path: str | Path) -> OnDisk:
     """Reads what is small; raises InputError that names the file and what is wrong."""
     path = Path(path)
     check(path.is_dir(), f"{path}: no such directory")
-    if not (path / "checkpoints").is_dir():
+    values = read_object(path / "config.json") or {}
+    if not isinstance(values.get("model"), dict):
         config = hub.read_config(path)
         return OnDisk(path, config, lambda m, mesh: hub.load_weights(path, m, mesh), str(path))
-    run = _run_config(path / "config.json")
+    run: RunConfig | SFTConfig
+    run = load_config(RunConfig if "rl" in values else SFTConfig, path / "config.json")
     return OnDisk(
         path, run.model, lambda m, mesh: checkpoint.load_weights(path, m, mesh), run.tokenizer
     )
@@ -66,11 +67,3 @@ def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
     how = {name: getattr(cfg.model, name) for name in kept}
     model = dataclasses.replace(source.config, **how)
     return dataclasses.replace(cfg, model=model, base=folder, tokenizer=source.files)
-
-
-def _run_config(file: Path) -> RunConfig | SFTConfig:
-    try:
-        is_rl = "rl" in json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: {error}") from None
-    return load_config(RunConfig, file) if is_rl else load_config(SFTConfig, file)
