@@ -45,8 +45,11 @@ def open_model(path: str | Path) -> OnDisk:
     if not isinstance(values.get("model"), dict):
         config = hub.read_config(path)
         return OnDisk(path, config, lambda m, mesh: hub.load_weights(path, m, mesh), str(path))
-    run: RunConfig | SFTConfig
-    run = load_config(RunConfig if "rl" in values else SFTConfig, path / "config.json")
+    run: RunConfig | SFTConfig = (
+        load_config(RunConfig, path / "config.json")
+        if "rl" in values
+        else load_config(SFTConfig, path / "config.json")
+    )
     return OnDisk(
         path, run.model, lambda m, mesh: checkpoint.load_weights(path, m, mesh), run.tokenizer
     )
