@@ -12,6 +12,8 @@ from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
 from r1jax.model.params import Weights
 
+UNROLLED = 8  # layers, at most, that are compiled one by one where a preset says so
+
 
 @dataclasses.dataclass(frozen=True)
 class OnDisk:
@@ -58,7 +60,8 @@ def open_model(path: str | Path) -> OnDisk:
 def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
     """`cfg`, from the weights, the model and the tokenizer of a directory on disk.
 
-    How the model runs stays as cfg says, but for the type that it computes in. Raises InputError
+    How the model runs stays as cfg says, but for the type that it computes in, and deep models are
+    scanned. Raises InputError
     if cfg is that of a run to be resumed, which began from another.
     """
     check(
@@ -66,7 +69,9 @@ def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
         f"--model={folder}: the run to be resumed began from {cfg.base}",
     )
     source = open_model(folder)
-    kept = ("param_dtype", "scan_layers", "remat", "experts_impl", "logits_chunk")
+    kept = ("param_dtype", "remat", "experts_impl", "logits_chunk")
     how = {name: getattr(cfg.model, name) for name in kept}
-    model = dataclasses.replace(source.config, **how)
+    # A loop over few layers costs more than their code takes to compile.
+    scan = cfg.model.scan_layers or source.config.layers > UNROLLED
+    model = dataclasses.replace(source.config, scan_layers=scan, **how)
     return dataclasses.replace(cfg, model=model, base=folder, tokenizer=source.files)
