@@ -82,14 +82,12 @@ def parse_data(data: str) -> list[tuple[str, str, float | None]]:
             try:
                 share = float(weight)
             except ValueError:
-                raise InputError(f"--data={part}: {weight!r} is not a weight") from None
-            check(0 < share < float("inf"), f"--data={part}: the weight must be positive")
-        check(bool(file), f"--data={data}: a file has no name")
+                raise InputError(f"{part}: {weight!r} is not a weight") from None
+            check(0 < share < float("inf"), f"{part}: the weight must be positive")
+        check(bool(file), f"{data}: a file has no name")
         parts.append((task, file, share if colon else None))
     weighted = sum(weight is not None for *_, weight in parts)
-    check(
-        weighted in (0, len(parts)), f"--data={data}: give all files a weight, FILE:WEIGHT, or none"
-    )
+    check(weighted in (0, len(parts)), f"{data}: give all files a weight, FILE:WEIGHT, or none")
     return parts
 
 
