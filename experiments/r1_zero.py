@@ -5,13 +5,16 @@
     python -m experiments.r1_zero --resume                       # go on where it was stopped
     python -m experiments.r1_zero --task=gsm8k --data=train.jsonl --tokenizer=tokenizer.json
     python -m experiments.r1_zero --data=gsm8k=train.jsonl:3,math=math.jsonl:1 --tokenizer=...
+    python -m experiments.r1_zero --model=DIR                    # a Hugging Face directory
     python -m experiments.r1_zero --preset=tiny_dapo --seed=1 --out=runs/dapo
     python -m experiments.r1_zero --config=runs/r1_zero/config.json --out=runs/again
 
 --data is FILE, or [TASK=]FILE[:WEIGHT],... of the forms in `r1jax/data/sources.py`: files are drawn
 from by weight, or are one pool where they have none.
 
-Presets are complete configurations (`r1jax/presets.py`); every field of one is a flag. The run
+Presets are complete configurations (`r1jax/presets.py`); every field of one is a flag. --model is a
+Hugging Face directory, or the folder of another run, to start from: its weights, its configuration
+and its tokenizer; without a task, it is trained to use given words in a story. The run
 leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints and report.html in
 --out.
 """
@@ -23,6 +26,7 @@ from pathlib import Path
 import jax
 
 from experiments import cli
+from experiments.models import from_model, open_model
 from experiments.pretrain_base import base_weights
 from r1jax import optim, sharding
 from r1jax.analysis.report import write_report
@@ -32,18 +36,19 @@ from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights, weight_specs
 from r1jax.presets import RUNS
-from r1jax.rl.loop import load_policy, train
+from r1jax.rl.loop import train
 
 
 def first_weights(cfg: RunConfig, mesh) -> Weights:
-    """The weights that --base names: embedded, train, random, a run's folder or a file."""
+    """The weights that --base names: embedded, train, random, a file, a run's folder or a Hugging
+    Face directory."""
     if cfg.base in ("embedded", "train"):
         return base_weights(cfg, mesh)
     if cfg.base == "random":
         return optim.random_weights(cfg.model, mesh, jax.random.key(cfg.seed))
     path = Path(cfg.base)
     if path.is_dir():
-        return load_policy(cfg, path, mesh).train.weights
+        return open_model(path).weights(cfg.model, mesh)
     if not path.exists():
         raise InputError(
             f"--base={cfg.base}: neither embedded, train or random, nor a file or folder"
@@ -51,11 +56,24 @@ def first_weights(cfg: RunConfig, mesh) -> Weights:
     return load_weights(path, cfg.model)
 
 
+def _default_preset(args: list[str]) -> str:
+    """The embedded model knows a few dozen words; another tokenizer needs another model."""
+
+    def given(flag: str) -> str | None:
+        return cli.take(list(args), flag)
+
+    task = given("--task") or ("stories" if given("--model") and not given("--data") else "")
+    if task == "stories":
+        return "stories"
+    return "small" if given("--tokenizer") or given("--model") else "tiny"
+
+
 def main(args: list[str]) -> None:
     started = time.perf_counter()
-    # The embedded model knows a few dozen words; another tokenizer needs another model.
-    preset = "small" if any(a.startswith("--tokenizer") for a in args) else "tiny"
+    preset, folder = _default_preset(args), cli.take(args, "--model")
     default = cli.starting_config(RUNS, preset, args)
+    if folder:
+        default = from_model(default, folder, resumes="--resume" in args)
     cfg = cli.parse(RunConfig, default, args, __doc__ or "")
     task = make_task(cfg)
     vocab = task.tokenizer.vocab_size

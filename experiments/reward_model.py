@@ -23,18 +23,19 @@ from pathlib import Path
 import jax
 
 from experiments import cli
+from experiments.models import open_model
 from r1jax import optim, sharding
 from r1jax.base import EMBEDDED, load_weights, read_note
-from r1jax.config import InputError, RunConfig, check, load_config
+from r1jax.config import InputError, check
 from r1jax.metrics import Row, read_jsonl
 from r1jax.model.params import Weights, weight_specs
 from r1jax.presets import REWARD_MODELS, tiny_base
 from r1jax.reward_model import RewardModelConfig, read_data, reading, train, updates
-from r1jax.rl.loop import load_policy
 
 
 def first_weights(cfg: RewardModelConfig, mesh) -> Weights:
-    """The weights that --base names: embedded, random, an R1-Zero run's folder or a file."""
+    """The weights that --base names: embedded, random, a file, a run's folder or a Hugging Face
+    directory."""
     if cfg.base == "random":
         return optim.random_weights(cfg.model, mesh, jax.random.key(cfg.seed))
     if cfg.base == "embedded":
@@ -46,9 +47,7 @@ def first_weights(cfg: RewardModelConfig, mesh) -> Weights:
         return load_weights(EMBEDDED, cfg.model)
     path = Path(cfg.base)
     if path.is_dir():
-        run = load_config(RunConfig, path / "config.json")
-        run = dataclasses.replace(run, model=cfg.model)
-        return load_policy(run, path, mesh).train.weights
+        return open_model(path).weights(cfg.model, mesh)
     if not path.exists():
         raise InputError(f"--base={cfg.base}: neither embedded or random, nor a file or folder")
     return load_weights(path, cfg.model)

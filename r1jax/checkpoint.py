@@ -6,8 +6,12 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
-from r1jax.config import InputError, ModelConfig
+from r1jax import sharding
+from r1jax.config import InputError, ModelConfig, check
+from r1jax.model.params import Weights, weight_specs
+from r1jax.optim import init_weights
 
 
 class Checkpoints:
@@ -43,13 +47,30 @@ class Checkpoints:
 
         Raises InputError if there is none, or it is of another model.
         """
+        step, note = self._newest_of(model)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return step, self._manager.restore(step, args=args)["state"], note
+
+    def restore_weights(self, model: ModelConfig, mesh: Mesh) -> Weights:
+        """Of the newest checkpoint, whose state has `train`, a TrainState: its weights alone, read
+        straight to their shards. Raises as `restore` does."""
+        step, _ = self._newest_of(model)
+        specs = weight_specs(model)
+        shapes = jax.eval_shape(lambda: init_weights(model, jax.random.key(0)))
+        part = {"train": {"weights": abstract_like(shapes, sharding.shardings(specs, mesh))}}
+        how = ocp.checkpoint_utils.construct_restore_args(part)
+        args = ocp.args.PyTreeRestore(part, restore_args=how, partial_restore=True)
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=args))
+        return restored["state"]["train"]["weights"]
+
+    def _newest_of(self, model: ModelConfig) -> tuple[int, dict[str, Any]]:
+        """(step, note) of the newest checkpoint, which must be of this model."""
         step = self.newest()
         if step is None:
             raise InputError(f"{self._manager.directory}: no complete checkpoint")
         note = self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))
         self._check_model(note["note"]["model"], model)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return step, self._manager.restore(step, args=args)["state"], note["note"]
+        return step, note["note"]
 
     def _check_model(self, saved: dict[str, Any], model: ModelConfig) -> None:
         ours = _shape_fields(dataclasses.asdict(model))
@@ -59,6 +80,13 @@ class Checkpoints:
                     f"{self._manager.directory}: checkpoint of another model: {name} is {value}, "
                     f"this run has {ours.get(name)}"
                 )
+
+
+def load_weights(run: Path, model: ModelConfig, mesh: Mesh) -> Weights:
+    """The newest weights of a run's folder, whatever mesh it ran on."""
+    check((run / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        return checkpoints.restore_weights(model, mesh)
 
 
 def _shape_fields(model: dict[str, Any], prefix: str = "model.") -> dict[str, Any]:

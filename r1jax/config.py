@@ -15,8 +15,8 @@ import dacite
 Config = TypeVar("Config")
 # The forms that data can have (`r1jax.data.sources.READERS`).
 TaskName = Literal[
-    "countdown", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa", "humaneval",
-    "mbpp", "livecodebench", "codeforces",
+    "countdown", "stories", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa",
+    "humaneval", "mbpp", "livecodebench", "codeforces",
 ]  # fmt: skip
 
 
@@ -376,11 +376,13 @@ class RunConfig:
     model: ModelConfig
     task: TaskName = "countdown"
     # [TASK=]FILE[:WEIGHT],...: problems of these forms, mixed by weight or else as one pool;
-    # empty: the embedded ones (countdown only).
+    # empty: the embedded ones (countdown, stories).
     data: str = ""
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
-    tokenizer: str = ""  # tokenizer.json; empty: the embedded words
-    base: str = "embedded"  # embedded | train | random | a run's checkpoints | a .safetensors file
+    tokenizer: str = ""  # tokenizer.json, or its directory; empty: the embedded words
+    # embedded | train | random | a run's folder | a .safetensors file | a Hugging Face directory,
+    # with which --model=DIR sets model and tokenizer too
+    base: str = "embedded"
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     out: str = "runs/r1_zero"
@@ -419,6 +421,30 @@ class RunConfig:
             "RunConfig.sampling: RL needs temperature > 0, top_p = 1 and top_k = 0, since the "
             "update's log-probabilities are of the whole distribution at that temperature",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning of a model that exists."""
+
+    model: ModelConfig
+    base: str  # the Hugging Face directory, or the folder of a run, that it starts from
+    tokenizer: str  # the directory of its tokenizer, or tokenizer.json
+    data: str = ""  # jsonl: "prompt" and "completion", or "messages"
+    mesh: str = "1"  # FSDPxEXPERT, such as 8x8
+    out: str = "runs/sft"
+    resume: bool = False
+    seed: int = 0
+    epochs: float = 2.0  # [R1, supplement: 2 to 3]
+    rows: int = 8  # of packed documents, an update
+    length: int = 512  # tokens a row; a longer document is an error, never cut
+    log_every: int = 1  # updates
+    checkpoint_every: int = 100  # updates
+    # As in R1's distillation; a cosine is as long as the epochs, whatever its steps.
+    optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
+
+    def __post_init__(self):
+        check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
 
 
 def save_config(config, path: Path) -> None:

@@ -151,6 +151,7 @@ class Progress:
 
     def _line(self, step: int, metrics: Mapping[str, Any]) -> str:
         shown = {
+            "loss {:.3f}": metrics.get("nll"),
             "reward {:.2f}": metrics.get("reward/mean"),
             "held-out {:.0%}": self._held_out,
             "{:.0f} tokens": metrics.get("length/mean"),
@@ -200,6 +201,8 @@ def summary(
     lines = []
     if accuracy := first_and_last(metrics, "heldout/accuracy"):
         lines.append("held-out accuracy   {:.1%} → {:.1%}".format(*accuracy))
+    if reward := first_and_last(metrics, "heldout/reward"):
+        lines.append("held-out reward     {:.2f} → {:.2f}".format(*reward))
     if length := first_and_last(metrics, "length/mean"):
         start, end = length
         lines.append(f"response length     {start:.0f} → {end:.0f} tokens ({end / start:.1f}x)")

@@ -251,6 +251,24 @@ def r1_zero_small() -> RunConfig:
     )
 
 
+def stories() -> RunConfig:
+    """RL on a real pre-trained model that writes children's stories: --model=DIR names it, such as
+    stories260K of llama2.c. A story must use three words; each that it uses is a part of the
+    reward, and all of them as much again. In minutes on a laptop."""
+    return dataclasses.replace(
+        r1_zero_small(),
+        task="stories",
+        out="runs/stories",
+        steps=40,
+        evaluate_samples=128,
+        final_samples=512,
+        sampling=SamplingConfig(max_prompt=32, max_tokens=96, slots=128, refill=32),
+        rl=RLConfig(questions=16, group=16, minibatches=2, kl_coef=0.01),
+        reward=RewardConfig(accuracy=1.0, partial=1.0, format=0.0),
+        optim=OptimConfig(lr=5e-4, b2=0.99),
+    )
+
+
 def r1_zero_paper() -> RunConfig:
     """DeepSeek-R1-Zero as published in Nature 645:633 ([N]); see SOURCES for each number.
 
@@ -311,6 +329,7 @@ RUNS: dict[str, Callable[[], RunConfig]] = {
     "tiny": r1_zero_tiny,
     "tiny_dapo": lambda: dapo(r1_zero_tiny()),
     "small": r1_zero_small,
+    "stories": stories,
     "r1_zero_paper": r1_zero_paper,
     "r1_stage2_paper": r1_stage2_paper,
 }

@@ -81,7 +81,7 @@ def error_in(error_of, folder):
         (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
         (["--task=chess"], "invalid choice 'chess'"),
         (["--task=gsm8k"], "--task=gsm8k needs --data=FILE"),
-        (["--preset=huge"], "--preset=huge: expected one of tiny, tiny_dapo, small, r1_zero_paper"),
+        (["--preset=huge"], "--preset=huge: expected one of tiny, tiny_dapo, small, stories"),
         (["--mesh=3y"], "--mesh=3y: expected FSDPxEXPERT such as 8x8"),
         (["--config=/absent/config.json"], "/absent/config.json: [Errno 2] No such file"),
         (["--tokenizer=/absent.json"], "/absent.json: no such file"),

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from r1jax.config import InputError, RunConfig, check
-from r1jax.data import countdown, templates
+from r1jax.data import countdown, stories, templates
 from r1jax.data.pipeline import Mixture
 from r1jax.data.problems import Problem
 from r1jax.data.rows import Bad
 from r1jax.data.sources import READERS
 from r1jax.data.tokenizer import Tokenizer
+
+# Problems that need no file: how they are divided into those to train on and those held out.
+EMBEDDED = {"countdown": countdown.split, "stories": stories.split}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,29 +32,35 @@ class Task:
 
     def prompt(self, problem: Problem) -> list[int]:
         """Token ids, after the beginning-of-sequence token where the tokenizer has one."""
-        bos = self.tokenizer.bos_id
-        ids = self.tokenizer.encode(self.template(problem.prompt))
-        return ids if bos is None else [bos, *ids]
+        return self.tokenizer.encode_prompt(self.template(problem.prompt))
 
     def text(self, reply: Sequence[int]) -> str:
-        """The whole reply as text, without the end-of-sequence token."""
-        ids = [int(t) for t in reply if t != self.tokenizer.eos_id]
+        """The whole reply as text, without the token that ends it."""
+        ids = [int(t) for t in reply if t not in self.tokenizer.end_ids]
         return self.opening + self.tokenizer.decode(ids)
 
 
 def make_task(cfg: RunConfig) -> Task:
     """Reads what cfg names. Raises InputError that names the file, line or flag at fault."""
-    for flag in ("data", "tokenizer"):
-        needed = cfg.task != "countdown" and not getattr(cfg, flag)
-        check(not needed, f"--task={cfg.task} needs --{flag}=FILE")
+    check(bool(cfg.data) or cfg.task in EMBEDDED, f"--task={cfg.task} needs --data=FILE")
+    check(
+        not cfg.data or cfg.task in READERS,
+        f"--task={cfg.task} has its own problems: leave out --data",
+    )
+    check(
+        bool(cfg.tokenizer) or cfg.task == "countdown",
+        f"--task={cfg.task} needs --tokenizer=FILE, or --model=DIR which has one",
+    )
     template: Callable[[str], str]
     if cfg.tokenizer:
         tokenizer, template, opening = Tokenizer.load(cfg.tokenizer), templates.r1_zero, ""
+        if cfg.task == "stories":
+            template = templates.bare
     else:
         tokenizer = Tokenizer.words(countdown.VOCABULARY)
         template, opening = templates.opened, "<think> "
     if not cfg.data:
-        train, heldout = countdown.split(cfg.heldout_share)
+        train, heldout = EMBEDDED[cfg.task](cfg.heldout_share)
         mixture = [(train, 1.0)]
     else:
         given = read_mixture(cfg.data, cfg.task, cfg.bad_rows)

@@ -25,6 +25,11 @@ def r1_zero(prompt: str) -> str:
     return _R1_ZERO.replace("{prompt}", prompt)
 
 
+def bare(prompt: str) -> str:
+    """The prompt as it stands, for a model that goes on with a text."""
+    return prompt
+
+
 def exchange(prompt: str) -> str:
     """A question to whose reply a reward model gives a score: DeepSeek's plain chat form."""
     return f"User: {prompt.strip()}\n\nAssistant:\n\n"

@@ -29,7 +29,8 @@ class Tokenizer:
     vocab_size: largest id + 1, added tokens included (a model's embedding may be larger).
     bos_id: the token that prompts begin with; None where the model was trained without one.
     eos_id, pad_id: pad is eos where the model has no token of its own for it.
-    eos_ids: every token that ends a reply, eos_id among them.
+    eos_ids: every token that the model is told ends a reply, eos_id among them.
+    end_ids: eos_ids and bos, with which a base model that goes on begins another document.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Tokenizer:
         self.pad_id: int = ids[pad]
         self.bos_id: int | None = None if bos is None else ids[bos]
         self.eos_ids = frozenset((self.eos_id, *stops))
+        self.end_ids = self.eos_ids | ({self.bos_id} if self.bos_id is not None else set())
 
     @classmethod
     def words(cls, vocab: Sequence[str]) -> "Tokenizer":

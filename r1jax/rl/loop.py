@@ -37,7 +37,8 @@ UPDATE_KEYS = (
     "time/update", "tokens_per_second",
 )  # fmt: skip
 HELDOUT_KEYS = tuple(
-    f"heldout/{name}" for name in ("accuracy", "greedy", "length", "truncated", "reflection")
+    f"heldout/{name}"
+    for name in ("accuracy", "greedy", "reward", "length", "truncated", "reflection")
 )
 
 
@@ -85,7 +86,7 @@ class Trainer:
 
     def __init__(self, cfg: RunConfig, task: Task, mesh: Mesh, grader: Grader):
         self.cfg, self.task, self.mesh, self.grader = cfg, task, mesh, grader
-        stop = [task.tokenizer.eos_id]
+        stop = sorted(task.tokenizer.end_ids)
         greedy = dataclasses.replace(cfg.sampling, temperature=0.0)
         self.engine = Engine(cfg.model, cfg.sampling, mesh, stop)
         self.greedy = Engine(cfg.model, greedy, mesh, stop)
@@ -126,6 +127,7 @@ class Trainer:
         values = (
             metrics["reward/accuracy"],
             sample_metrics(greedy)["reward/accuracy"],
+            float(np.mean([s.grade.reward for s in samples])),
             metrics["length/mean"],
             metrics["length/truncated"],
             metrics["reflection/fraction"],
@@ -282,13 +284,6 @@ def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
     where = policy_shardings(cfg, mesh)
     weights = sharding.place(weights, where.reference)
     return jax.jit(create, out_shardings=where, donate_argnums=0)(weights)
-
-
-def load_policy(cfg: RunConfig, run: Path, mesh: Mesh) -> PolicyState:
-    """The newest state of another run's folder, to start from."""
-    check((run / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
-    with Checkpoints(run / "checkpoints") as checkpoints:
-        return checkpoints.restore(abstract_policy(cfg, mesh), cfg.model)[1]
 
 
 def policy_shardings(cfg: RunConfig, mesh: Mesh) -> PolicyState:

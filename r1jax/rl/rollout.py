@@ -13,7 +13,7 @@ from r1jax.analysis.reflection import count_terms, reflection_metrics
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import Task
 from r1jax.model.params import Weights
-from r1jax.rewards.components import Outcome
+from r1jax.rewards.components import PLAIN, Outcome
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.sampling.engine import Completion, Engine, Request
 
@@ -80,8 +80,12 @@ def draw(
     completions, _ = engine.generate(weights, requests, key)
     drawn = time.perf_counter()
     texts = [task.text(c.tokens.tolist()) for c in completions]
-    # A reply that was cut is no reply: it has no end, whatever answer it may hold.
-    graded = ["" if c.truncated else text for c, text in zip(completions, texts, strict=True)]
+    # A reply that was cut is no reply: it has no end, whatever answer it may hold. The beginning of
+    # a plain text is one.
+    graded = [
+        "" if c.truncated and problem.kind not in PLAIN else text
+        for (_, problem, _), c, text in zip(wanted, completions, texts, strict=True)
+    ]
     tokens = [len(c.tokens) for c in completions]
     pending = grader.submit([problem for _, problem, _ in wanted], graded, tokens)
     submitted = time.perf_counter()

@@ -3,13 +3,14 @@
 A fixed number of slots decode in lock-step inside one compiled loop. It returns to the host as
 soon as `refill` slots have finished; their replies are collected, new prompts are prefilled
 through the same forward and put in their place. So a long tail idles a few slots, not the batch.
+Where someone reads along, the loop also returns every few tokens.
 
 S slots  A slots refilled at a time  P prompt length  M reply length  V vocabulary
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.struct
 import jax
@@ -23,6 +24,10 @@ from r1jax.model.cache import Cache, init_cache
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward, unembed
 from r1jax.sampling.samplers import sample, sample_keys
+
+BURST = 8  # steps between two looks at what is drawn
+
+OnTokens = Callable[[int, list[int]], None]  # the index of a request, its reply's next tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +86,17 @@ class Engine:
         self.stop = tuple(stop)
 
     def generate(
-        self, weights: Weights, requests: Sequence[Request], key: jax.Array
+        self,
+        weights: Weights,
+        requests: Sequence[Request],
+        key: jax.Array,
+        on_tokens: OnTokens | None = None,
     ) -> tuple[list[Completion], EngineStats]:
         """One completion a request, in the order of the requests.
 
-        Raises InputError if a prompt is empty or longer than cfg.max_prompt.
+        on_tokens: is told the tokens of each reply as they are drawn, BURST or so at a time, the
+        stop token included. The replies are those drawn without it. Raises InputError if a prompt
+        is empty or longer than cfg.max_prompt.
         """
         for r in requests:
             if not 0 < len(r.prompt) <= self.cfg.max_prompt:
@@ -94,14 +105,16 @@ class Engine:
                     f"SamplingConfig.max_prompt={self.cfg.max_prompt}"
                 )
         with jax.set_mesh(self.mesh):
-            return self._generate(weights, requests, key)
+            return self._generate(weights, requests, key, on_tokens)
 
-    def _generate(self, weights, requests, key):
+    def _generate(self, weights, requests, key, on_tokens):
         cfg, static = self.cfg, {"model": self.model, "cfg": self.cfg, "stop": self.stop}
         slots = _empty(model=self.model, cfg=cfg, mesh=self.mesh)
         completions: list[Completion | None] = [None] * len(requests)
         running: dict[int, int] = {}  # slot -> request
         free, pending = list(range(cfg.slots)), 0
+        burst = np.int32(BURST if on_tokens else np.iinfo(np.int32).max)
+        told_S = np.zeros(cfg.slots, np.int32)  # tokens of each running slot's reply
 
         def wanted() -> int:
             """Free slots worth an admission; 0 when nothing waits."""
@@ -113,10 +126,16 @@ class Engine:
                 taken, free = free[: len(batch)], free[len(batch) :]
                 slots = _admit(weights, slots, self._prompts(requests, batch, taken), key, **static)
                 running.update(zip(taken, batch, strict=True))
+                told_S[taken] = 0
                 pending = batch.stop
             keep = cfg.slots - wanted() if wanted() else 0
-            slots, active_S = _decode(weights, slots, key, np.int32(keep), **static)
+            slots, active_S = _decode(weights, slots, key, np.int32(keep), burst, **static)
             active = np.asarray(active_S)
+            if on_tokens:
+                tokens_SW, count_S = (np.asarray(a) for a in _news(slots, told_S))
+                for s, request in running.items():
+                    on_tokens(request, tokens_SW[s, : count_S[s] - told_S[s]].tolist())
+                told_S = count_S.copy()
             finished = [s for s in running if not active[s]]
             for start in range(0, len(finished), cfg.refill):
                 group = finished[start : start + cfg.refill]
@@ -220,8 +239,12 @@ def _admit(weights, slots: Slots, prompts, key, *, model, cfg, stop) -> Slots:
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="slots")
-def _decode(weights, slots: Slots, key, keep, *, model, cfg, stop) -> tuple[Slots, jax.Array]:
-    """Decodes until at most `keep` slots are active. Returns the slots and who is active."""
+def _decode(weights, slots: Slots, key, keep, burst, *, model, cfg, stop):
+    """Decodes until at most `keep` slots are active, or `burst` steps are made.
+
+    Returns the slots and who is active.
+    """
+    last = slots.steps + jnp.minimum(burst, jnp.iinfo(jnp.int32).max - slots.steps)
 
     def step(slots: Slots) -> Slots:
         out = forward(
@@ -252,7 +275,9 @@ def _decode(weights, slots: Slots, key, keep, *, model, cfg, stop) -> tuple[Slot
         )
 
     slots = jax.lax.while_loop(
-        lambda slots: jnp.sum(slots.active_S) > keep, lambda s: _pin(step(s), model), slots
+        lambda slots: (jnp.sum(slots.active_S) > keep) & (slots.steps < last),
+        lambda slots: _pin(step(slots), model),
+        slots,
     )
     return slots, _everywhere(slots.active_S)
 
@@ -265,6 +290,16 @@ def _goes_on(token, count, cfg: SamplingConfig, stop) -> jax.Array:
 def _everywhere(x: jax.Array) -> jax.Array:
     """Replicated, so that every host reads the same and takes the same decisions."""
     return sharding.constrain(x, *(None,) * x.ndim)
+
+
+@jax.jit
+def _news(slots: Slots, told_S):
+    """(tokens_SW, count_S): what each slot has drawn after its first told_S tokens."""
+    # An admission draws one token, and each step of a burst one more.
+    at_SW = told_S[:, None] + jnp.arange(BURST + 1)[None]
+    at_SW = jnp.minimum(at_SW, slots.tokens_SM.shape[1] - 1)
+    news_SW = jnp.take_along_axis(slots.tokens_SM, at_SW, axis=1)
+    return _everywhere(news_SW), _everywhere(slots.count_S)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

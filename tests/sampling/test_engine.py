@@ -13,7 +13,15 @@ import small
 
 from r1jax.config import InputError, SamplingConfig
 from r1jax.model.params import weight_specs
-from r1jax.sampling.engine import Completion, Engine, EngineStats, Request
+from r1jax.sampling.engine import (
+    BURST,
+    Completion,
+    Engine,
+    EngineStats,
+    Request,
+    _decode,
+    _news,
+)
 from r1jax.sharding import make_mesh, shardings
 
 STOP = 0
@@ -29,12 +37,12 @@ REQUESTS = [  # 40, of prompts of 1 to 6 tokens: more than slots
 ]
 
 
-def generate(requests=REQUESTS, model=MODEL, mesh="1", key=KEY, **changes):
+def generate(requests=REQUESTS, model=MODEL, mesh="1", key=KEY, on_tokens=None, **changes):
     cfg = dataclasses.replace(CFG, **changes)
     mesh, weights = make_mesh(mesh), small.weights(model)
     if mesh.size > 1:
         weights = jax.device_put(weights, shardings(weight_specs(model), mesh))
-    return Engine(model, cfg, mesh, [STOP]).generate(weights, requests, key)
+    return Engine(model, cfg, mesh, [STOP]).generate(weights, requests, key, on_tokens)
 
 
 @functools.cache
@@ -170,3 +178,30 @@ def test_a_context_that_cannot_hold_the_reply_is_one_clear_line():
         InputError, match=r"max_prompt \+ max_tokens = 106 .* ModelConfig.context=64"
     ):
         generate(max_tokens=100)
+
+
+@pytest.mark.parametrize("mesh", ["1", "2x4"])
+def test_tokens_are_told_as_they_are_drawn_and_change_nothing(mesh):
+    """With fewer slots than requests, so that slots change their request."""
+    told: dict[int, list[int]] = {}
+    looks = []
+
+    def on_tokens(request: int, tokens: list[int]) -> None:
+        looks.append(len(tokens))
+        told.setdefault(request, []).extend(tokens)
+
+    completions, stats = generate(mesh=mesh, slots=6, refill=2, on_tokens=on_tokens)
+    want, plain = generate(mesh=mesh, slots=6, refill=2)
+    for a, b in zip(completions, want, strict=True):
+        np.testing.assert_array_equal(a.tokens, b.tokens)
+        np.testing.assert_array_equal(a.logps, b.logps)
+    assert [told[i] for i in range(len(REQUESTS))] == [c.tokens.tolist() for c in completions]
+    assert stats == plain and max(looks) <= BURST + 1 < max(len(c.tokens) for c in completions)
+
+
+def test_looking_at_tokens_compiles_nothing_again():
+    generate(on_tokens=lambda *_: None)
+    before = _decode._cache_size(), _news._cache_size()
+    generate(on_tokens=lambda *_: None, key=jax.random.key(1))
+    generate()
+    assert (_decode._cache_size(), _news._cache_size()) == before

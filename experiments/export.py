@@ -1,0 +1,53 @@
+"""Writes a run's newest checkpoint as a Hugging Face directory, for Transformers and vLLM.
+
+    python -m experiments.export --run=runs/r1_zero --out=DIR
+    python -m experiments.export --run=runs/sft --out=DIR --dtype=float32 --mesh=2x4
+
+--run is a folder of experiments.r1_zero or experiments.sft, of whatever mesh; --mesh is what the
+weights are read onto. The tokenizer's files are copied from the directory that the run took its
+tokenizer from; without one there are none.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from jax.sharding import Mesh
+
+from experiments import cli
+from experiments.models import open_model
+from r1jax import hub, sharding
+from r1jax.config import check
+from r1jax.model.params import weight_specs
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    run: str = ""
+    out: str = ""  # an empty folder, or one that is not there
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    mesh: str = "1"
+
+
+def export(
+    run: str, out: str, mesh: Mesh, dtype: Literal["bfloat16", "float32"] = "bfloat16"
+) -> str:
+    """Returns what was done, as a line."""
+    source = open_model(run)
+    check((source.path / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
+    weights = source.weights(source.config, mesh)
+    files = Path(source.files) if source.files else None
+    folder = files if files is None or files.is_dir() else files.parent
+    hub.save_model(weights, source.config, out, folder, dtype)
+    return f"{out}: {sharding.count(weight_specs(source.config).params):,} parameters in {dtype}"
+
+
+def main(args: list[str]) -> None:
+    cfg = cli.parse(ExportConfig, ExportConfig(), args, __doc__ or "")
+    check(bool(cfg.run), "--run=DIR is needed")
+    check(bool(cfg.out), "--out=DIR is needed")
+    print(export(cfg.run, cfg.out, sharding.make_mesh(cfg.mesh), cfg.dtype))
+
+
+if __name__ == "__main__":
+    cli.run(main)

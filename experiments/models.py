@@ -1,0 +1,72 @@
+"""A model on disk, as commands name it: a Hugging Face directory, or the folder of a run."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from r1jax import checkpoint, hub
+from r1jax.config import ModelConfig, RunConfig, SFTConfig, check, load_config
+from r1jax.data.countdown import VOCABULARY
+from r1jax.data.tokenizer import Tokenizer, read_object
+from r1jax.model.params import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class OnDisk:
+    """config: as it is stored. weights: reads them for a config of the same shape, in its
+    param_dtype where the directory is Hugging Face's. files: where the tokenizer is; empty for the
+    embedded one."""
+
+    path: Path
+    config: ModelConfig
+    weights: Callable[[ModelConfig, Mesh], Weights]
+    files: str
+
+    def tokenizer(self) -> Tokenizer:
+        """Raises InputError if it has tokens that the model does not know."""
+        if not self.files:
+            return Tokenizer.words(VOCABULARY)
+        tokenizer, vocab = Tokenizer.load(self.files), self.config.vocab
+        check(
+            tokenizer.vocab_size <= vocab,
+            f"{self.files}: a tokenizer that does not match the model: it has "
+            f"{tokenizer.vocab_size:,} tokens, the model's vocabulary {vocab:,}",
+        )
+        return tokenizer
+
+
+def open_model(path: str | Path) -> OnDisk:
+    """Reads what is small; raises InputError that names the file and what is wrong."""
+    path = Path(path)
+    check(path.is_dir(), f"{path}: no such directory")
+    values = read_object(path / "config.json") or {}
+    if not isinstance(values.get("model"), dict):
+        config = hub.read_config(path)
+        return OnDisk(path, config, lambda m, mesh: hub.load_weights(path, m, mesh), str(path))
+    run: RunConfig | SFTConfig = (
+        load_config(RunConfig, path / "config.json")
+        if "rl" in values
+        else load_config(SFTConfig, path / "config.json")
+    )
+    return OnDisk(
+        path, run.model, lambda m, mesh: checkpoint.load_weights(path, m, mesh), run.tokenizer
+    )
+
+
+def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
+    """`cfg`, from the weights, the model and the tokenizer of a directory on disk.
+
+    How the model runs stays as cfg says, but for the type that it computes in. Raises InputError
+    if cfg is that of a run to be resumed, which began from another.
+    """
+    check(
+        not resumes or cfg.base in ("embedded", "train", "random", folder),
+        f"--model={folder}: the run to be resumed began from {cfg.base}",
+    )
+    source = open_model(folder)
+    kept = ("param_dtype", "scan_layers", "remat", "experts_impl", "logits_chunk")
+    how = {name: getattr(cfg.model, name) for name in kept}
+    model = dataclasses.replace(source.config, **how)
+    return dataclasses.replace(cfg, model=model, base=folder, tokenizer=source.files)
