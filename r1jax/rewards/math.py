@@ -9,7 +9,7 @@ What is equal, beyond equal values, follows the data sets' references:
 - A unit may be left out on either side. Two units that differ are wrong.
 - `50%` is 1/2. It is also 50, where one side leaves out the `%`, as in MATH's own comparison; but
   not where the bare one is a reference of at most 1, which is taken for a fraction.
-- `x = 5` is 5 and `x \in S` is S. Two names that differ are wrong.
+- `x = 5` is 5, so is `m+n = 5`, and `x \in S` is S. Two names that differ are wrong.
 - A list or a set may be in any order; a tuple, interval or matrix may not, and its brackets
   count: (1,2] is not [1,2]. A bare list may stand for a set, and in order for a tuple; a column
   or row for a tuple.
@@ -56,6 +56,7 @@ _NAME = re.compile(  # (x, y); x, \theta, a_1, f(x); Area of the base
     r"|(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w+\}?)?(?:\s*\([a-zA-Z, ]*\))?"
     r"|[a-zA-Z][a-zA-Z ]{2,40}|\\text\s*\{[^{}]*\}"
 )
+_SUM = re.compile(r"[a-zA-Z](?:\s*[+-]?\s*[a-zA-Z]){1,4}")  # m+n, as AIME asks for
 _BLANKS = re.compile(
     r"(\\[a-zA-Z]+ (?=[a-zA-Z])|(?<=[0-9])\s+(?=[0-9])|(?<=,)\s+(?=[0-9]{3}(?![0-9])))|\s+"
 )
@@ -253,7 +254,7 @@ def _equal_named(answer: str, gold: str) -> bool | None:
         return same_formula(answer, gold)
     if len(left) == 1:
         return _equal(answer, right[-1].strip()) if names[1] else False
-    values = left[1:] if names[0] else left
+    values = left[1:] if names[0] or _SUM.fullmatch(left[0].strip()) else left
     return _all([_equal(value.strip(), gold) for value in values])
 
 
