@@ -1,12 +1,15 @@
 """Compiles the GRPO step for a TPU topology, on a host without a TPU.
 
     python -m launch.aot --topology=v5p:4x4x4 --mesh=8x8 --preset=r1_zero_paper
+    python -m launch.aot --topology=v5e:4x4 --mesh=16x1 --model=deepseek-r1-distill-qwen-1.5b ...
 
-Needs `pip install -e '.[aot]'`. Any field of the preset is a flag, as in experiments.r1_zero.
+Needs `pip install -e '.[aot]'`. Any field of the preset is a flag, as in experiments.r1_zero;
+--model is the name of a published model, or a Hugging Face directory, in place of the preset's.
 Prints what the real compiler says: memory a chip, and the collectives it chose.
 """
 
 import collections
+import dataclasses
 import os
 import re
 import time
@@ -20,9 +23,9 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding
 
 from experiments import cli
-from r1jax import sharding
+from r1jax import hub, sharding
 from r1jax.config import InputError, RunConfig, check
-from r1jax.presets import RUNS
+from r1jax.presets import MODELS, RUNS
 from r1jax.rl.grpo import grpo_step
 from r1jax.rl.loop import abstract_policy, check_mesh
 from r1jax.rl.types import Rollout
@@ -66,7 +69,11 @@ def abstract_rollout(cfg: RunConfig, mesh) -> Rollout:
 
 def main(args: list[str]) -> None:
     topology = cli.take(args, "--topology") or "v5p:2x2x1"
+    name = cli.take(args, "--model")
     cfg = cli.starting_config(RUNS, "tiny", args)
+    if name:
+        model = MODELS[name]() if name in MODELS else hub.read_config(name)
+        cfg = dataclasses.replace(cfg, model=model)
     cfg = cli.parse(RunConfig, cfg, args, __doc__ or "")
     mesh = topology_mesh(topology, cfg.mesh)
     check_mesh(cfg, mesh)

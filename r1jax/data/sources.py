@@ -194,9 +194,9 @@ def _numbers(row: dict[str, Any]) -> tuple[int, ...]:
 def _problem(row: dict[str, Any], place: Place) -> Problem:
     """{"id", "kind", "prompt"} and "answer", or "tests" of code; "source" optional.
 
-    "numbers" are a countdown problem's operands, and its answer the target. "choices" are the
-    options of a choice, which the prompt shows already, and its answer a letter. "tests" has the
-    fields of `Tests`, or is one of the other forms that `program_sources.read_tests` knows.
+    "numbers" are a countdown problem's operands, and its answer, or "target", the target. "choices"
+    are the options of a choice, which the prompt shows already, and its answer a letter. "tests"
+    has the fields of `Tests`, or is one of the other forms that `program_sources.read_tests` knows.
     """
     check("id" in row, 'missing field "id"')
     name, kind, prompt = _id(row, "id"), field(row, "kind", str), _text(row, "prompt")
@@ -209,7 +209,7 @@ def _problem(row: dict[str, Any], place: Place) -> Problem:
         return dataclasses.replace(problem, tests=program_sources.read_tests(row))
     answer = row.get("answer")
     if kind == "countdown":
-        answer = _number(row, "answer")
+        answer = _number(row, "answer", "target")
         check("." not in answer, f'field "answer" must be an integer, got {answer}')
         return dataclasses.replace(problem, answer=answer, numbers=_numbers(row))
     if kind == "gym" and isinstance(answer, dict):

@@ -10,6 +10,7 @@ import pytest
 from r1jax.config import InputError, TaskName
 from r1jax.data.problems import Problem
 from r1jax.data.sources import READERS, read_countdown, read_gsm8k
+from r1jax.data.tasks import EMBEDDED
 
 
 def write(tmp_path, *lines):
@@ -252,5 +253,5 @@ def test_a_reader_goes_on_where_asked(tmp_path):
     assert said[0].startswith(f"skipped {path}:2: ") and said[1].endswith("skipped 1 of 3 rows")
 
 
-def test_the_tasks_of_a_run_are_the_readers():
-    assert set(get_args(TaskName)) == set(READERS)
+def test_the_tasks_of_a_run_are_the_readers_and_the_embedded_ones():
+    assert set(get_args(TaskName)) == set(READERS) | set(EMBEDDED)
