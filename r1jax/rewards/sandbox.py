@@ -39,6 +39,7 @@ DENIED = """
     mq_open personality quotactl acct syslog swapon swapoff reboot
 """
 CLONE_THREAD = 0x10000
+INTERPRETER = "/python/bin/python3"  # inside
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class Sandbox:
         uid = 2**30 + random.getrandbits(30) if self._drops_root else 0
         numbers = (uid, cpu, limits.memory_mb * mb, processes, limits.file_mb * mb)
         folder = self._folder if self.unsafe else Path("/inside")
-        python = [self._python, "-s", "-S", "-B", "-X", "utf8", str(folder / f"{role}.pyc")]
+        interpreter = self._python if self.unsafe else INTERPRETER
+        python = [interpreter, "-s", "-S", "-B", "-X", "utf8", str(folder / f"{role}.pyc")]
         command = [*python, *map(str, numbers), *args]
         with ExitStack() as stack:
             if self.unsafe:
@@ -163,21 +165,24 @@ class Sandbox:
         else:
             options += " --unshare-user --disable-userns --uid 65534 --gid 65534"
         words = options.split()
-        library = f"{os.path.realpath(sys.base_prefix)}/lib"
-        places = ["/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", library, self._python]
-        links = []
+        # The interpreter, wherever the host has it (a home, often), is at one place inside.
+        prefix, inside = os.path.realpath(sys.base_prefix), Path(INTERPRETER).parents[1]
+        places = {path: path for path in ("/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")}
+        places |= {f"{inside}/{lib}": f"{prefix}/{lib}" for lib in ("lib", sys.platlibdir)}
+        places[INTERPRETER] = self._python
+        links = ["--setenv", "LD_LIBRARY_PATH", f"{inside}/lib"]
         for path in ("/lib", "/lib32", "/lib64"):
             if os.path.islink(path):
                 links += ["--symlink", os.readlink(path), path]
             else:
-                places.append(path)
+                places[path] = path
         # By itself, bubblewrap makes the folders above these for its own user alone.
         devices = [f"/dev/{name}" for name in ("null", "zero", "random", "urandom")]
         above = {str(parent) for path in places for parent in Path(path).parents} | {"/dev"}
         for path in sorted(above - {"/"}):
             words += ["--perms", "0755", "--dir", path]
-        for path in dict.fromkeys(places):
-            words += ["--ro-bind-try", path, path]
+        for path, source in places.items():
+            words += ["--ro-bind-try", source, path]
         for path in devices:
             words += ["--dev-bind", path, path]
         words += [*links, "--ro-bind", str(self._folder), "/inside"]

@@ -56,6 +56,7 @@ ESCAPES = {
         "shadow": "open('/etc/shadow').read()",
         "home": "open(os.path.expanduser('~root/.profile')).read()",
         "list homes": "os.listdir('/home')",
+        "list root's home": "os.listdir('/root')",
         "write to the root": "open('/x', 'w')",
         "write to /usr": "open('/usr/lib/x', 'w')",
         "write to /dev": "open('/dev/x', 'w')",
@@ -122,7 +123,7 @@ ESCAPES = {
             else: raise OSError
             """,
         "environment": """
-            known = {'HOME', 'TMPDIR', 'PYTHONHASHSEED', 'PWD', 'LC_CTYPE'}
+            known = {'HOME', 'TMPDIR', 'PYTHONHASHSEED', 'PWD', 'LC_CTYPE', 'LD_LIBRARY_PATH'}
             if set(os.environ) <= known: raise OSError
             """,
         "the grader's code": "import r1jax",
