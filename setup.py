@@ -34,6 +34,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         # Compile for TPU topologies on a host without a TPU (BUILD.md).
         "aot": ["libtpu==0.0.42.*"],
+        # Side by side with Transformers: tests/parity and experiments.bench.
+        "parity": ["torch==2.13.0", "transformers==5.24.0"],
         "dev": ["ruff", "mypy"],
     },
 )

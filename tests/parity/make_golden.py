@@ -1,6 +1,6 @@
 """Writes the golden files: what Transformers makes of the models of families.py.
 
-    pip install -e '.[parity]' && python tests/parity/make_golden.py
+pip install -e '.[parity]' && python tests/parity/make_golden.py
 """
 
 import tempfile
