@@ -46,6 +46,8 @@ setup(
         # Logic puzzles as tasks (r1jax/rewards/gym.py).
         "gym": ["reasoning-gym"],
         "parquet": ["pyarrow"],
+        # Side by side with Transformers: tests/parity and experiments.bench.
+        "parity": ["torch==2.13.0", "transformers==5.24.0"],
         "dev": ["ruff", "mypy", "pyarrow"],
     },
 )

@@ -4,11 +4,14 @@
     python -m experiments.bench --mesh=4x2
 
 Prints tokens/s and the time split of rollout, scoring (log-probabilities alone) and update, and
-compares continuous batching with plain batching on long-tailed reply lengths.
+compares continuous batching with plain batching on long-tailed reply lengths. Where the parity
+extra is installed, decoding, prefill and training are then compared with Transformers' own
+(`python -m experiments.bench_transformers` does that alone).
 """
 
 import dataclasses
 import functools
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -139,6 +142,12 @@ def main(args: list[str]) -> None:
     cli.reject(args)
     step_split(mesh)
     batching(mesh)
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        from experiments import bench_transformers
+
+        bench_transformers.compare()
+    else:
+        print("Transformers: not installed; pip install -e '.[parity]' to compare with it")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What decoding remembers of each token. MLA: a latent and a rotary key, kv_lora + rope numbers a
 layer (576 for DeepSeek-V3). Grouped-query attention: the keys and values of its few heads.
 
-B slots  S cached positions  C key-value latent, or key-value heads x head dim  R rope dim
+B slots  S cached positions  C key-value latent  R rope dim  K key-value heads  X head dim
 """
 
 import flax.struct
@@ -20,10 +20,10 @@ class LatentCache(flax.struct.PyTreeNode):
 
 
 class KVCache(flax.struct.PyTreeNode):
-    """Rotated keys and values, by position, the heads side by side."""
+    """Rotated keys and values: by head, then position, as attention multiplies them."""
 
-    key_BSC: jax.Array
-    value_BSC: jax.Array
+    key_BKSX: jax.Array
+    value_BKSX: jax.Array
 
 
 LayerCache = LatentCache | KVCache
@@ -41,13 +41,13 @@ def init_cache(cfg: ModelConfig, batch: int, length: int) -> Cache:
 
     def layers(n: int):
         def one(*lead: int) -> LayerCache:
-            def zeros(width: int) -> jax.Array:
-                return jnp.zeros((*lead, batch, length, width), jnp.dtype(cfg.dtype))
+            def zeros(width: int, *heads: int) -> jax.Array:
+                return jnp.zeros((*lead, batch, *heads, length, width), jnp.dtype(cfg.dtype))
 
             a = cfg.attention
             if isinstance(a, MLAConfig):
                 return LatentCache(zeros(a.kv_lora), zeros(a.rope_dim))
-            return KVCache(zeros(a.kv_heads * a.head_dim), zeros(a.kv_heads * a.head_dim))
+            return KVCache(zeros(a.head_dim, a.kv_heads), zeros(a.head_dim, a.kv_heads))
 
         return one(n) if cfg.scan_layers else tuple(one() for _ in range(n))
 
@@ -55,6 +55,11 @@ def init_cache(cfg: ModelConfig, batch: int, length: int) -> Cache:
 
 
 def update(cache, new, positions_BT):
-    """Writes T new positions of every row: `cache` over S positions, `new` over T."""
+    """Writes T new positions of every row: `cache` over S positions, `new` [B, T, (K,) width]."""
     row_B1 = jnp.arange(positions_BT.shape[0])[:, None]
-    return jax.tree.map(lambda a, b: a.at[row_B1, positions_BT].set(b), cache, new)
+
+    def write(a, b):
+        at = (row_B1, positions_BT) if a.ndim == 3 else (row_B1, slice(None), positions_BT)
+        return a.at[at].set(b)
+
+    return jax.tree.map(write, cache, new)

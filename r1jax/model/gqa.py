@@ -1,7 +1,7 @@
 """Grouped-query attention (arXiv 2305.13245), with Qwen2's biases and Qwen3's norms of heads.
 
 B batch  T queries  S keys  D d_model  K key-value heads  G query heads a key-value head
-H = K G query heads  X head dim  C = K X numbers a token in each half of the cache
+H = K G query heads  X head dim  M = G T
 """
 
 import jax
@@ -35,16 +35,22 @@ def attention(
     q_BTHX = apply_rope(q_BTHX, positions_BT, cfg.rope)
     k_BTKX = apply_rope(k_BTKX, positions_BT, cfg.rope)
 
+    if cache is None:
+        k_BKSX, v_BKSX = k_BTKX.swapaxes(1, 2), v_BTKX.swapaxes(1, 2)
+    else:
+        cache = update(cache, KVCache(k_BTKX, v_BTKX), positions_BT)
+        k_BKSX, v_BKSX = cache.key_BKSX, cache.value_BKSX
     (b, t, h, x), k = q_BTHX.shape, k_BTKX.shape[2]
-    keys, values = k_BTKX.reshape(b, t, -1), v_BTKX.reshape(b, t, -1)
-    if cache is not None:
-        cache = update(cache, KVCache(keys, values), positions_BT)
-        keys, values = cache.key_BSC, cache.value_BSC
-    k_BSKX, v_BSKX = (a.reshape(b, -1, k, x) for a in (keys, values))
     q_BTKGX = q_BTHX.reshape(b, t, k, h // k, x)
-    scores = jnp.einsum("btkgx,bskx->bkgts", q_BTKGX, k_BSKX)
+    if t == 1:
+        # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
+        scores = jnp.einsum("bksx,btkgx->bkstg", k_BKSX, q_BTKGX)
+        scores = jnp.moveaxis(scores, 2, 4).swapaxes(2, 3)
+    else:
+        scores = jnp.einsum("btkgx,bksx->bkgts", q_BTKGX, k_BKSX)
     weights = masked_softmax(scores, mask_BTS[:, None, None], cfg.softmax_scale)
-    o_BTHX = jnp.einsum("bkgts,bskx->btkgx", weights, v_BSKX).reshape(b, t, h, x)
+    o_BKMX = weights.reshape(b, k, -1, weights.shape[-1]) @ v_BKSX
+    o_BTHX = o_BKMX.reshape(b, h, t, x).swapaxes(1, 2)
     return jnp.einsum("bthx,hxd->btd", o_BTHX, p.out_HXD.astype(x_BTD.dtype)), cache
 
 

@@ -6,7 +6,7 @@ head: cheapest when many queries share them. `absorbed` moves the up-projections
 the output, so that a decoding step reads nothing but the latent cache (57x fewer numbers for V3).
 
 B batch  T queries  S keys  D d_model  H heads  Q query latent  C key-value latent
-N nope dim  R rope dim  U value dim  X = N + R  Y = N + U
+N nope dim  R rope dim  U value dim  X = N + R  Y = N + U  M = T H
 """
 
 import jax
@@ -71,8 +71,10 @@ def absorbed(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CH
     """The same numbers in latent space: (q Wk) . c = q . (Wk c). Returns [B, T, H, U]."""
     k_up_CHN, v_up_CHU = jnp.split(kv_b_CHY, [cfg.attention.nope_dim], axis=-1)
     q_BTHC = jnp.einsum("bthn,chn->bthc", q_nope_BTHN, k_up_CHN)
-    scores = jnp.einsum("bthc,bsc->bhts", q_BTHC, latent_BSC)
-    scores = scores + jnp.einsum("bthr,bsr->bhts", q_rope_BTHR, k_rope_BSR)
-    weights = masked_softmax(scores, mask_BTS[:, None], cfg.softmax_scale)
-    o_BTHC = jnp.einsum("bhts,bsc->bthc", weights, latent_BSC)
+    # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
+    scores = jnp.einsum("bsc,bthc->bsth", latent_BSC, q_BTHC)
+    scores = scores + jnp.einsum("bsr,bthr->bsth", k_rope_BSR, q_rope_BTHR)
+    weights = masked_softmax(jnp.moveaxis(scores, 1, 3), mask_BTS[:, :, None], cfg.softmax_scale)
+    o_BMC = weights.reshape(weights.shape[0], -1, weights.shape[-1]) @ latent_BSC
+    o_BTHC = o_BMC.reshape(q_BTHC.shape)
     return jnp.einsum("bthc,chu->bthu", o_BTHC, v_up_CHU)

@@ -92,6 +92,12 @@ def experts_dense(x_MD, gates_MK, experts_MK, weights):
     n = gate_EDF.shape[0]
     chosen_MKE = experts_MK[:, :, None] == jnp.arange(n)[None, None, :]
     gate_ME = jnp.sum(jnp.where(chosen_MKE, gates_MK[:, :, None], 0.0), axis=1)
+    if x_MD.shape[0] < gate_EDF.shape[2]:
+        # A decoding step: to copy its few rows to every expert is less than to transpose weights.
+        x_EMD = jnp.broadcast_to(x_MD[None], (n, *x_MD.shape))
+        h_EMF = jax.nn.silu(x_EMD @ gate_EDF) * (x_EMD @ up_EDF)
+        h_EMF = h_EMF * gate_ME.T[:, :, None].astype(x_MD.dtype)
+        return jnp.sum(h_EMF @ down_EFD, axis=0)
     h_MEF = jax.nn.silu(_side_by_side(x_MD, gate_EDF)) * _side_by_side(x_MD, up_EDF)
     h_MEF = h_MEF * gate_ME[:, :, None].astype(x_MD.dtype)
     return matmul(h_MEF.reshape(x_MD.shape[0], -1), down_EFD.reshape(-1, x_MD.shape[1]))

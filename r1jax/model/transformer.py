@@ -97,8 +97,25 @@ def remat(fn, cfg: ModelConfig):
     return fn if cfg.remat == "none" else jax.checkpoint(fn, policy=_REMAT_POLICIES[cfg.remat])
 
 
-def _run(layer, x, stack: Layer | None, bias_LE, cache, n: int, cfg: ModelConfig):
-    """Applies a stack of n alike layers: scanned (compiled once), or unrolled in order."""
+def unstacked(weights: Weights, cfg: ModelConfig) -> Weights:
+    """The same weights with a tuple of layers for each stack, where layers are not scanned.
+
+    For loops over `forward`: inside one, XLA:CPU copies each layer's slice out of the stack at
+    every turn, which at a decoding step's few rows costs as much as multiplying by it.
+    """
+    if cfg.scan_layers:
+        return weights
+
+    def layers(stack: Layer | None, n: int):
+        return stack and tuple(jax.tree.map(lambda a, i=i: a[i], stack) for i in range(n))
+
+    p = weights.params
+    p = p.replace(dense=layers(p.dense, cfg.dense_layers), moe=layers(p.moe, cfg.moe_layers))
+    return weights.replace(params=p)
+
+
+def _run(layer, x, stack: Layer | tuple[Layer, ...] | None, bias_LE, cache, n, cfg: ModelConfig):
+    """Applies n alike layers: scanned (compiled once), or unrolled in order."""
     if stack is None:
         return x, cache, None
     if cfg.scan_layers:
@@ -111,7 +128,8 @@ def _run(layer, x, stack: Layer | None, bias_LE, cache, n: int, cfg: ModelConfig
         return x, cache, stats
     caches, all_stats = [], []
     for i in range(n):
-        p, bias_E = jax.tree.map(lambda a, i=i: a[i], (stack, bias_LE))
+        p = stack[i] if isinstance(stack, tuple) else jax.tree.map(lambda a, i=i: a[i], stack)
+        bias_E = None if bias_LE is None else bias_LE[i]
         x, layer_cache, stats = remat(layer, cfg)(x, p, bias_E, cache and cache[i])
         caches.append(layer_cache)
         all_stats.append(stats)

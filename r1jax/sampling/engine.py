@@ -22,7 +22,7 @@ from r1jax import sharding
 from r1jax.config import InputError, ModelConfig, SamplingConfig, check
 from r1jax.model.cache import Cache, init_cache
 from r1jax.model.params import Weights
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.transformer import forward, unembed, unstacked
 from r1jax.sampling.samplers import sample, sample_keys
 
 BURST = 8  # steps between two looks at what is drawn
@@ -191,8 +191,8 @@ def _pin(slots: Slots, model: ModelConfig) -> Slots:
     """Keeps every slot's row on its own device through the compiled loop."""
 
     def cache_rows(a):
-        lead = (None,) * (a.ndim - 3)  # a stacked cache has a leading layer axis
-        return sharding.constrain(a, *lead, "batch", None, None)
+        lead = (None,) * model.scan_layers  # a stacked cache has a leading layer axis
+        return sharding.constrain(a, *lead, "batch", *(None,) * (a.ndim - len(lead) - 1))
 
     def rows(a):
         return sharding.constrain(a, "batch", *(None,) * (a.ndim - 1)) if a.ndim else a
@@ -216,8 +216,8 @@ def _admit(weights, slots: Slots, prompts, key, *, model, cfg, stop) -> Slots:
     token_A, logp_A = sample(unembed(weights.params, last_AD, model), keys, cfg)
 
     def put_cache(all_slots, new):
-        lead = (slice(None),) * (new.ndim - 3)
-        return all_slots.at[(*lead, slot_A, slice(cfg.max_prompt))].set(new, mode="drop")
+        lead, head = (slice(None),) * model.scan_layers, slice(cfg.max_prompt)
+        return all_slots.at[(*lead, slot_A, ..., head, slice(None))].set(new, mode="drop")
 
     def put(all_slots, new):
         return all_slots.at[slot_A].set(new, mode="drop")
@@ -245,6 +245,7 @@ def _decode(weights, slots: Slots, key, keep, burst, *, model, cfg, stop):
     Returns the slots and who is active.
     """
     last = slots.steps + jnp.minimum(burst, jnp.iinfo(jnp.int32).max - slots.steps)
+    weights = unstacked(weights, model)
 
     def step(slots: Slots) -> Slots:
         out = forward(

@@ -16,7 +16,7 @@ def sample(logits_SV: jax.Array, keys_S: jax.Array, cfg: SamplingConfig):
     Temperature 0 is a point mass on the largest logit, so its log-probability is 0.
     """
     if cfg.temperature == 0:
-        return jnp.argmax(logits_SV, axis=-1).astype(jnp.int32), jnp.zeros(logits_SV.shape[0])
+        return first_largest(logits_SV), jnp.zeros(logits_SV.shape[0])
     logits_SV = logits_SV / cfg.temperature
     if cfg.top_k:
         logits_SV = keep_top_k(logits_SV, cfg.top_k)
@@ -25,6 +25,14 @@ def sample(logits_SV: jax.Array, keys_S: jax.Array, cfg: SamplingConfig):
     token_S = jax.vmap(jax.random.categorical)(keys_S, logits_SV).astype(jnp.int32)
     logp_SV = jax.nn.log_softmax(logits_SV)
     return token_S, jnp.take_along_axis(logp_SV, token_S[:, None], axis=1)[:, 0]
+
+
+def first_largest(logits_SV: jax.Array) -> jax.Array:
+    """argmax, int32, in two reductions that vectorise: XLA:CPU's own argmax does not."""
+    index_SV = jax.lax.broadcasted_iota(jnp.int32, logits_SV.shape, 1)
+    last = logits_SV.shape[1] - 1  # where all are NaN, which equals nothing
+    largest_S1 = jnp.max(logits_SV, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(logits_SV == largest_S1, index_SV, last), axis=-1)
 
 
 def keep_top_k(logits_SV: jax.Array, k: int) -> jax.Array:

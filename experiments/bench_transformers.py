@@ -1,0 +1,192 @@
+"""The same small models here and in Transformers, in one process: needs the parity extra.
+
+    python -m experiments.bench_transformers
+
+Decoding is greedy, through the rollout engine here and `generate` with its cache there; its rate is
+of the tokens after the first. Prefill runs the prompts into a cache up to the first token's logits.
+A training step is forward, backward, clipping and AdamW. Everything is float32 on the CPU, torch
+with all its threads; the two take turns, and medians are compared.
+"""
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+from r1jax import hub, optim, sharding
+from r1jax.config import (
+    GQAConfig,
+    MLAConfig,
+    ModelConfig,
+    OptimConfig,
+    RopeConfig,
+    RouterConfig,
+    SamplingConfig,
+)
+from r1jax.data.packing import Batch
+from r1jax.model.cache import init_cache
+from r1jax.model.params import weight_specs
+from r1jax.model.transformer import forward, unembed
+from r1jax.sampling.engine import Engine, Request
+from r1jax.sft import sft_step
+
+ROWS, PROMPT, REPLY, TRAINED = 16, 64, 64, 128  # TRAINED: tokens of a row of a training step
+ROUNDS = 5
+LR = 1e-4
+
+# On a CPU, unrolled layers and every token through every expert are the faster choices.
+DENSE = ModelConfig(
+    vocab=2048,
+    d_model=256,
+    layers=6,
+    dense_layers=6,
+    dense_ffn=512,
+    attention=GQAConfig(heads=8, kv_heads=2, head_dim=32, qkv_bias=True),
+    rope=RopeConfig(interleaved=False),
+    context=512,
+    scan_layers=False,
+)
+MODELS = {
+    "DeepSeek-V3": dataclasses.replace(
+        DENSE,
+        attention=MLAConfig(heads=8, q_lora=128, kv_lora=64, nope_dim=32, rope_dim=16, v_dim=32),
+        dense_layers=1,
+        expert_ffn=128,
+        shared_experts=1,
+        router=RouterConfig(experts=16, active=4, groups=4, group_limit=2, scale=2.5),
+        rope=RopeConfig(factor=40.0, original_context=128),
+        experts_impl="dense",
+    ),
+    "Qwen2": DENSE,
+}
+
+
+def compare() -> None:
+    """Prints tokens/s of both, and ratios, for each model."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name, model in MODELS.items():
+        mesh = sharding.make_mesh("1")
+        weights = optim.random_weights(model, mesh, jax.random.key(0))
+        with tempfile.TemporaryDirectory() as folder:
+            saved = hub.save_model(weights, model, Path(folder) / "model", dtype="float32")
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32)
+        parameters = sharding.count(weight_specs(model))
+        print(
+            f"{name}: {parameters:,} parameters, {model.layers} layers of {model.d_model}, "
+            f"batch {ROWS}, prompt {PROMPT}, reply {REPLY}, training rows of {TRAINED}; "
+            f"{torch.get_num_threads()} threads, Transformers {transformers.__version__}"
+        )
+        tokens = np.random.default_rng(0).integers(0, model.vocab, (ROWS, TRAINED))
+        here, there = _Here(model, weights, tokens), _There(theirs, tokens)
+        first = _turns(here.replies(1), there.replies(1))
+        whole = _turns(here.replies(REPLY), there.replies(REPLY))
+        decoding = [w - f for w, f in zip(whole, first, strict=True)]
+        _report("decode", ROWS * (REPLY - 1), decoding)
+        _report("prefill", ROWS * PROMPT, _turns(here.prefill, there.prefill))
+        _report("training step", ROWS * TRAINED, _turns(here.train, there.train))
+
+
+def _turns(*runs: Callable[[], object]) -> list[float]:
+    """Median seconds of each, after one that compiles, all taking turns."""
+    times: list[list[float]] = [[] for _ in runs]
+    for turn in range(ROUNDS + 1):
+        for run, took in zip(runs, times, strict=True):
+            started = time.perf_counter()
+            jax.block_until_ready(run())
+            if turn:
+                took.append(time.perf_counter() - started)
+    return [statistics.median(took) for took in times]
+
+
+def _report(what: str, tokens: int, seconds: list[float]) -> None:
+    here, there = seconds
+    print(
+        f"  {what:13} {tokens / here:9,.0f} tokens/s, Transformers {tokens / there:8,.0f}: "
+        f"{there / here:.1f}x"
+    )
+
+
+class _Here:
+    def __init__(self, model: ModelConfig, weights, tokens_BT: np.ndarray):
+        self.model, self.weights, self.tokens_BT = model, weights, tokens_BT
+        ones = np.ones_like(tokens_BT)
+        self.batch = Batch(
+            tokens_BT=tokens_BT,
+            segments_BT=ones,
+            positions_BT=np.broadcast_to(np.arange(TRAINED), tokens_BT.shape),
+            trained_BT=ones > 0,
+        )
+        self.optim = OptimConfig(lr=LR, bias_rate=0.0, balance_alpha=0.0)
+        self.state = optim.new_state(jax.tree.map(jnp.copy, weights), self.optim)
+
+        def prefill(weights, tokens):
+            out = forward(weights, tokens, model, cache=init_cache(model, ROWS, PROMPT))
+            return unembed(weights.params, out.hidden_BTD[:, -1], model), out.cache
+
+        self._prefill = jax.jit(prefill)
+
+    def replies(self, length: int) -> Callable[[], object]:
+        cfg = SamplingConfig(
+            temperature=0.0, max_prompt=PROMPT, max_tokens=length, slots=ROWS, refill=ROWS
+        )
+        engine = Engine(self.model, cfg, sharding.make_mesh("1"), stop=[])
+        requests = [Request(row[:PROMPT], i, 0) for i, row in enumerate(self.tokens_BT)]
+        return lambda: engine.generate(self.weights, requests, jax.random.key(0))[0][0].tokens
+
+    def prefill(self):
+        return self._prefill(self.weights, self.tokens_BT[:, :PROMPT])
+
+    def train(self):
+        self.state, metrics = sft_step(self.state, self.batch, model=self.model, cfg=self.optim)
+        return metrics
+
+
+class _There:
+    def __init__(self, model, tokens_BT: np.ndarray):
+        self.model, self.tokens = model, torch.tensor(tokens_BT)
+        self.adam = torch.optim.AdamW(
+            model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
+
+    def replies(self, length: int) -> Callable[[], object]:
+        prompts = self.tokens[:, :PROMPT]
+        mask = torch.ones_like(prompts)
+
+        def run():
+            self.model.eval()
+            with torch.no_grad():
+                self.model.generate(
+                    prompts,
+                    attention_mask=mask,
+                    do_sample=False,
+                    max_new_tokens=length,
+                    min_new_tokens=length,
+                    pad_token_id=0,
+                )
+
+        return run
+
+    def prefill(self):
+        self.model.eval()
+        with torch.no_grad():
+            self.model(self.tokens[:, :PROMPT], use_cache=True, logits_to_keep=1)
+
+    def train(self):
+        self.model.train()
+        self.model(self.tokens, labels=self.tokens).loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.adam.step()
+        self.adam.zero_grad()
+
+
+if __name__ == "__main__":
+    compare()
