@@ -25,7 +25,8 @@ from jax.sharding import AxisType, NamedSharding
 from experiments import cli
 from r1jax import hub, sharding
 from r1jax.config import InputError, RunConfig, check
-from r1jax.presets import MODELS, RUNS
+from r1jax.presets import RUNS
+from r1jax.published import MODELS
 from r1jax.rl.grpo import grpo_step
 from r1jax.rl.loop import abstract_policy, check_mesh
 from r1jax.rl.types import Rollout

@@ -6,7 +6,8 @@ import pytest
 
 from r1jax import sharding
 from r1jax.model.params import weight_specs
-from r1jax.presets import RUNS, SOURCES, UNREPORTED, tiny
+from r1jax.presets import RUNS, SOURCES, UNREPORTED
+from r1jax.published import tiny
 
 
 def field(config, path: str):

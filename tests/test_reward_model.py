@@ -16,7 +16,8 @@ from r1jax.data import countdown
 from r1jax.data.countdown_replies import preferences
 from r1jax.data.preferences import read_pairs, split
 from r1jax.metrics import read_jsonl
-from r1jax.presets import REWARD_MODEL_SOURCES, REWARD_MODELS, UNREPORTED, tiny
+from r1jax.presets import REWARD_MODEL_SOURCES, REWARD_MODELS, UNREPORTED
+from r1jax.published import tiny
 from r1jax.reward_model import (
     RewardModelConfig,
     abstract_state,

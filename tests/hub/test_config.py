@@ -9,7 +9,7 @@ from checkpoints import DEEPSEEK, QWEN2
 from r1jax.config import GQAConfig, InputError, RopeConfig
 from r1jax.hub import read_config
 from r1jax.hub.config import write_config
-from r1jax.presets import MODELS, tiny
+from r1jax.published import MODELS, tiny
 
 PUBLISHED = {
     "deepseek-v3": "verbatim/DeepSeek-V3.json",

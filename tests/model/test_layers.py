@@ -11,7 +11,7 @@ import tiny
 from r1jax.config import RopeConfig
 from r1jax.model.layers import apply_rope, rms_norm, rope_frequencies, swiglu
 from r1jax.model.params import FFN
-from r1jax.presets import deepseek_v2_lite, deepseek_v3
+from r1jax.published import deepseek_v2_lite, deepseek_v3
 
 V3_ROPE = deepseek_v3().rope
 FAR = [0, 1, 4095, 4096, 40_000, 163_839]

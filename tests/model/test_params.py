@@ -7,7 +7,7 @@ import tiny
 
 from r1jax import sharding
 from r1jax.model.params import weight_specs
-from r1jax.presets import MODELS, deepseek_v2_lite, deepseek_v3
+from r1jax.published import MODELS, deepseek_v2_lite, deepseek_v3
 
 
 def counts(cfg):
