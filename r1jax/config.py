@@ -175,8 +175,9 @@ class ModelConfig:
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
     # Which expert computation runs on each device: "dense" multiplies every token with every
-    # local expert (fastest when experts are tiny), "ragged" sorts tokens by expert.
-    experts_impl: Literal["dense", "ragged"] = "ragged"
+    # local expert (fastest when experts are tiny), "ragged" sorts tokens by expert, "blocked" lays
+    # them out in blocks of one expert (for many tokens on a CPU).
+    experts_impl: Literal["dense", "ragged", "blocked"] = "ragged"
     # Log-probabilities are taken over this many positions at a time, so that the float32
     # [batch, time, vocabulary] logits never exist at once. 0: all at once.
     logits_chunk: int = 0

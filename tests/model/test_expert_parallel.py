@@ -50,8 +50,10 @@ def step(mesh_text: str | None, impl: str):
     return compiled.as_text(), grads, hidden, stats
 
 
-@pytest.mark.parametrize("impl", ["dense", "ragged"])
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    ("mesh", "impl"),
+    [(mesh, impl) for mesh in MESHES for impl in ("dense", "ragged")] + [("2x4", "blocked")],
+)
 def test_every_mesh_computes_what_one_device_does(mesh, impl):
     _, grads, hidden, stats = step(mesh, impl)
     _, want_grads, want_hidden, want_stats = step(None, "dense")

@@ -11,9 +11,16 @@ import tiny
 
 from r1jax.config import RouterConfig
 from r1jax.kernels.grouped_matmul import grouped_matmul, grouped_matmul_reference
-from r1jax.model.moe import moe, updated_bias
+from r1jax.model.moe import (
+    experts_blocked,
+    experts_dense,
+    experts_ragged,
+    moe,
+    updated_bias,
+)
 
 B, T = 3, 7
+IMPLS = ("dense", "ragged", "blocked")
 VALID = np.arange(T)[None, :] < np.array([[7], [4], [0]])  # full, padded, nothing but padding
 ROUTERS = {
     "v3": tiny.CONFIG.router,
@@ -45,7 +52,7 @@ def expected(cfg, p, bias_E, x):
     return np.stack(out), np.sum(loads, axis=0), np.array(balances)
 
 
-@pytest.mark.parametrize("impl", ["dense", "ragged"])
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("router", ROUTERS)
 def test_moe_is_the_loops(router, impl):
     cfg, p, bias_E, x = case(router, impl=impl)
@@ -103,12 +110,35 @@ gradients = tiny.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnames="cfg")
 
 
 @pytest.mark.parametrize("router", ["v3", "v2"])
-def test_gradients_of_dense_and_ragged_are_equal(router):
-    dense, ragged = (
+def test_gradients_do_not_depend_on_the_implementation(router):
+    dense, *others = (
         gradients(x, p, bias_E, cfg)
-        for cfg, p, bias_E, x in (case(router, impl=impl) for impl in ("dense", "ragged"))
+        for cfg, p, bias_E, x in (case(router, impl=impl) for impl in IMPLS)
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), dense, ragged)
+    for other in others:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), dense, other
+        )
+
+
+@pytest.mark.parametrize("impl", [experts_dense, experts_ragged, experts_blocked])
+@pytest.mark.parametrize("rows", [1, 3, 200])
+def test_local_experts_of_few_rows_and_many(impl, rows):
+    """Against one pair after another. Experts 0 to 3 are here, the others on another device; one
+    gets nothing, one nearly everything, so that it fills many blocks."""
+    rng = np.random.default_rng(rows)
+    weights = [rng.normal(size=s).astype(np.float32) / 3 for s in ((4, 9, 7), (4, 9, 7), (4, 7, 9))]
+    x = rng.normal(size=(rows, 9)).astype(np.float32)
+    experts = np.array([rng.permutation([-2, 1, 3, 5])[:2] for _ in range(rows)], np.int32)
+    experts = np.concatenate([np.full((rows, 1), 2), experts], axis=1)
+    gates = rng.random((rows, 3)).astype(np.float32)
+    want = np.zeros((rows, 9))
+    for m, k in np.ndindex(rows, 3):
+        if 0 <= (e := experts[m, k]) < 4:
+            gate, up = np.float64(x[m]) @ weights[0][e], np.float64(x[m]) @ weights[1][e]
+            want[m] += gates[m, k] * (gate / (1 + np.exp(-gate)) * up) @ weights[2][e]
+    got = tiny.jit(impl)(x, gates, experts, tuple(weights))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_router_learns_and_the_selection_bias_does_not():
