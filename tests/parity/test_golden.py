@@ -21,7 +21,7 @@ from r1jax.sampling.engine import Engine, Request
 FAMILIES = ["deepseek_v3", "deepseek_v2_groups", "qwen3"]
 FAMILIES += [family for family in families.CONFIGS if family not in FAMILIES]
 ON = [(family, mesh) for family in FAMILIES for mesh in ("1", "2x4")]
-TOLERANCE = 1e-4  # of the largest logit; what is seen is about 1e-6
+TOLERANCE = 1e-4  # of the largest logit; what is seen is 7e-7 to 5e-6
 
 
 def cases(always):
