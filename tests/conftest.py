@@ -15,6 +15,14 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """What a module compiled is of little use to the next, and every program takes some of the
+    65,530 memory maps that Linux gives a process: at the last one XLA crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The real inputs (R1JAX_DATA); skips the test where they are absent."""
