@@ -42,39 +42,50 @@ ROWS, PROMPT, REPLY, TRAINED = 16, 64, 64, 128  # TRAINED: tokens of a row of a 
 ROUNDS = 5
 LR = 1e-4
 
-# On a CPU, unrolled layers are the faster choice; and every token through every expert, but for the
-# many tokens of a training step.
-DENSE = ModelConfig(
-    vocab=2048,
-    d_model=256,
-    layers=6,
-    dense_layers=6,
-    dense_ffn=512,
-    attention=GQAConfig(heads=8, kv_heads=2, head_dim=32, qkv_bias=True),
-    rope=RopeConfig(interleaved=False),
-    context=512,
-    scan_layers=False,
-)
-MODELS = {
-    "DeepSeek-V3": dataclasses.replace(
-        DENSE,
-        attention=MLAConfig(heads=8, q_lora=128, kv_lora=64, nope_dim=32, rope_dim=16, v_dim=32),
+# The size of this project's own embedded models, where calling an operation costs more than it
+# does; and one where it is the multiplications that count.
+WIDTHS = (64, 256)
+
+
+def models(width: int) -> dict[str, ModelConfig]:
+    """Both families in miniature, d_model = `width`.
+
+    On a CPU, unrolled layers are the faster choice; and every token through every expert, but for
+    the many tokens of a training step.
+    """
+    heads = width // 32
+    dense = ModelConfig(
+        vocab=8 * width,
+        d_model=width,
+        layers=6,
+        dense_layers=6,
+        dense_ffn=2 * width,
+        attention=GQAConfig(heads=heads, kv_heads=heads // 2, head_dim=32, qkv_bias=True),
+        rope=RopeConfig(interleaved=False),
+        context=512,
+        scan_layers=False,
+    )
+    latent = MLAConfig(
+        heads=heads, q_lora=width // 2, kv_lora=width // 4, nope_dim=32, rope_dim=16, v_dim=32
+    )
+    moe = dataclasses.replace(
+        dense,
+        attention=latent,
         dense_layers=1,
-        expert_ffn=128,
+        expert_ffn=width // 2,
         shared_experts=1,
         router=RouterConfig(experts=16, active=4, groups=4, group_limit=2, scale=2.5),
         rope=RopeConfig(factor=40.0, original_context=128),
         experts_impl="dense",
-    ),
-    "Qwen2": DENSE,
-}
+    )
+    return {"DeepSeek-V3": moe, "Qwen2": dense}
 
 
 def compare() -> None:
     """Prints tokens/s of both, and ratios, for each model."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name, model in MODELS.items():
+    for name, model in (item for width in WIDTHS for item in models(width).items()):
         mesh = sharding.make_mesh("1")
         weights = optim.random_weights(model, mesh, jax.random.key(0))
         with tempfile.TemporaryDirectory() as folder:
