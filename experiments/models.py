@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from jax.sharding import Mesh
 
@@ -11,6 +12,9 @@ from r1jax.config import ModelConfig, RunConfig, SFTConfig, check, load_config
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
 from r1jax.model.params import Weights
+from r1jax.reward_model import RewardModelConfig
+
+Trained = TypeVar("Trained", RunConfig, RewardModelConfig)
 
 UNROLLED = 8  # layers, at most, that are compiled one by one where a preset says so
 
@@ -75,3 +79,15 @@ def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
     scan = cfg.model.scan_layers or source.config.layers > UNROLLED
     model = dataclasses.replace(source.config, scan_layers=scan, **how)
     return dataclasses.replace(cfg, model=model, base=folder, tokenizer=source.files)
+
+
+def with_vocab(cfg: Trained, vocab: int) -> Trained:
+    """`cfg` with the tokenizer's vocabulary where its model has none of its own (vocab=0). Raises
+    InputError if the tokenizer has tokens that the model does not know."""
+    model = cfg.model if cfg.model.vocab else dataclasses.replace(cfg.model, vocab=vocab)
+    check(
+        model.vocab >= vocab,
+        f"tokenizer {cfg.tokenizer or '(embedded)'} has {vocab} tokens, but model.vocab is "
+        f"{model.vocab}: pass another --tokenizer or --model.vocab={vocab}",
+    )
+    return dataclasses.replace(cfg, model=model)

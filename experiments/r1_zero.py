@@ -6,6 +6,7 @@
     python -m experiments.r1_zero --task=gsm8k --data=train.jsonl --tokenizer=tokenizer.json
     python -m experiments.r1_zero --data=gsm8k=train.jsonl:3,math=math.jsonl:1 --tokenizer=...
     python -m experiments.r1_zero --model=DIR                    # a Hugging Face directory
+    python -m experiments.r1_zero --task=gym --data=leg_counting --tokenizer=... # reasoning-gym
     python -m experiments.r1_zero --preset=tiny_dapo --seed=1 --out=runs/dapo
     python -m experiments.r1_zero --config=runs/r1_zero/config.json --out=runs/again
 
@@ -19,19 +20,18 @@ leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints an
 --out.
 """
 
-import dataclasses
 import time
 from pathlib import Path
 
 import jax
 
 from experiments import cli
-from experiments.models import from_model, open_model
+from experiments.models import from_model, open_model, with_vocab
 from experiments.pretrain_base import base_weights
 from r1jax import optim, sharding
 from r1jax.analysis.report import write_report
 from r1jax.base import load_weights
-from r1jax.config import InputError, RunConfig, check
+from r1jax.config import InputError, RunConfig
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights, weight_specs
@@ -76,14 +76,7 @@ def main(args: list[str]) -> None:
         default = from_model(default, folder, resumes="--resume" in args)
     cfg = cli.parse(RunConfig, default, args, __doc__ or "")
     task = make_task(cfg)
-    vocab = task.tokenizer.vocab_size
-    if not cfg.model.vocab:
-        cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, vocab=vocab))
-    check(
-        cfg.model.vocab >= vocab,
-        f"tokenizer {cfg.tokenizer or '(embedded)'} has {vocab} tokens, but model.vocab is "
-        f"{cfg.model.vocab}: pass another --tokenizer or --model.vocab={vocab}",
-    )
+    cfg = with_vocab(cfg, task.tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
     print(
         f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, "

@@ -23,7 +23,7 @@ from pathlib import Path
 import jax
 
 from experiments import cli
-from experiments.models import open_model
+from experiments.models import open_model, with_vocab
 from r1jax import optim, sharding
 from r1jax.base import EMBEDDED, load_weights, read_note
 from r1jax.config import InputError, check
@@ -79,15 +79,7 @@ def main(args: list[str]) -> None:
     )
     cfg = cli.parse(RewardModelConfig, default, args, __doc__ or "")
     tokenizer, _ = reading(cfg)
-    if not cfg.model.vocab:
-        model = dataclasses.replace(cfg.model, vocab=tokenizer.vocab_size)
-        cfg = dataclasses.replace(cfg, model=model)
-    check(
-        cfg.model.vocab >= tokenizer.vocab_size,
-        f"tokenizer {cfg.tokenizer or '(embedded)'} has {tokenizer.vocab_size} tokens, but "
-        f"model.vocab is {cfg.model.vocab}: pass another --tokenizer or "
-        f"--model.vocab={tokenizer.vocab_size}",
-    )
+    cfg = with_vocab(cfg, tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
     data = read_data(cfg)
     print(

@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 # The forms that data can have (`r1jax.data.sources.READERS`).
 TaskName = Literal[
     "countdown", "stories", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa",
-    "humaneval", "mbpp", "livecodebench", "codeforces",
+    "humaneval", "mbpp", "livecodebench", "codeforces", "gym",
 ]  # fmt: skip
 
 

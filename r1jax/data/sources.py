@@ -20,9 +20,11 @@ from r1jax.data import program_sources
 from r1jax.data.problems import Kind, Problem
 from r1jax.data.rows import Bad, Place, field, read_jsonl, read_rows, warn
 from r1jax.rewards.format import last_boxed
+from r1jax.rewards.gym import gym_problems
 
 __all__ = ["READERS", "Reader", "field", "read_countdown", "read_gsm8k", "read_jsonl"]
 
+GYM_SIZE = 1000
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
@@ -250,6 +252,14 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
 read_gsm8k = _published("gsm8k", _gsm8k)
 read_countdown = _published("countdown", _countdown)
 
+
+def read_gym(
+    path: str | Path, bad: Bad = "stop", say: Callable[[str], None] = warn
+) -> list[Problem]:
+    """GYM_SIZE problems of the data set of reasoning-gym that `path` names: made, not read."""
+    return gym_problems(str(path), GYM_SIZE)
+
+
 READERS: dict[str, Reader] = {
     "problems": read_problems,
     "countdown": read_countdown,
@@ -264,4 +274,5 @@ READERS: dict[str, Reader] = {
     "mbpp": _published("mbpp", program_sources.mbpp),
     "livecodebench": _published("livecodebench", program_sources.livecodebench),
     "codeforces": _published("codeforces", program_sources.codeforces),
+    "gym": read_gym,
 }

@@ -6,6 +6,7 @@ import pytest
 
 from r1jax.config import InputError
 from r1jax.data.problems import Problem
+from r1jax.data.sources import GYM_SIZE, READERS
 from r1jax.rewards import gym
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.gym import gym_problems, score_gym
@@ -99,3 +100,9 @@ def test_grades_with_partial_credit():
     assert 0 < grades[5].components["partial"] < 1
     assert grades[5].reward == grades[5].components["partial"] / 2
     assert grades[6].detail == "KeyError: 'metadata'"
+
+
+def test_a_data_set_is_a_source_of_a_run():
+    problems = READERS["gym"]("leg_counting")
+    assert problems[:3] == gym_problems("leg_counting", 3)
+    assert len({problem.id for problem in problems}) == len(problems) == GYM_SIZE
