@@ -15,10 +15,10 @@ from typing import Literal
 from jax.sharding import Mesh
 
 from experiments import cli
-from experiments.models import open_model
 from r1jax import hub, sharding
 from r1jax.config import check
 from r1jax.model.params import weight_specs
+from r1jax.models import open_model
 
 
 @dataclasses.dataclass(frozen=True)

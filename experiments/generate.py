@@ -26,7 +26,6 @@ from typing import IO, Any, Literal
 import jax
 
 from experiments import cli
-from experiments.models import OnDisk, open_model
 from r1jax import sharding
 from r1jax.config import InputError, ModelConfig, SamplingConfig, check
 from r1jax.data.chat import (
@@ -40,6 +39,7 @@ from r1jax.data.chat import (
 from r1jax.data.rows import Place, field, read_rows
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.model.params import Weights
+from r1jax.models import OnDisk, open_model
 from r1jax.sampling.engine import Engine, Request
 
 SLOTS, REFILL = 64, 16  # replies decoded side by side, where there are more prompts than that

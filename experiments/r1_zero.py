@@ -26,7 +26,6 @@ from pathlib import Path
 import jax
 
 from experiments import cli
-from experiments.models import from_model, open_model, with_vocab
 from experiments.pretrain_base import base_weights
 from r1jax import optim, sharding
 from r1jax.analysis.report import write_report
@@ -35,6 +34,7 @@ from r1jax.config import InputError, RunConfig
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights, weight_specs
+from r1jax.models import from_model, open_model, with_vocab
 from r1jax.presets import RUNS
 from r1jax.rl.loop import train
 

@@ -13,7 +13,7 @@ A pair is a line {"prompt", "chosen", "rejected"}, and may have "judgements": [{
 or "rejected", "gap"}, ...], where gap is by how much the judge preferred the reply it was shown
 first. A labelled reply is a line {"prompt", "response", "safe"}. Every field of a preset is a
 flag. The run leaves metrics.jsonl, TensorBoard events, config.json and checkpoints in --out, where
-r1jax.reward_model.load_reward_model makes a reward component of it.
+r1jax.reward_models.train.load_reward_model makes a reward component of it.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from pathlib import Path
 import jax
 
 from experiments import cli
-from experiments.models import open_model, with_vocab
 from r1jax import optim, sharding
 from r1jax.base import EMBEDDED, load_weights, read_note
 from r1jax.config import InputError, check
 from r1jax.metrics import Row, read_jsonl
 from r1jax.model.params import Weights, weight_specs
+from r1jax.models import open_model, with_vocab
 from r1jax.presets import REWARD_MODELS, tiny_base
-from r1jax.reward_model import RewardModelConfig, read_data, reading, train, updates
+from r1jax.reward_models.train import RewardModelConfig, read_data, reading, train, updates
 
 
 def first_weights(cfg: RewardModelConfig, mesh) -> Weights:

@@ -24,7 +24,6 @@ from jax.sharding import Mesh
 
 from experiments import cli
 from experiments.export import export
-from experiments.models import open_model
 from r1jax import optim, sharding
 from r1jax.checkpoint import Checkpoints, abstract_like
 from r1jax.config import SFTConfig, check, load_config, save_config
@@ -35,6 +34,7 @@ from r1jax.data.rows import Place, field, read_rows
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import MetricsLog, Progress, first_and_last, read_jsonl
 from r1jax.model.params import weight_specs
+from r1jax.models import open_model
 from r1jax.optim import TrainState
 from r1jax.sft import sft_step
 

@@ -17,7 +17,7 @@ from r1jax.config import (
     SamplingConfig,
 )
 from r1jax.published import deepseek_v3, tiny
-from r1jax.reward_model import RewardModelConfig
+from r1jax.reward_models.train import RewardModelConfig
 
 
 def tiny_base(corpus: CorpusConfig | None = None) -> BaseConfig:

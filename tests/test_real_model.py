@@ -11,11 +11,11 @@ import tiny_run
 from test_bad_input import error_of  # noqa: F401
 
 from experiments import export, generate, r1_zero, sft
-from experiments.models import open_model
 from r1jax import hub
 from r1jax.config import RunConfig, load_config
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import read_jsonl
+from r1jax.models import open_model
 from r1jax.sharding import make_mesh
 
 SMALL = (

@@ -13,12 +13,13 @@ from experiments import cli, reward_model
 from r1jax.checkpoint import Checkpoints
 from r1jax.config import InputError, OptimConfig, load_config, save_config
 from r1jax.data import countdown
-from r1jax.data.countdown_replies import preferences
-from r1jax.data.preferences import read_pairs, split
 from r1jax.metrics import read_jsonl
 from r1jax.presets import REWARD_MODEL_SOURCES, REWARD_MODELS, UNREPORTED
 from r1jax.published import tiny
-from r1jax.reward_model import (
+from r1jax.reward_models.made import preferences
+from r1jax.reward_models.model import trunk
+from r1jax.reward_models.pairs import read_pairs, split
+from r1jax.reward_models.train import (
     RewardModelConfig,
     abstract_state,
     batch_of,
@@ -26,7 +27,6 @@ from r1jax.reward_model import (
     read_data,
 )
 from r1jax.rewards.components import Checked
-from r1jax.rewards.preference import trunk
 from r1jax.sharding import make_mesh
 
 PAIRS, _ = preferences(60, 0.5, 0.0, 0.125, seed=0)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from jax.sharding import Mesh
 
@@ -12,9 +12,21 @@ from r1jax.config import ModelConfig, RunConfig, SFTConfig, check, load_config
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
 from r1jax.model.params import Weights
-from r1jax.reward_model import RewardModelConfig
 
-Trained = TypeVar("Trained", RunConfig, RewardModelConfig)
+
+class _Trained(Protocol):
+    """The configuration of a run that trains a model on a tokenizer's words."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+    @property
+    def tokenizer(self) -> str: ...
+
+
+Trained = TypeVar("Trained", bound=_Trained)
 
 UNROLLED = 8  # layers, at most, that are compiled one by one where a preset says so
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from r1jax.config import InputError
 from r1jax.data import countdown
-from r1jax.data.countdown_replies import labelled, preferences
-from r1jax.data.preferences import (
+from r1jax.reward_models.made import labelled, preferences
+from r1jax.reward_models.model import part_read
+from r1jax.reward_models.pairs import (
     MAX_WEIGHT,
     Judgement,
     Pair,
@@ -24,7 +25,6 @@ from r1jax.data.preferences import (
 )
 from r1jax.rewards.countdown import check_countdown
 from r1jax.rewards.format import extract_answer
-from r1jax.rewards.preference import part_read
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 LABEL = {"prompt": "p", "response": "a", "safe": False}

@@ -16,7 +16,7 @@ from r1jax.config import OptimConfig
 from r1jax.model.layers import rms_norm
 from r1jax.model.transformer import forward
 from r1jax.optim import new_state, shardings_around
-from r1jax.preference import (
+from r1jax.reward_models.losses import (
     Batch,
     Example,
     make_batch,
@@ -25,7 +25,7 @@ from r1jax.preference import (
     preference_loss,
     preference_step,
 )
-from r1jax.rewards.preference import reward_specs, rewards, trunk, with_head
+from r1jax.reward_models.model import reward_specs, rewards, trunk, with_head
 from r1jax.sharding import make_mesh
 
 T = 10

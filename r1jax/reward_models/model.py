@@ -2,7 +2,7 @@
 
 DeepSeek-R1's last stage (Nature 645:633): a helpfulness model that reads only the final summary,
 trained on pairs, and a safety model that reads the whole reply, trained on labels. How they are
-trained is in r1jax/preference.py.
+trained is in r1jax/reward_models/losses.py.
 
 Deviation: R1 adds the model's raw output to the reward. A raw output has no zero and no scale
 (pairs only say differences), so that its weight beside a rule's 0 or 1 would mean nothing. Here a

@@ -1,7 +1,7 @@
 """Training reward models: on pairs of replies (Bradley-Terry) or on labelled ones.
 
 DeepSeek-R1, Nature 645:633, Methods: helpfulness from pairs, safety from labels. The model and
-its use as a reward are in r1jax/rewards/preference.py.
+its use as a reward are in r1jax/reward_models/model.py.
 
 Deviation: the lengths of chosen and rejected replies are balanced by weights on whatever data is
 given (`balance_weights`); R1's pairs were made so that they compare.
@@ -22,7 +22,7 @@ import numpy as np
 from r1jax import optim, sharding
 from r1jax.config import ModelConfig, OptimConfig
 from r1jax.optim import TrainState
-from r1jax.rewards.preference import RewardWeights, padded, rewards
+from r1jax.reward_models.model import RewardWeights, padded, rewards
 
 Kind = Literal["pairwise", "pointwise"]
 Array = Any  # of NumPy when made, of JAX inside a compiled step

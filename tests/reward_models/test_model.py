@@ -19,9 +19,7 @@ from r1jax.data.problems import Problem
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.model.params import weight_specs
 from r1jax.model.transformer import forward
-from r1jax.rewards.components import COMPONENTS, Checked
-from r1jax.rewards.grading import Grader
-from r1jax.rewards.preference import (
+from r1jax.reward_models.model import (
     RewardModel,
     only,
     part_read,
@@ -32,6 +30,8 @@ from r1jax.rewards.preference import (
     trunk,
     with_head,
 )
+from r1jax.rewards.components import COMPONENTS, Checked
+from r1jax.rewards.grading import Grader
 
 CONFIG = small.config(vocab=len(VOCABULARY))
 T = 24

@@ -18,8 +18,8 @@ from typing import TypeVar
 import numpy as np
 
 from r1jax.data.countdown import WAYS, attempt, split, total
-from r1jax.data.preferences import Labelled, Pair
 from r1jax.data.problems import Problem
+from r1jax.reward_models.pairs import Labelled, Pair
 
 ATTEMPTS = (2, 3, 4)
 T = TypeVar("T")

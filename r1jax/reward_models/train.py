@@ -28,15 +28,15 @@ from r1jax.config import (
     load_config,
     save_config,
 )
-from r1jax.data import countdown, countdown_replies, preferences
-from r1jax.data.preferences import Labelled, Pair, balance_weights
+from r1jax.data import countdown
 from r1jax.data.templates import exchange
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import MetricsLog, Progress
 from r1jax.model.params import Weights, weight_specs
 from r1jax.optim import TrainState
-from r1jax.preference import LOSSES, Example, Kind, make_batch, preference_step
-from r1jax.rewards.preference import (
+from r1jax.reward_models import made, pairs
+from r1jax.reward_models.losses import LOSSES, Example, Kind, make_batch, preference_step
+from r1jax.reward_models.model import (
     Reads,
     RewardModel,
     RewardWeights,
@@ -47,6 +47,7 @@ from r1jax.rewards.preference import (
     trunk,
     with_head,
 )
+from r1jax.reward_models.pairs import Labelled, Pair, balance_weights
 
 Template = Callable[[str], str]
 # Of the updates: absent from the line of the first evaluation.
@@ -119,17 +120,17 @@ def read_data(cfg: RewardModelConfig) -> Data:
     train: Sequence[Pair | Labelled]
     heldout: Sequence[Pair | Labelled]
     if cfg.data and cfg.kind == "pairwise":
-        pairs, counts = preferences.judged(preferences.read_pairs(cfg.data), cfg.min_gap)
-        train, heldout = preferences.split(pairs, cfg.heldout_share)
+        judged, counts = pairs.judged(pairs.read_pairs(cfg.data), cfg.min_gap)
+        train, heldout = pairs.split(judged, cfg.heldout_share)
     elif cfg.data:
-        labelled = preferences.read_labelled(cfg.data)
-        train, heldout = preferences.split(labelled, cfg.heldout_share)
+        labelled = pairs.read_labelled(cfg.data)
+        train, heldout = pairs.split(labelled, cfg.heldout_share)
     elif cfg.kind == "pairwise":
-        train, heldout = countdown_replies.preferences(
+        train, heldout = made.preferences(
             cfg.made, cfg.made_longer, cfg.made_mistaken, cfg.heldout_share, cfg.seed
         )
     else:
-        train, heldout = countdown_replies.labelled(cfg.made, cfg.heldout_share, cfg.seed)
+        train, heldout = made.labelled(cfg.made, cfg.heldout_share, cfg.seed)
     trained, tested = (_encoded(part, cfg, counts) for part in (train, heldout))
     if cfg.kind == "pairwise" and cfg.balance and trained:
         weights = balance_weights(np.array([_longer(example) for example in trained]))
@@ -198,13 +199,12 @@ def evaluate(
     score = score_rows(weights, rows, cfg.model, mesh, batch, cfg.length)
     reward_BK = score.reshape(len(heldout), -1)
     length_BK = np.array([len(row) for row in rows]).reshape(reward_BK.shape)
-    pairs = cfg.kind == "pairwise"
     value_B = jnp.array([example.value for example in heldout])
     loss, metrics = LOSSES[cfg.kind](jnp.asarray(reward_BK), jnp.asarray(length_BK), value_B)
     found: dict[str, float | None] = {
         f"heldout/{name}": float(value) for name, value in {"loss": loss, **metrics}.items()
     }
-    if pairs:
+    if cfg.kind == "pairwise":
         right_B = reward_BK[:, 0] > reward_BK[:, 1]
         longer_B = length_BK[:, 0] - length_BK[:, 1]
         for name, which in {"longer": longer_B > 0, "shorter": longer_B < 0}.items():
