@@ -50,7 +50,7 @@ def step_split(mesh_text: str) -> None:
         trainer = Trainer(cfg, task, mesh, grader)
         state = new_policy(cfg, load_weights(EMBEDDED, cfg.model), mesh)
         samples, _, _ = trainer.rollout(state.train.weights, 0, 0)
-        rollout = trainer.to_devices(samples)
+        rollout = trainer.to_devices(trainer.rollout_of(samples))
         reply = sum(len(s.completion.tokens) for s in samples)
         positions = rollout.tokens_PGT.size
 

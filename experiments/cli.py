@@ -3,6 +3,7 @@
 import ctypes
 import io
 import itertools
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,6 +15,7 @@ import rich.console
 import tyro
 
 from r1jax.config import InputError, load_config
+from r1jax.run import Stopped
 
 Config = TypeVar("Config")
 
@@ -33,6 +35,7 @@ Run = TypeVar("Run", bound=_Run)
 
 def parse(kind: type[Config], default: Config, args: Sequence[str], about: str) -> Config:
     """`default` with the flags in `args`. Raises InputError for a flag that is not one."""
+    args = ["--resume=yes" if arg == "--resume" else arg for arg in args]
     if {"-h", "--help"} & set(args):
         return tyro.cli(kind, default=default, args=args, description=about, config=_FLAGS)
     said = io.StringIO()
@@ -83,11 +86,15 @@ def starting_config(presets: dict[str, Callable[[], Run]], preset: str, args: li
     if name is not None and name not in presets:
         raise InputError(f"--preset={name}: expected one of {', '.join(presets)}")
     default = presets[name or preset]()
-    if "--resume" in args and not name:
+    if resumes(args) and not name:
         saved = Path(take(list(args), "--out") or default.out) / "config.json"
         if saved.exists():
             return load_config(kind, saved)
     return default
+
+
+def resumes(args: Sequence[str]) -> bool:
+    return "--resume" in args or any(f"--resume={how}" in args for how in ("yes", "auto"))
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -105,6 +112,9 @@ def run(main: Callable[[list[str]], None]) -> None:
             f"error: {message}", markup=False, highlight=False
         )
         sys.exit(2)
+    except Stopped as stopped:
+        print(stopped)
+        sys.exit(130 if stopped.by == signal.SIGINT else 0)
     except KeyboardInterrupt:
         sys.exit(130)
 

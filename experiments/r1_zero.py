@@ -20,40 +20,30 @@ leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints an
 --out.
 """
 
+import dataclasses
 import time
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from experiments import cli
-from experiments.pretrain_base import base_weights
-from r1jax import optim, sharding
+from r1jax import sharding
 from r1jax.analysis.report import write_report
-from r1jax.base import load_weights
-from r1jax.config import InputError, RunConfig
+from r1jax.config import RunConfig
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights, weight_specs
-from r1jax.models import from_model, open_model, with_vocab
-from r1jax.presets import RUNS
+from r1jax.models import first_weights, from_model, with_vocab
+from r1jax.presets import RUNS, tiny_base
 from r1jax.rl.loop import train
 
 
-def first_weights(cfg: RunConfig, mesh) -> Weights:
-    """The weights that --base names: embedded, train, random, a file, a run's folder or a Hugging
-    Face directory."""
-    if cfg.base in ("embedded", "train"):
-        return base_weights(cfg, mesh)
-    if cfg.base == "random":
-        return optim.random_weights(cfg.model, mesh, jax.random.key(cfg.seed))
-    path = Path(cfg.base)
-    if path.is_dir():
-        return open_model(path).weights(cfg.model, mesh)
-    if not path.exists():
-        raise InputError(
-            f"--base={cfg.base}: neither embedded, train or random, nor a file or folder"
-        )
-    return load_weights(path, cfg.model)
+def base_weights(cfg: RunConfig, mesh: Mesh) -> Weights:
+    recipe = dataclasses.replace(
+        tiny_base(cfg.corpus), model=cfg.model, heldout_share=cfg.heldout_share
+    )
+    return first_weights(cfg.base, cfg.model, mesh, cfg.seed, recipe, Path(cfg.out) / "base")
 
 
 def _default_preset(args: list[str]) -> str:
@@ -73,7 +63,7 @@ def main(args: list[str]) -> None:
     preset, folder = _default_preset(args), cli.take(args, "--model")
     default = cli.starting_config(RUNS, preset, args)
     if folder:
-        default = from_model(default, folder, resumes="--resume" in args)
+        default = from_model(default, folder, resumes=cli.resumes(args))
     cfg = cli.parse(RunConfig, default, args, __doc__ or "")
     task = make_task(cfg)
     cfg = with_vocab(cfg, task.tokenizer.vocab_size)
@@ -83,13 +73,14 @@ def main(args: list[str]) -> None:
         f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "
         f"mesh {cfg.mesh}, {cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
     )
-    out = train(cfg, task, mesh, lambda: first_weights(cfg, mesh))
-    if jax.process_index() == 0:
-        report = write_report(out)
-        rows = read_jsonl(out / "metrics.jsonl"), read_jsonl(out / "samples.jsonl")
+    run = train(cfg, task, mesh, lambda: base_weights(cfg, mesh))
+    if jax.process_index() == 0 and run.at > 0:
+        report = write_report(run.out)
+        rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
         for line in summary(*rows, report):
             print(line)
         print(f"time                {time.perf_counter() - started:.0f} s")
+    run.check_ended()
 
 
 if __name__ == "__main__":

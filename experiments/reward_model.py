@@ -16,41 +16,18 @@ flag. The run leaves metrics.jsonl, TensorBoard events, config.json and checkpoi
 r1jax.reward_models.train.load_reward_model makes a reward component of it.
 """
 
-import dataclasses
 import time
-from pathlib import Path
 
 import jax
 
 from experiments import cli
-from r1jax import optim, sharding
-from r1jax.base import EMBEDDED, load_weights, read_note
-from r1jax.config import InputError, check
+from r1jax import sharding
 from r1jax.metrics import Row, read_jsonl
-from r1jax.model.params import Weights, weight_specs
-from r1jax.models import open_model, with_vocab
-from r1jax.presets import REWARD_MODELS, tiny_base
-from r1jax.reward_models.train import RewardModelConfig, read_data, reading, train, updates
-
-
-def first_weights(cfg: RewardModelConfig, mesh) -> Weights:
-    """The weights that --base names: embedded, random, a file, a run's folder or a Hugging Face
-    directory."""
-    if cfg.base == "random":
-        return optim.random_weights(cfg.model, mesh, jax.random.key(cfg.seed))
-    if cfg.base == "embedded":
-        recipe = dataclasses.replace(tiny_base(), model=cfg.model)
-        check(
-            read_note(EMBEDDED)["digest"] == recipe.digest(),
-            "the embedded base is another model: pass --base=random, a run's folder or a file",
-        )
-        return load_weights(EMBEDDED, cfg.model)
-    path = Path(cfg.base)
-    if path.is_dir():
-        return open_model(path).weights(cfg.model, mesh)
-    if not path.exists():
-        raise InputError(f"--base={cfg.base}: neither embedded or random, nor a file or folder")
-    return load_weights(path, cfg.model)
+from r1jax.model.params import weight_specs
+from r1jax.models import first_weights, with_vocab
+from r1jax.presets import REWARD_MODELS
+from r1jax.reward_models.recipe import RewardModelConfig, read_data, reading
+from r1jax.reward_models.train import train, updates
 
 
 def summary(rows: list[Row]) -> list[str]:
@@ -87,11 +64,12 @@ def main(args: list[str]) -> None:
         f"{sharding.count(weight_specs(cfg.model).params):,} parameters, {data.said}, mesh "
         f"{cfg.mesh}, {updates(cfg, len(data.train))} updates of {cfg.batch}"
     )
-    out = train(cfg, data, mesh, lambda: first_weights(cfg, mesh))
+    run = train(cfg, data, mesh, lambda: first_weights(cfg.base, cfg.model, mesh, cfg.seed))
     if jax.process_index() == 0:
-        for line in summary(read_jsonl(out / "metrics.jsonl")):
+        for line in summary(read_jsonl(run.out / "metrics.jsonl")):
             print(line)
         print(f"time                        {time.perf_counter() - started:.0f} s")
+    run.check_ended()
 
 
 if __name__ == "__main__":

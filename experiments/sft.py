@@ -13,30 +13,21 @@ experiments.export does later.
 
 import dataclasses
 import functools
-import math
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.sharding import Mesh
-
 from experiments import cli
 from experiments.export import export
-from r1jax import optim, sharding
-from r1jax.checkpoint import Checkpoints, abstract_like
-from r1jax.config import SFTConfig, check, load_config, save_config
+from r1jax import sharding
+from r1jax.config import SFTConfig, check, load_config
 from r1jax.data.chat import ChatTemplate, check_messages
-from r1jax.data.packing import Document, Packed
-from r1jax.data.pipeline import batches
+from r1jax.data.packing import Document
 from r1jax.data.rows import Place, field, read_rows
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.metrics import MetricsLog, Progress, first_and_last, read_jsonl
+from r1jax.metrics import first_and_last, read_jsonl
 from r1jax.model.params import weight_specs
-from r1jax.models import open_model
-from r1jax.optim import TrainState
-from r1jax.sft import sft_step
+from r1jax.models import first_weights, open_model
+from r1jax.sft import train
 
 
 def read_documents(cfg: SFTConfig, tokenizer: Tokenizer) -> list[Document]:
@@ -70,82 +61,10 @@ def document(tokenizer: Tokenizer, prompt: str, completion: str) -> Document:
     return whole[:cut], whole[cut:]
 
 
-def abstract_state(cfg: SFTConfig, mesh: Mesh) -> dict[str, TrainState]:
-    """Shapes and shardings of what a checkpoint holds; allocates nothing."""
-
-    def create() -> TrainState:
-        return optim.new_state(optim.init_weights(cfg.model, jax.random.key(0)), cfg.optim)
-
-    placed = optim.state_shardings(cfg.model, cfg.optim, mesh)
-    return {"train": abstract_like(jax.eval_shape(create), placed)}
-
-
-def train(cfg: SFTConfig, documents: Sequence[Document], pad: int, mesh: Mesh) -> Path:
-    """Runs cfg from its base, or from cfg.out's newest checkpoint with cfg.resume.
-
-    A step is an update. Returns cfg.out. Raises InputError for an out folder that holds another
-    run, for a document that is longer than a row, and for a batch that does not divide.
-    """
-    out, packed = Path(cfg.out), Packed(documents, cfg.length, pad)
-    check(
-        cfg.rows % mesh.size == 0,
-        f"--mesh={cfg.mesh}: {cfg.rows} rows an update do not divide over {mesh.size} devices",
-    )
-    stream = batches(packed, cfg.rows, cfg.seed)
-    to_devices = functools.partial(
-        jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
-    )
-    steps = math.ceil(cfg.epochs * len(packed) / cfg.rows)
-    if cfg.optim.schedule == "cosine":
-        own = dataclasses.replace(cfg.optim, steps=max(steps, cfg.optim.warmup + 1))
-        cfg = dataclasses.replace(cfg, optim=own)
-    with Checkpoints(out / "checkpoints") as checkpoints, jax.set_mesh(mesh):
-        first, newest = 0, checkpoints.newest()
-        if newest is not None:
-            check(cfg.resume, f"{out} already holds a run: resume it or choose another folder")
-            first, state, _ = checkpoints.restore(abstract_state(cfg, mesh), cfg.model)
-            state = state["train"]
-            print(f"resumed from step {first}")
-        else:
-            state = _new_state(cfg, mesh)
-        with (
-            MetricsLog(_log_folder(out), resume_from=first - 1 if cfg.resume else None) as log,
-            Progress(steps) as progress,
-        ):
-            save_config(dataclasses.replace(cfg, resume=False), _log_folder(out) / "config.json")
-            started = time.perf_counter()
-            for step in range(first, steps):
-                batch = jax.tree.map(to_devices, stream[step])
-                state, metrics = sft_step(state, batch, model=cfg.model, cfg=cfg.optim)
-                if step % cfg.log_every == 0 or step + 1 == steps:
-                    values = {name: float(value) for name, value in metrics.items()}
-                    check(math.isfinite(values["loss"]), f"step {step}: the loss is not finite")
-                    log.log(step, values | {"time": time.perf_counter() - started})
-                    progress.update(step + 1, values)
-                if (step + 1) % cfg.checkpoint_every == 0 or step + 1 == steps:
-                    checkpoints.save(step + 1, {"train": state}, cfg.model, {})
-    return out
-
-
-def _new_state(cfg: SFTConfig, mesh: Mesh) -> TrainState:
-    weights = open_model(cfg.base).weights(cfg.model, mesh)
-    placed = optim.state_shardings(cfg.model, cfg.optim, mesh)
-    create = jax.jit(
-        lambda weights: optim.new_state(weights, cfg.optim),
-        out_shardings=placed,
-        donate_argnums=0,
-    )
-    return create(sharding.place(weights, placed.weights))
-
-
-def _log_folder(out: Path) -> Path:
-    return out / f"process_{jax.process_index()}" if jax.process_index() else out
-
-
 def starting_config(args: list[str]) -> SFTConfig:
     """Of the model in --model=DIR; with --resume, that of the run in --out."""
     folder, out = cli.take(args, "--model"), cli.take(list(args), "--out") or "runs/sft"
-    if "--resume" in args and (Path(out) / "config.json").exists():
+    if cli.resumes(args) and (Path(out) / "config.json").exists():
         cfg = load_config(SFTConfig, Path(out) / "config.json")
         check(folder in (None, cfg.base), f"--model={folder}: {out} began from {cfg.base}")
         return cfg
@@ -169,12 +88,15 @@ def main(args: list[str]) -> None:
         f"SFT: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
         f"{len(documents):,} documents, mesh {cfg.mesh}"
     )
-    out = train(cfg, documents, tokenizer.pad_id, mesh)
-    losses = first_and_last(read_jsonl(_log_folder(out) / "metrics.jsonl"), "nll")
+    run = train(
+        cfg, documents, tokenizer.pad_id, mesh, lambda: first_weights(cfg.base, cfg.model, mesh)
+    )
+    losses = first_and_last(read_jsonl(run.folder / "metrics.jsonl"), "nll")
     if losses:
         print("loss                {:.3f} → {:.3f} nats a token".format(*losses))
+    run.check_ended()
     if target:
-        print(export(str(out), target, mesh))
+        print(export(cfg.out, target, mesh))
 
 
 if __name__ == "__main__":

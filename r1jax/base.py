@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import jax
@@ -18,13 +18,14 @@ import safetensors
 import safetensors.numpy
 from jax.sharding import Mesh
 
-from r1jax import optim, sharding
-from r1jax.config import CorpusConfig, InputError, ModelConfig, OptimConfig
+from r1jax import optim, processes, sharding
+from r1jax.config import CorpusConfig, InputError, ModelConfig, OptimConfig, Resume
 from r1jax.data import countdown
 from r1jax.data.packing import Batch, first_fit, pack
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.model.params import Weights, weight_specs
-from r1jax.sft import sft_step
+from r1jax.run import Run
+from r1jax.sft import abstract_state, sft_step
 
 EMBEDDED = Path(__file__).parent / "assets" / "base.safetensors"
 
@@ -68,20 +69,58 @@ def corpus_batch(cfg: BaseConfig, tokenizer: Tokenizer, step: int) -> Batch:
     return batch
 
 
-def train_base(
-    cfg: BaseConfig, mesh: Mesh, progress: Callable[[int, dict[str, float]], None]
-) -> Weights:
-    """Pre-trains for cfg.optim.steps steps; calls progress(step, metrics) every 20."""
+@dataclasses.dataclass(frozen=True)
+class _BaseRun:
+    """A base in the making: a folder that goes on from where it was stopped."""
+
+    recipe: BaseConfig
+    out: str
+    resume: Resume = "auto"
+    checkpoint_every: int = 500
+    checkpoint_minutes: float = 30.0
+    log: str = ""
+
+
+def train_base(cfg: BaseConfig, mesh: Mesh, out: str | Path) -> Weights:
+    """Pre-trains for cfg.optim.steps steps in the folder `out`, from what it holds if it was
+    stopped. Host arrays, the same in every process. Raises Stopped if a signal ends it again."""
     tokenizer = Tokenizer.words(countdown.VOCABULARY)
-    with jax.set_mesh(mesh):
-        state = optim.init_state(cfg.model, cfg.optim, mesh, jax.random.key(cfg.seed))
-        for step in range(cfg.optim.steps):
+    say = print if Path(out).exists() else lambda _: None
+    with Run(_BaseRun(cfg, str(out)), cfg.model, cfg.optim.steps, say) as run, jax.set_mesh(mesh):
+        restored = run.restore({"train": abstract_state(cfg.model, cfg.optim, mesh)})
+        if restored:
+            state = restored[0]["train"]
+        else:
+            state = optim.init_state(cfg.model, cfg.optim, mesh, jax.random.key(cfg.seed))
+        where = sharding.batch_sharding(mesh)
+        for step in run.steps():
             batch = corpus_batch(cfg, tokenizer, step)
-            batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-            state, metrics = sft_step(state, batch, model=cfg.model, cfg=cfg.optim)
-            if step % 20 == 0 or step + 1 == cfg.optim.steps:
-                progress(step + 1, {name: float(value) for name, value in metrics.items()})
-    return state.weights
+            on_devices = sharding.place(batch, jax.tree.map(lambda _: where, batch))
+            state, metrics = sft_step(state, on_devices, model=cfg.model, cfg=cfg.optim)
+            if step % 20 == 0 or step + 1 == run.total:
+                run.log(step, metrics, batch=batch)
+            run.end_step({"train": state}, metrics, batch)
+        run.check_ended()
+        everywhere = jax.tree.map(lambda _: sharding.replicated(mesh), state.weights)
+        return jax.device_get(jax.jit(lambda w: w, out_shardings=everywhere)(state.weights))
+
+
+def made(cfg: BaseConfig, mesh: Mesh, out: str | Path) -> Weights:
+    """A base of this recipe: from the user's cache, or made now in the folder `out`, and kept. On a
+    pod the first process's cache decides, and all get what it has. Raises as `train_base`."""
+    path, first = cached(cfg), jax.process_index() == 0
+    if not processes.from_first(np.array(path.exists())):
+        weights = train_base(cfg, mesh, out)
+        if first:
+            save_weights(weights, path, {"recipe": dataclasses.asdict(cfg), "digest": cfg.digest()})
+            shutil.rmtree(out)
+    # Read back, since the file is rounded: a base just made and a base found are the same.
+    return processes.from_first(load_weights(path, cfg.model) if first else _no_weights(cfg.model))
+
+
+def _no_weights(model: ModelConfig) -> Weights:
+    specs = weight_specs(model)
+    return jax.tree.map(lambda s: np.zeros(s.shape, np.float32), specs, is_leaf=sharding.is_spec)
 
 
 def save_weights(weights: Weights, path: Path, note: dict) -> None:

@@ -19,6 +19,10 @@ TaskName = Literal[
     "humaneval", "mbpp", "livecodebench", "codeforces", "gym",
 ]  # fmt: skip
 
+# Whether a run goes on from what its folder holds: it must not hold a run (no), it must (yes), or
+# either will do (auto, for job scripts).
+Resume = Literal["no", "yes", "auto"]
+
 
 class InputError(ValueError):
     """Bad input from the user; its message is the one line they see."""
@@ -387,13 +391,14 @@ class RunConfig:
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     out: str = "runs/r1_zero"
-    resume: bool = False
+    resume: Resume = "no"
     seed: int = 0
     steps: int = 50
     evaluate_every: int = 5
     evaluate_samples: int = 128  # held-out replies at each evaluation
     final_samples: int = 1024  # and at the first and the last
     checkpoint_every: int = 10
+    checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
     heldout_share: float = 0.125
     grading_workers: int = 1
     i_know_that_model_code_runs_unsandboxed: bool = False  # where the host cannot isolate
@@ -434,13 +439,14 @@ class SFTConfig:
     data: str = ""  # jsonl: "prompt" and "completion", or "messages"
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     out: str = "runs/sft"
-    resume: bool = False
+    resume: Resume = "no"
     seed: int = 0
     epochs: float = 2.0  # [R1, supplement: 2 to 3]
     rows: int = 8  # of packed documents, an update
     length: int = 512  # tokens a row; a longer document is an error, never cut
     log_every: int = 1  # updates
     checkpoint_every: int = 100  # updates
+    checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
     # As in R1's distillation; a cosine is as long as the epochs, whatever its steps.
     optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
 

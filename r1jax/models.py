@@ -1,17 +1,22 @@
-"""A model on disk, as commands name it: a Hugging Face directory, or the folder of a run."""
+"""A model as commands name it: a Hugging Face directory, the folder of a run, or the embedded
+one; and the weights that a run begins with."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+import jax
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub
+from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
 from r1jax.config import ModelConfig, RunConfig, SFTConfig, check, load_config
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
 from r1jax.model.params import Weights
+from r1jax.optim import random_weights
+from r1jax.presets import tiny_base
 
 
 class _Trained(Protocol):
@@ -103,3 +108,39 @@ def with_vocab(cfg: Trained, vocab: int) -> Trained:
         f"{model.vocab}: pass another --tokenizer or --model.vocab={vocab}",
     )
     return dataclasses.replace(cfg, model=model)
+
+
+def first_weights(
+    base: str,
+    model: ModelConfig,
+    mesh: Mesh,
+    seed: int = 0,
+    recipe: BaseConfig | None = None,
+    making: str | Path = "runs/base",
+) -> Weights:
+    """The weights that a run of `model` begins with; `base` names them.
+
+    embedded: those that the package ships, if `recipe` (or the shipped recipe, for this model) is
+    what made them. train: made by `recipe` in the folder `making`, or from the user's cache.
+    random: of this seed. Else a .safetensors file, a run's folder or a Hugging Face directory.
+    Raises InputError that names --base, and Stopped if a signal ends the making.
+    """
+    recipe = recipe or dataclasses.replace(tiny_base(), model=model)
+    if base == "train":
+        return made(recipe, mesh, making)
+    if base == "random":
+        return random_weights(model, mesh, jax.random.key(seed))
+    if base == "embedded":
+        check(
+            read_note(EMBEDDED)["digest"] == recipe.digest(),
+            "the embedded base was made by another recipe (model, corpus or heldout_share "
+            "differs): pass --base=train to make this one",
+        )
+        return load_weights(EMBEDDED, model)
+    if Path(base).is_file():
+        return load_weights(Path(base), model)
+    check(
+        Path(base).is_dir(),
+        f"--base={base}: neither embedded, train or random, nor a file or folder",
+    )
+    return open_model(base).weights(model, mesh)

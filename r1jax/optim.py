@@ -73,6 +73,18 @@ def new_state(weights, cfg: OptimConfig) -> TrainState:
     return TrainState(weights=weights, opt_state=opt_state, step=jnp.zeros((), jnp.int32))
 
 
+def state_around(weights: Weights, model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:
+    """A state at step 0, on the mesh, around weights that must not be used again, in the types
+    that the model declares."""
+    placed = state_shardings(model, cfg, mesh)
+    create = jax.jit(
+        lambda weights: new_state(as_declared(weights, model), cfg),
+        out_shardings=placed,
+        donate_argnums=0,
+    )
+    return create(sharding.place(weights, placed.weights))
+
+
 def init_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh, key: jax.Array) -> TrainState:
     """A random model with its moments, each array created on the devices that hold it."""
 
@@ -98,6 +110,12 @@ def init_specs(specs, model: ModelConfig, key: jax.Array):
         return weights
     # The bias moves by 0.001 a step: bfloat16 would lose that.
     return weights.replace(router_bias_LE=weights.router_bias_LE.astype(jnp.float32))
+
+
+def as_declared(weights: Weights, model: ModelConfig) -> Weights:
+    """The same weights in the types that a model of this configuration has when it is made."""
+    like = jax.eval_shape(lambda: init_weights(model, jax.random.key(0)))
+    return jax.tree.map(lambda a, declared: a.astype(declared.dtype), weights, like)
 
 
 def descend(

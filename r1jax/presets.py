@@ -17,7 +17,7 @@ from r1jax.config import (
     SamplingConfig,
 )
 from r1jax.published import deepseek_v3, tiny
-from r1jax.reward_models.train import RewardModelConfig
+from r1jax.reward_models.recipe import RewardModelConfig
 
 
 def tiny_base(corpus: CorpusConfig | None = None) -> BaseConfig:
@@ -197,6 +197,7 @@ def reward_model_tiny(kind: Literal["pairwise", "pointwise"] = "pairwise") -> Re
         heldout_share=0.125,
         heldout_most=512,
         evaluate_every=20,
+        checkpoint_every=20,
         made=3840,
     )
 

@@ -1,20 +1,28 @@
-"""Supervised training: pre-training of the tiny base, later cold start and distillation.
+"""Supervised training: of the embedded base, and fine-tuning (cold start, distillation).
 
 B rows  T tokens  L MoE layers  E experts
 """
 
+import dataclasses
 import functools
+import math
+import time
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from r1jax import masked, optim
-from r1jax.config import ModelConfig, OptimConfig
-from r1jax.data.packing import Batch
+from r1jax import masked, optim, sharding
+from r1jax.checkpoint import abstract_like
+from r1jax.config import ModelConfig, OptimConfig, SFTConfig, check
+from r1jax.data.packing import Batch, Document, Packed
+from r1jax.data.pipeline import batches
 from r1jax.model.mtp import mtp_log_probs
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward, log_probs
 from r1jax.optim import TrainState
+from r1jax.run import Run
 
 
 def sft_loss(
@@ -66,3 +74,57 @@ def sft_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on one batch."""
     return optim.descend(state, lambda weights: sft_loss(weights, batch, model, cfg), cfg)
+
+
+def train(
+    cfg: SFTConfig,
+    documents: Sequence[Document],
+    pad: int,
+    mesh: Mesh,
+    base: Callable[[], Weights],
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Runs cfg on packed documents from `base()` weights, or from cfg.out's newest checkpoint.
+
+    A step is an update. Returns the run, ended or stopped by a signal. Raises InputError as Run
+    does, for a document that is longer than a row, and for a batch that does not divide.
+    """
+    packed = Packed(documents, cfg.length, pad)
+    check(
+        cfg.rows % mesh.size == 0,
+        f"--mesh={cfg.mesh}: {cfg.rows} rows an update do not divide over {mesh.size} devices",
+    )
+    stream = batches(packed, cfg.rows, cfg.seed)
+    to_devices = functools.partial(
+        jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
+    )
+    steps = math.ceil(cfg.epochs * len(packed) / cfg.rows)
+    if cfg.optim.schedule == "cosine":
+        own = dataclasses.replace(cfg.optim, steps=max(steps, cfg.optim.warmup + 1))
+        cfg = dataclasses.replace(cfg, optim=own)
+    with Run(cfg, cfg.model, steps, say) as run, jax.set_mesh(mesh):
+        restored = run.restore({"train": abstract_state(cfg.model, cfg.optim, mesh)})
+        if restored:
+            state = restored[0]["train"]
+        else:
+            state = optim.state_around(base(), cfg.model, cfg.optim, mesh)
+        started = time.perf_counter()
+        for step in run.steps():
+            batch = stream[step]
+            state, metrics = sft_step(
+                state, jax.tree.map(to_devices, batch), model=cfg.model, cfg=cfg.optim
+            )
+            if step % cfg.log_every == 0 or step + 1 == steps:
+                values = {name: float(value) for name, value in metrics.items()}
+                run.log(step, values | {"time": time.perf_counter() - started}, batch=batch)
+            run.end_step({"train": state}, metrics, batch)
+    return run
+
+
+def abstract_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings of a model in training; allocates nothing."""
+
+    def create() -> TrainState:
+        return optim.new_state(optim.init_weights(model, jax.random.key(0)), cfg)
+
+    return abstract_like(jax.eval_shape(create), optim.state_shardings(model, cfg, mesh))

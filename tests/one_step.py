@@ -29,7 +29,7 @@ def one_step(cfg: RunConfig, mesh_text: str) -> dict:
         trainer = Trainer(cfg, make_task(cfg), mesh, grader)
         state = new_policy(cfg, load_weights(cfg.base, cfg.model), mesh)
         samples, _, _ = trainer.rollout(state.train.weights, 0, 0)
-        args = state, trainer.to_devices(samples), trainer.key
+        args = state, trainer.to_devices(trainer.rollout_of(samples)), trainer.key
         compiled = grpo_step.lower(*args, **trainer.step_fn.keywords).compile()
         state, metrics = compiled(*args)
     moments = optax.tree_utils.tree_get(state.train.opt_state, "mu")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 
-from experiments import pretrain_base
+from experiments import pretrain_base, r1_zero
 from r1jax import base
 from r1jax.analysis.reflection import count_terms
 from r1jax.base import EMBEDDED, BaseConfig, corpus_batch, load_weights, read_note, save_weights
@@ -182,7 +182,7 @@ def test_the_embedded_base_is_small_and_made_by_the_recipe_that_the_presets_tell
     assert EMBEDDED.stat().st_size < 2**20
     assert read_note(EMBEDDED)["digest"] == tiny_base().digest()
     cfg = r1_zero_tiny()
-    loaded = pretrain_base.base_weights(cfg, make_mesh("1"))
+    loaded = r1_zero.base_weights(cfg, make_mesh("1"))
     jax.tree.map(np.testing.assert_array_equal, loaded, load_weights(EMBEDDED, cfg.model))
 
 
@@ -205,7 +205,8 @@ def test_another_recipe_has_another_digest(change):
 
 def test_making_a_base_is_deterministic_and_done_once(tmp_path, monkeypatch, capfd):
     """`--out=FILE` of one run, `--base=train` of another, and the cache between them."""
-    monkeypatch.setattr(pretrain_base, "tiny_base", lambda corpus=None: RECIPE)
+    for command in (pretrain_base, r1_zero):
+        monkeypatch.setattr(command, "tiny_base", lambda corpus=None: RECIPE)
     made = []
     for name in ("first", "second"):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
@@ -214,9 +215,9 @@ def test_making_a_base_is_deterministic_and_done_once(tmp_path, monkeypatch, cap
     assert made[0] == made[1]
     assert str(tmp_path / "second.safetensors") in capfd.readouterr().err
 
-    monkeypatch.setattr(pretrain_base, "train_base", None)  # from here on, only the cache
+    monkeypatch.setattr(base, "train_base", None)  # from here on, only the cache
     cfg = dataclasses.replace(r1_zero_tiny(), model=RECIPE.model, base="train")
-    got = pretrain_base.base_weights(cfg, make_mesh("1"))
+    got = r1_zero.base_weights(cfg, make_mesh("1"))
     want = load_weights(tmp_path / "first.safetensors", RECIPE.model)
     jax.tree.map(np.testing.assert_array_equal, got, want)
     start = base.optim.init_weights(RECIPE.model, jax.random.key(RECIPE.seed))

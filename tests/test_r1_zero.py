@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from experiments.r1_zero import first_weights
+from experiments.r1_zero import base_weights
 from r1jax.analysis.reflection import count_terms
 from r1jax.config import RLConfig, RunConfig, SamplingConfig, load_config, save_config
 from r1jax.data.pipeline import stream
@@ -109,7 +109,7 @@ def test_another_seed_is_another_run(config, out, tmp_path):
 
 def test_base_may_be_another_run(out):
     cfg = dataclasses.replace(load_config(RunConfig, out / "config.json"), base=str(out))
-    got, want = first_weights(cfg, make_mesh("1")), tiny_run.last_checkpoint(out)[2].train.weights
+    got, want = base_weights(cfg, make_mesh("1")), tiny_run.last_checkpoint(out)[2].train.weights
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -143,17 +143,19 @@ def trainer(config, **rl):
 
 
 def pairs(samples):
-    """Groups of two: of each reply its problem, its text and its reward."""
-    rows = [(s.problem.id, s.text, s.grade.reward) for s in samples]
+    """Groups of two: of each reply its problem, its text, and whether it is right."""
+    rows = [(s.problem.id, s.text, s.grade.components["accuracy"]) for s in samples]
     return list(zip(rows[::2], rows[1::2], strict=True))
 
 
 def is_mixed(group):
-    return len({reward for *_, reward in group}) > 1
+    """DAPO's eq. 11: not none right and not all, whatever else the rewards differ by."""
+    return 0 < sum(right for *_, right in group) < len(group)
 
 
 def test_dynamic_sampling_puts_mixed_groups_first_and_stops_when_there_are_enough(config):
-    """Against three rollouts drawn one by one."""
+    """Against three rollouts drawn one by one. Two of four groups are wanted, since few are mixed:
+    the base is seldom right."""
     weights = tiny_run.weights()
     once, thrice = (trainer(config, group=2, max_draws=n) for n in (1, 3))
     seen = set()

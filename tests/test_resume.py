@@ -105,7 +105,7 @@ def test_resuming_before_the_first_checkpoint_starts_anew(config, whole, tmp_pat
     out = tmp_path / "run"
     out.mkdir()
     (out / "samples.jsonl").write_text('{"step": 0}\n{"st')
-    assert_same_run(tiny_run.run(config, out, "--resume"), whole)
+    assert_same_run(tiny_run.run(config, out, "--resume=auto"), whole)
 
 
 def test_a_checkpoint_of_another_model_names_the_field(whole):
@@ -174,10 +174,10 @@ def survives(config, tmp_path, kills) -> None:
     Command(config, whole, cache, STEPS).finish()
     landed = []
     for moment, delay in kills:
-        command = Command(config, out, cache, STEPS, "--resume")
+        command = Command(config, out, cache, STEPS, "--resume=auto")
         landed.append(command.kill_once(getattr(command, moment), delay))
     assert sum(landed) >= min(3, len(kills))
-    Command(config, out, cache, STEPS, "--resume").finish()
+    Command(config, out, cache, STEPS, "--resume=auto").finish()
     assert_same_run(out, whole)
 
 

@@ -13,7 +13,7 @@ so both are given: per response, and per 1,000 tokens.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 REFLECTIVE_TERMS = (
     "wait",
@@ -39,25 +39,26 @@ def count_terms(text: str) -> dict[str, int]:
     return counts
 
 
-def reflection_metrics(texts: Sequence[str], token_counts: Sequence[int]) -> dict[str, float]:
-    """The `reflection/*` metrics of one batch of replies.
+def reflection_metrics(
+    counts: Sequence[Mapping[str, int]], token_counts: Sequence[int]
+) -> dict[str, float]:
+    """The `reflection/*` metrics of one batch of replies, from the `count_terms` of each.
 
     `per_response` is the mean number of terms in a reply, `fraction` the share of replies with
     at least one, in [0, 1]; the two `per_1k_tokens` divide by the tokens of the whole batch, so
     a long reply weighs as much as its length. Raises ValueError unless there is one positive
-    token count for every text, and at least one text.
+    token count for every reply, and at least one reply.
     """
-    if not texts or len(texts) != len(token_counts) or min(token_counts) < 1:
+    if not counts or len(counts) != len(token_counts) or min(token_counts) < 1:
         raise ValueError(
-            f"need as many positive token counts as texts, and at least one: got {len(texts)} "
-            f"texts and token counts {list(token_counts)[:8]}"
+            f"need as many positive token counts as replies, and at least one: got {len(counts)} "
+            f"replies and token counts {list(token_counts)[:8]}"
         )
-    counts = [count_terms(text) for text in texts]
     totals = [sum(count.values()) for count in counts]
     thousands = sum(token_counts) / 1000
     return {
-        "reflection/per_response": sum(totals) / len(texts),
+        "reflection/per_response": sum(totals) / len(counts),
         "reflection/per_1k_tokens": sum(totals) / thousands,
-        "reflection/fraction": sum(total > 0 for total in totals) / len(texts),
+        "reflection/fraction": sum(total > 0 for total in totals) / len(counts),
         "reflection/wait_per_1k_tokens": sum(count["wait"] for count in counts) / thousands,
     }

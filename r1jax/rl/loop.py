@@ -9,25 +9,25 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from r1jax import optim, sharding
-from r1jax.checkpoint import Checkpoints, abstract_like
-from r1jax.config import InputError, RunConfig, check, save_config
+from r1jax.checkpoint import abstract_like
+from r1jax.config import InputError, RunConfig, check
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task
-from r1jax.metrics import MetricsLog, Progress
 from r1jax.model.params import Weights
 from r1jax.rewards.components import COMPONENTS, language, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rl.grpo import PolicyState, grpo_step
 from r1jax.rl.rollout import Sample, draw, sample_metrics
 from r1jax.rl.types import Rollout, make_rollout
+from r1jax.run import Run
 from r1jax.sampling.engine import Engine
 
 # What `grpo_step` reports of one update, and so is absent from the last line.
@@ -40,6 +40,16 @@ HELDOUT_KEYS = tuple(
     f"heldout/{name}"
     for name in ("accuracy", "greedy", "reward", "length", "truncated", "reflection")
 )
+
+# What a run's key is folded with, so that no two uses of it draw the same.
+TRAINING, EVALUATION, SHUFFLING = range(3)
+
+
+def mixed(group: Sequence[Sample]) -> bool:
+    """Some of the graded replies are right, and not all (DAPO, eq. 11): other parts of the reward,
+    such as a penalty for length, make no group worth more draws."""
+    right = [s.correct for s in group if s.grade.outcome != "failed"]
+    return any(right) and not all(right)
 
 
 def new_grader(cfg: RunConfig) -> Grader:
@@ -118,7 +128,7 @@ class Trainer:
         # Evenly over the held-out problems, where there are more of them than replies.
         n = min(count, len(heldout))
         asked = [(i, heldout[i]) for i in (k * len(heldout) // n for k in range(n))]
-        key = jax.random.fold_in(jax.random.fold_in(self.key, 1), step)
+        key = jax.random.fold_in(jax.random.fold_in(self.key, EVALUATION), step)
         # The first are graded while the second are drawn.
         sampled = draw(self.engine, self.grader, self.task, weights, asked, group, key)
         greedy, _ = draw(self.greedy, self.grader, self.task, weights, asked, 1, key)()
@@ -139,36 +149,57 @@ class Trainer:
     ) -> tuple[list[Sample], dict[str, float], int]:
         """(samples, seconds, next position in the data) of one step.
 
-        Groups whose rewards differ come first. With rl.max_draws > 1, it draws again while they
-        are too few (DAPO, arXiv 2503.14476, section 3.2).
+        With rl.max_draws > 1, mixed groups come first, and it draws again while they are too few
+        (dynamic sampling; DAPO, arXiv 2503.14476, section 3.2). All processes have the same grades
+        here, so they decide alike.
         """
-        rl, key = self.cfg.rl, jax.random.fold_in(jax.random.fold_in(self.key, 0), step)
-        mixed: list[list[Sample]] = []
-        uniform: list[list[Sample]] = []
+        rl = self.cfg.rl
+        key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), step)
+        groups: list[list[Sample]] = []
         seconds = {"time/rollout": 0.0, "time/reward": 0.0}
         for _ in range(rl.max_draws):
             asked = [(i, self.questions[i]) for i in range(position, position + rl.questions)]
             position += rl.questions
             drawn, took = draw(self.engine, self.grader, self.task, weights, asked, rl.group, key)()
             seconds = {name: seconds[name] + took[name] for name in seconds}
-            for start in range(0, len(drawn), rl.group):
-                group = drawn[start : start + rl.group]
-                differ = len({s.grade.reward for s in group}) > 1
-                (mixed if differ else uniform).append(group)
-            if len(mixed) >= rl.questions:
+            groups += [drawn[i : i + rl.group] for i in range(0, len(drawn), rl.group)]
+            if sum(map(mixed, groups)) >= rl.questions:
                 break
-        return [s for g in (mixed + uniform)[: rl.questions] for s in g], seconds, position
+        if rl.max_draws > 1:
+            groups.sort(key=lambda group: not mixed(group))
+        return [s for group in groups[: rl.questions] for s in group], seconds, position
 
-    def to_devices(self, samples: Sequence[Sample]) -> Rollout:
-        """The rollout, each device given only its own rows."""
-        cfg = self.cfg
-        host = make_rollout(
+    def rollout_of(self, samples: Sequence[Sample]) -> Rollout:
+        """As host arrays."""
+        return make_rollout(
             [s.prompt for s in samples],
             [s.completion for s in samples],
             [s.grade.reward for s in samples],
-            cfg.rl.group,
-            cfg.sampling.max_prompt + cfg.sampling.max_tokens,
+            self.cfg.rl.group,
+            self.cfg.sampling.max_prompt + self.cfg.sampling.max_tokens,
         )
+
+    def update(
+        self,
+        state: PolicyState,
+        rollout: Rollout,
+        step: int,
+        samples: Sequence[Sample],
+        seconds: dict[str, float],
+    ) -> tuple[PolicyState, dict[str, float | None]]:
+        """The state after the updates on a rollout (of host arrays), and the step's metrics."""
+        on_devices = self.to_devices(rollout)
+        started = time.perf_counter()
+        key = jax.random.fold_in(jax.random.fold_in(self.key, SHUFFLING), step)
+        state, update = self.step_fn(state, on_devices, key)
+        values = {name: float(value) for name, value in update.items()}
+        seconds = seconds | {"time/update": time.perf_counter() - started}
+        tokens = sum(len(s.completion.tokens) for s in samples)
+        rate = tokens / sum(seconds.values())
+        return state, {**sample_metrics(samples), **values, **seconds, "tokens_per_second": rate}
+
+    def to_devices(self, host: Rollout) -> Rollout:
+        """The rollout, each device given only its own rows."""
 
         def where(a: np.ndarray) -> NamedSharding:
             axes = ("questions", "replies", *(None,) * (a.ndim - 2))
@@ -183,84 +214,44 @@ def train(
     mesh: Mesh,
     base: Callable[[], Weights],
     say: Callable[[str], None] = print,
-) -> Path:
+) -> Run:
     """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume.
 
-    Returns cfg.out as a path. Raises InputError for an out folder that holds another run, for a
-    checkpoint of another model, if every grader of a step failed, and for a loss that is not
-    finite (the batch is then saved and named).
+    Returns the run, ended or stopped by a signal. Raises InputError as Run does, and if every
+    grader of a step failed.
     """
     check_mesh(cfg, mesh)
     check_prompts(cfg, task)
-    out = Path(cfg.out)
-    # Every process of a pod keeps a log; the first one's is the run's.
-    log_folder = out / f"process_{jax.process_index()}" if jax.process_index() else out
-    with (
-        new_grader(cfg) as grader,
-        Checkpoints(out / "checkpoints") as checkpoints,
-        jax.set_mesh(mesh),
-    ):
+    run = Run(cfg, cfg.model, cfg.steps, say=say)
+    with new_grader(cfg) as grader, run, jax.set_mesh(mesh):
         grader.require((*task.train, *task.heldout))
         trainer = Trainer(cfg, task, mesh, grader)
-        first, position, restored = 0, 0, None
-        newest = checkpoints.newest()
-        if newest is not None:
-            check(cfg.resume, f"{out} already holds a run: resume it or choose another folder")
-            check(newest <= cfg.steps, f"--steps={cfg.steps}: {out} is already at step {newest}")
-            first, restored, note = checkpoints.restore(abstract_policy(cfg, mesh), cfg.model)
-            position = note["position"]
-            say(f"resumed from step {first}")
-        with (
-            MetricsLog(log_folder, resume_from=first - 1 if cfg.resume else None) as log,
-            Progress(cfg.steps) as progress,
-        ):
-            save_config(dataclasses.replace(cfg, resume=False), log_folder / "config.json")
-            state = restored or new_policy(cfg, base(), mesh)
-            for step in range(first, cfg.steps):
-                heldout, replies = trainer.evaluate_if_due(state.train.weights, step)
-                if step == 0:
-                    say(gate(replies))
-                state, position, metrics, samples = one_step(trainer, state, step, position, out)
-                rows = _rows(task, step, heldout=replies, train=samples)
-                log.log(step, metrics | heldout, rows)
-                progress.update(step + 1, metrics | heldout)
-                if metrics["reward/mean"] == 0 and step == first:
-                    say(f"warning: every reward of step {step} is 0: no reply was right or in form")
-                if (step + 1) % cfg.checkpoint_every == 0 or step + 1 == cfg.steps:
-                    checkpoints.save(step + 1, state, cfg.model, {"position": position})
+        restored = run.restore(abstract_policy(cfg, mesh))
+        state, note = restored or (new_policy(cfg, base(), mesh), {"position": 0})
+        position = note["position"]
+        for step in run.steps():
+            heldout, replies = trainer.evaluate_if_due(state.train.weights, step)
+            if step == 0:
+                say(gate(replies))
+            samples, seconds, position = trainer.rollout(state.train.weights, step, position)
+            check_graders(samples, step)
+            rollout = trainer.rollout_of(samples)
+            state, metrics = trainer.update(state, rollout, step, samples, seconds)
+            if metrics["reward/mean"] == 0 and step == run.first:
+                say(f"warning: every reward of step {step} is 0: no reply was right or in form")
+            rows = _rows(task, step, heldout=replies, train=samples)
+            run.log(step, metrics | heldout, rows, rollout)
+            run.end_step(state, metrics, rollout, functools.partial(dict, position=position))
+        if run.stopped is None:
             heldout, replies = trainer.evaluate_if_due(state.train.weights, cfg.steps)
             absent = dict.fromkeys((*sample_metrics(replies), *UPDATE_KEYS))
-            log.log(cfg.steps, absent | heldout, _rows(task, cfg.steps, heldout=replies))
-            progress.update(cfg.steps, heldout)
-    return out
+            run.log(cfg.steps, absent | heldout, _rows(task, cfg.steps, heldout=replies))
+    return run
 
 
 def _rows(task: Task, step: int, **samples: Sequence[Sample]) -> list[dict]:
     """Lines of samples.jsonl, by split."""
     return [s.row(step, split, task) for split, some in samples.items() for s in _to_show(some)]
-
-
-def one_step(trainer: Trainer, state: PolicyState, step: int, position: int, out: Path):
-    """Draws and grades a rollout and updates on it.
-
-    Returns (state, position, metrics, samples).
-    """
-    samples, seconds, position = trainer.rollout(state.train.weights, step, position)
-    check_graders(samples, step)
-    rollout = trainer.to_devices(samples)
-    started = time.perf_counter()
-    key = jax.random.fold_in(jax.random.fold_in(trainer.key, 2), step)
-    state, update = trainer.step_fn(state, rollout, key)
-    update = {name: float(value) for name, value in update.items()}
-    seconds["time/update"] = time.perf_counter() - started
-    if not np.isfinite(update["loss"] + update["grad_norm"]):
-        path = out / f"nan_step_{step}.npz"
-        np.savez_compressed(path, **dataclasses.asdict(jax.device_get(rollout)))
-        raise InputError(f"step {step}: the loss is not finite; its batch is saved as {path}")
-    metrics = {**sample_metrics(samples), **update, **seconds}
-    tokens = sum(len(s.completion.tokens) for s in samples)
-    metrics["tokens_per_second"] = tokens / sum(seconds.values())
-    return state, position, metrics, samples
 
 
 def check_graders(samples: Sequence[Sample], step: int) -> None:
@@ -276,14 +267,19 @@ def check_graders(samples: Sequence[Sample], step: int) -> None:
 
 def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
     """A policy at step 0, and its reference: a copy, since the step donates its state. The given
-    weights become the policy's and must not be used again."""
+    weights become the policy's, in the types that the model declares, and must not be used
+    again."""
 
     def create(weights: Weights) -> PolicyState:
+        weights = optim.as_declared(weights, cfg.model)
         return PolicyState(optim.new_state(weights, cfg.optim), jax.tree.map(jnp.copy, weights))
 
     where = policy_shardings(cfg, mesh)
     weights = sharding.place(weights, where.reference)
-    return jax.jit(create, out_shardings=where, donate_argnums=0)(weights)
+    state = jax.jit(create, out_shardings=where, donate_argnums=0)(weights)
+    # A run that is resumed gets these types: it must begin with them, or it changes half-way.
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, abstract_policy(cfg, mesh))
+    return state
 
 
 def policy_shardings(cfg: RunConfig, mesh: Mesh) -> PolicyState:

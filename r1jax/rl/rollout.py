@@ -1,14 +1,21 @@
-"""Drawing replies and grading them: the same for training and for evaluation."""
+"""Drawing replies and grading them: the same for training and for evaluation.
+
+Every process of a pod has every reply's tokens, but makes text of and grades its own share alone.
+What they find is gathered once, so that all go on from the same grades, whatever a time-out or a
+dead worker did to one of them.
+"""
 
 import dataclasses
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
 
+from r1jax import processes
 from r1jax.analysis.reflection import count_terms, reflection_metrics
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import Task
@@ -20,18 +27,24 @@ from r1jax.sampling.engine import Completion, Engine, Request
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One reply: what was asked, what was drawn, what it reads as, and what it earned."""
+    """One reply: what was asked, what was drawn, what it earned, and its reflective terms."""
 
     problem: Problem
     number: int  # among the replies to this problem
     prompt: list[int]
     completion: Completion
-    text: str
     grade: Grade
+    terms: dict[str, int]
+    read: Callable[[Sequence[int]], str] = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """Made where it is asked for: a process needs few of the replies that others graded."""
+        return self.read(self.completion.tokens.tolist())
 
     @property
     def reflective_terms(self) -> int:
-        return sum(count_terms(self.text).values())
+        return sum(self.terms.values())
 
     @property
     def correct(self) -> bool:
@@ -71,7 +84,9 @@ def draw(
     result waits for the grades, and gives the samples in order and the seconds that drawing and
     waiting took.
 
-    A question's number is where its randomness comes from.
+    A question's number is where its randomness comes from: its place in the endless stream of
+    training problems, or among the held-out ones. Every process must call this, and its result,
+    in the same order.
     """
     started = time.perf_counter()
     prompts = {number: task.prompt(problem) for number, problem in questions}
@@ -79,27 +94,36 @@ def draw(
     requests = [Request(prompts[q], q, i) for q, _, i in wanted]
     completions, _ = engine.generate(weights, requests, key)
     drawn = time.perf_counter()
-    texts = [task.text(c.tokens.tolist()) for c in completions]
+    problems = [problem for _, problem, _ in wanted]
+    mine = processes.share(range(len(wanted)))
+    texts = [task.text(completions[i].tokens.tolist()) for i in mine]
     # A reply that was cut is no reply: it has no end, whatever answer it may hold. The beginning of
     # a plain text is one.
     graded = [
-        "" if c.truncated and problem.kind not in PLAIN else text
-        for (_, problem, _), c, text in zip(wanted, completions, texts, strict=True)
+        "" if completions[i].truncated and problems[i].kind not in PLAIN else text
+        for i, text in zip(mine, texts, strict=True)
     ]
-    tokens = [len(c.tokens) for c in completions]
-    pending = grader.submit([problem for _, problem, _ in wanted], graded, tokens)
+    tokens = [len(completions[i].tokens) for i in mine]
+    pending = grader.submit([problems[i] for i in mine], graded, tokens)
     submitted = time.perf_counter()
+
+    def found() -> list[dict[str, Any]]:
+        return [
+            {"grade": dataclasses.asdict(grade), "terms": count_terms(text)}
+            for grade, text in zip(pending.result(), texts, strict=True)
+        ]
 
     def finish() -> Drawn:
         waiting = time.perf_counter()
-        grades = pending.result()
-        reward = submitted - drawn + time.perf_counter() - waiting
+        gathered = processes.gather(found)
+        grades = [Grade(**one["grade"]) for one in gathered]
         samples = [
-            Sample(problem, i, prompts[q], completion, text, grade)
-            for (q, problem, i), completion, text, grade in zip(
-                wanted, completions, texts, grades, strict=True
+            Sample(problem, i, prompts[q], completion, grade, one["terms"], task.text)
+            for (q, problem, i), completion, grade, one in zip(
+                wanted, completions, grades, gathered, strict=True
             )
         ]
+        reward = submitted - drawn + time.perf_counter() - waiting
         return samples, {"time/rollout": drawn - started, "time/reward": reward}
 
     return finish
@@ -128,5 +152,5 @@ def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:
         "length/correct": mean(length[correct]),
         "length/incorrect": mean(length[~correct]),
         "length/truncated": mean(np.array([s.completion.truncated for s in samples])),
-        **reflection_metrics([s.text for s in samples], length.tolist()),
+        **reflection_metrics([s.terms for s in samples], length.tolist()),
     }

@@ -16,7 +16,8 @@ def test_terms_are_whole_words_in_any_case():
 
 def test_metrics_are_normalised_per_response_and_per_1k_tokens():
     texts = ["check 3 wrong wait", "no such word", "wait"]
-    assert reflection_metrics(texts, [100, 50, 50]) == pytest.approx(
+    counts = [count_terms(text) for text in texts]
+    assert reflection_metrics(counts, [100, 50, 50]) == pytest.approx(
         {
             "reflection/per_response": 4 / 3,
             "reflection/per_1k_tokens": 20.0,
@@ -26,7 +27,7 @@ def test_metrics_are_normalised_per_response_and_per_1k_tokens():
     )
 
 
-@pytest.mark.parametrize("texts, counts", [([], []), (["a"], [1, 2]), (["a"], [0])])
-def test_metrics_reject_counts_that_do_not_fit(texts, counts):
+@pytest.mark.parametrize("replies, tokens", [(0, []), (1, [1, 2]), (1, [0])])
+def test_metrics_reject_counts_that_do_not_fit(replies, tokens):
     with pytest.raises(ValueError, match="token counts"):
-        reflection_metrics(texts, counts)
+        reflection_metrics([count_terms("a")] * replies, tokens)

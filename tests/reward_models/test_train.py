@@ -19,13 +19,8 @@ from r1jax.published import tiny
 from r1jax.reward_models.made import preferences
 from r1jax.reward_models.model import trunk
 from r1jax.reward_models.pairs import read_pairs, split
-from r1jax.reward_models.train import (
-    RewardModelConfig,
-    abstract_state,
-    batch_of,
-    load_reward_model,
-    read_data,
-)
+from r1jax.reward_models.recipe import RewardModelConfig, read_data
+from r1jax.reward_models.train import abstract_state, batch_of, load_reward_model
 from r1jax.rewards.components import Checked
 from r1jax.sharding import make_mesh
 
@@ -40,6 +35,7 @@ CONFIG = RewardModelConfig(
     length=96,
     heldout_share=0.2,
     evaluate_every=2,
+    checkpoint_every=2,
 )
 
 
@@ -83,7 +79,7 @@ def test_a_run_logs_every_update_and_evaluates_every_other(finished):
     cfg = load_config(RewardModelConfig, finished / "config.json")
     steps = 2 * len(read_data(cfg).train) // CONFIG.batch
     assert [row["step"] for row in rows] == list(range(steps + 1)) and steps >= 8
-    assert rows[0]["loss"] is None and all(row["loss"] > 0 for row in rows[1:])
+    assert rows[-1]["loss"] is None and all(row["loss"] > 0 for row in rows[:-1])
     evaluated = [row["step"] for row in rows if row["heldout/accuracy"] is not None]
     assert evaluated == sorted({*range(0, steps + 1, 2), steps})
     assert {row["heldout/accuracy/chosen_longer"] is None for row in rows} == {True, False}
@@ -175,8 +171,11 @@ def error_of(monkeypatch, capfd, tmp_path):
         (["--made=40"], "40 examples to train on and 10 held out are too few for a batch of 64"),
         (["--made=70", "--length=20"], "; 87 of more than 20 tokens"),
         (["--made=64", "--mesh=3"], "a batch of 64 does not divide over 3 devices"),
-        (["--made=64", "--base=absent"], "--base=absent: neither embedded or random, nor a file"),
-        (["--made=64", "--model.d-model=32"], "the embedded base is another model"),
+        (["--made=64", "--base=absent"], "--base=absent: neither embedded, train or random, nor"),
+        (
+            ["--made=64", "--model.d-model=32"],
+            "the embedded base was made by another recipe (model",
+        ),
         (["--model.vocab=50"], "tokenizer (embedded) has 72 tokens, but model.vocab is 50"),
         (["--resume", "--config=/absent.json"], "/absent.json"),
     ],
@@ -229,7 +228,7 @@ def test_every_number_of_a_published_recipe_has_a_source_or_is_marked_unreported
     # How it is run here, what is made where there is no data, and what the kind does not use.
     ours = {
         "optim", "data", "tokenizer", "mesh", "out", "resume", "seed", "heldout_most",
-        "evaluate_every", "made", "made_longer", "made_mistaken",
+        "evaluate_every", "checkpoint_every", "checkpoint_minutes", "log", "made", "made_longer", "made_mistaken",
     } | ({"min_gap", "balance"} if name == "safety_paper" else set())  # fmt: skip
     for f in dataclasses.fields(cfg):
         assert (f.name in sources) != (f.name in ours), f.name

@@ -1,0 +1,275 @@
+"""A run's folder while something is trained in it: the one way to start, log, save, stop and go on.
+
+Every training loop (RL, SFT, reward models, the embedded base) is written over `Run`:
+
+    with Run(cfg, cfg.model, steps) as run:
+        state, note = run.restore(abstract) or (new_state(), {})
+        for step in run.steps():
+            state, metrics = train_step(state, batch)
+            run.log(step, metrics)
+            run.end_step(state, metrics)
+
+A step is numbered by the updates before it: its line in metrics.jsonl is of the policy that it
+starts from, and a checkpoint N is of the state after N steps.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+
+import r1jax
+from r1jax import processes
+from r1jax.checkpoint import Checkpoints
+from r1jax.config import InputError, ModelConfig, Resume, check, save_config
+from r1jax.metrics import MetricsLog, Progress, Row
+
+Status = Literal["running", "finished", "stopped"]
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """A signal has ended a run, or what had to be made before one could begin."""
+
+    def __init__(self, message: str, by: signal.Signals):
+        super().__init__(message)
+        self.by = by
+
+
+class Config(Protocol):
+    """What a configuration says of its run's folder."""
+
+    @property
+    def out(self) -> str: ...
+
+    @property
+    def resume(self) -> Resume:
+        """no: `out` must not hold a run. yes: it must, to go on. auto: either, for job scripts."""
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints."""
+
+    @property
+    def checkpoint_minutes(self) -> float:
+        """Also at the end of the first step that ends so long after the last one; 0: never."""
+
+
+class Run:
+    """A context manager. `first` is the step to begin with, `stopped` the signal that ended it.
+
+    cfg: a frozen dataclass, kept in config.json. model: of which a checkpoint must be. steps: how
+    many there are in all.
+
+    SIGTERM, and Ctrl-C the first time, end the run after the step that it is in, with a checkpoint;
+    a second Ctrl-C ends it at once. On several processes a signal to one ends all at the same step.
+
+    Raises InputError for a folder that does not suit cfg.resume, a checkpoint of another model, a
+    run that is already longer, and where the loss or the gradient is not finite: such a state is
+    never saved, its batch is.
+    """
+
+    def __init__(
+        self, cfg: Config, model: ModelConfig, steps: int, say: Callable[[str], None] = print
+    ):
+        self.cfg, self.out, self.total, self.say = cfg, Path(cfg.out), steps, say
+        self.first = self.at = 0
+        self.stopped: signal.Signals | None = None
+        self._model = model
+        self._stepping = False
+        self._signal: signal.Signals | None = None
+        self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        # Every process of a pod keeps a log; the first one's is the run's.
+        index = jax.process_index()
+        self.folder = self.out / f"process_{index}" if index else self.out
+
+    def __enter__(self) -> "Run":
+        with contextlib.ExitStack() as opened:
+            self._check_resumable((self.out / "checkpoints").is_dir())
+            self._checkpoints = opened.enter_context(Checkpoints(self.out / "checkpoints"))
+            resume_from = self._begin()
+            self._log = opened.enter_context(MetricsLog(self.folder, resume_from))
+            again = dataclasses.replace(self.cfg, resume="no")  # type: ignore[type-var]
+            save_config(again, self.folder / "config.json")
+            self._write_status("running")
+            opened.callback(self._listen())
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, kind, *exception) -> None:
+        self._opened.__exit__(kind, *exception)
+        self._write_status("finished" if kind is None and self.at == self.total else "stopped")
+
+    def _begin(self) -> int | None:
+        """Looks at what the folder holds; the last step of the log to keep, if there is one."""
+        newest = self._checkpoints.newest()
+        if newest is None:
+            self._check_resumable(False)
+            if self.cfg.resume == "auto":
+                self.say(f"{self.out}: no complete checkpoint, so it starts anew")
+        else:
+            check(
+                self.cfg.resume != "no",
+                f"{self.out} already holds a run: resume it or choose another folder",
+            )
+            check(
+                newest <= self.total,
+                f"--steps={self.total}: {self.out} is already at step {newest}",
+            )
+        self.first = self.at = newest or 0
+        self._saved, self._last_save = newest, time.monotonic()
+        return None if self.cfg.resume == "no" else self.first - 1
+
+    def _check_resumable(self, found: bool) -> None:
+        check(
+            found or self.cfg.resume != "yes",
+            f"--resume: {self.out} holds no complete checkpoint: leave it out to start, or pass "
+            "--resume=auto",
+        )
+
+    # What a loop calls, in this order.
+
+    def restore(self, abstract: Any) -> tuple[Any, dict[str, Any]] | None:
+        """(state, note) of the newest checkpoint, straight to the shards of `abstract`
+        (ShapeDtypeStructs with shardings) and in its types; None where there is none."""
+        if self._saved is None:
+            return None
+        step, state, note = self._checkpoints.restore(abstract, self._model)
+        self.say(f"resumed from step {step}")
+        return state, note
+
+    def steps(self) -> Iterator[int]:
+        """The steps that are left, until a signal ends them."""
+        self._stepping = True
+        self._progress = self._opened.enter_context(Progress(self.total))
+        for step in range(self.first, self.total):
+            if self.stopped is not None:
+                return
+            yield step
+
+    def log(
+        self, step: int, metrics: Mapping[str, Any], rows: Sequence[Row] = (), batch: Any = None
+    ) -> None:
+        """Writes the line of a step, and shows it. Raises InputError if the loss is not finite;
+        `batch` (host arrays, or arrays this process can read) is then saved and named."""
+        self._check_finite(step, metrics, batch)
+        self._log.log(step, metrics, rows)
+        self._progress.update(min(step + 1, self.total), metrics)
+
+    def end_step(
+        self,
+        state: Any,
+        metrics: Mapping[str, Any],
+        batch: Any = None,
+        note: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """Counts a step, and saves the state where that is due: by the configuration, at the end
+        of the run, or because a signal ends it here. `note()`, called only then, is what a
+        checkpoint holds beside the state."""
+        self.at += 1
+        minutes = self.cfg.checkpoint_minutes
+        overdue = minutes > 0 and time.monotonic() - self._last_save > 60 * minutes
+        # All processes must take the same decision, at the same step.
+        heard, late = processes.any_of([self._signal or 0, int(overdue)])
+        if heard:
+            self.stopped = signal.Signals(heard)
+        if self.at % self.cfg.checkpoint_every == 0 or self.at == self.total or late or heard:
+            self._check_finite(self.at - 1, metrics, batch)
+            # Copies the arrays; writing goes on behind.
+            self._checkpoints.save(self.at, state, self._model, note())
+            self._saved, self._last_save = self.at, time.monotonic()
+            self._write_status("running")
+
+    def check_ended(self) -> None:
+        """Raises Stopped, whose message says how to go on, if a signal has ended the run."""
+        if self.stopped is None:
+            return
+        name = {signal.SIGINT: "Ctrl-C"}.get(self.stopped, self.stopped.name)
+        again = f"{_program()} --resume --out={shlex.quote(str(self.out))}"
+        message = f"stopped by {name} after step {self.at} of {self.total}; to go on: {again}"
+        raise Stopped(message, self.stopped)
+
+    # How.
+
+    def _check_finite(self, step: int, metrics: Mapping[str, Any], batch: Any) -> None:
+        found = {name: metrics.get(name) for name in ("loss", "grad_norm")}
+        values = {name: float(value) for name, value in found.items() if value is not None}
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if not wrong:
+            return
+        saved = f"; its batch is saved as {self._save_batch(step, batch)}" if batch else ""
+        kept = f"the newest checkpoint is of step {self._saved}" if self._saved else "none is saved"
+        raise InputError(
+            f"step {step}: the {wrong[0]} is not finite{saved}; {kept}. The same step follows from "
+            "--resume: change --seed or --optim.lr with it"
+        )
+
+    def _save_batch(self, step: int, batch: Any) -> Path:
+        path = self.folder / f"nan_step_{step}.npz"
+        leaves = jax.tree_util.tree_leaves_with_path(batch)
+        named = {jax.tree_util.keystr(at, simple=True, separator="."): leaf for at, leaf in leaves}
+        np.savez_compressed(path, **named)
+        return path
+
+    def _listen(self) -> Callable[[], None]:
+        """Begins to hear signals; the result ends it."""
+        if threading.current_thread() is not threading.main_thread():
+            return lambda: None  # Python hands signals to the main thread only
+
+        def hear(number: int, _frame) -> None:
+            again = self._signal == signal.SIGINT
+            if number == signal.SIGINT and (again or not self._stepping):
+                raise KeyboardInterrupt  # before the first step there is nothing to save
+            self._signal = signal.Signals(number)
+            once_more = "; once more to stop at once" if number == signal.SIGINT else ""
+            print(f"\nstopping after this step{once_more}", file=sys.stderr, flush=True)
+
+        # JAX's own listener on a pod catches SIGTERM and does nothing with it: this replaces it.
+        before = {number: signal.signal(number, hear) for number in STOPS}
+
+        def end() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        return end
+
+    def _write_status(self, status: Status) -> None:
+        """run.json: what was started, where, and how far it came."""
+        value = {
+            "command": shlex.join([*_program().split(), *sys.argv[1:]]),
+            "started": self._started,
+            "status": status,
+            "step": self.at,
+            "steps": self.total,
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "processes": jax.process_count(),
+            "versions": {
+                "python": sys.version.split()[0],
+                "jax": jax.__version__,
+                "r1jax": r1jax.__version__,
+            },
+        }
+        partial = self.folder / "run.json.tmp"
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+        os.replace(partial, self.folder / "run.json")
+
+
+def _program() -> str:
+    """What was run, as one would type it."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return (
+        f"python -m {module.name.removesuffix('.__main__')}" if module else "python " + sys.argv[0]
+    )
