@@ -142,10 +142,10 @@ def trainer(config, **rl):
     return Trainer(cfg, make_task(cfg), make_mesh("1"), new_grader(cfg))
 
 
-def pairs(samples):
-    """Groups of two: of each reply its problem, its text, and whether it is right."""
+def groups(samples, size=16):
+    """Of each reply its problem, its text, and whether it is right."""
     rows = [(s.problem.id, s.text, s.grade.components["accuracy"]) for s in samples]
-    return list(zip(rows[::2], rows[1::2], strict=True))
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def is_mixed(group):
@@ -154,19 +154,18 @@ def is_mixed(group):
 
 
 def test_dynamic_sampling_puts_mixed_groups_first_and_stops_when_there_are_enough(config):
-    """Against three rollouts drawn one by one. Two of four groups are wanted, since few are mixed:
-    the base is seldom right."""
-    weights = tiny_run.weights()
-    once, thrice = (trainer(config, group=2, max_draws=n) for n in (1, 3))
+    """Against three rollouts drawn one by one."""
+    weights, sizes = tiny_run.weights(), {"questions": 2, "group": 16}
+    once, thrice = (trainer(config, max_draws=n, **sizes) for n in (1, 3))
     seen = set()
     for step in range(8):
-        rollouts = [pairs(once.rollout(weights, step, 4 * i)[0]) for i in range(3)]
+        rollouts = [groups(once.rollout(weights, step, 2 * i)[0]) for i in range(3)]
         mixed_so_far = itertools.accumulate(sum(map(is_mixed, r)) for r in rollouts)
-        draws = next((i for i, n in enumerate(mixed_so_far, 1) if n >= 4), 3)
+        draws = next((i for i, n in enumerate(mixed_so_far, 1) if n >= 2), 3)
         drawn = [group for rollout in rollouts[:draws] for group in rollout]
-        want = sorted(drawn, key=lambda group: not is_mixed(group))[:4]
+        want = sorted(drawn, key=lambda group: not is_mixed(group))[:2]
         samples, _, position = thrice.rollout(weights, step, 0)
-        assert pairs(samples) == want and position == 4 * draws
+        assert groups(samples) == want and position == 2 * draws
         seen |= {draws, "mixed" if all(map(is_mixed, want)) else "filled"}
     assert seen >= {2, 3, "mixed", "filled"}  # all that can happen did
 
