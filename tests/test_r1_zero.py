@@ -155,17 +155,17 @@ def is_mixed(group):
 
 def test_dynamic_sampling_puts_mixed_groups_first_and_stops_when_there_are_enough(config):
     """Against three rollouts drawn one by one."""
-    weights, sizes = tiny_run.weights(), {"questions": 2, "group": 16}
+    weights, sizes = tiny_run.weights(), {"questions": 1, "group": 16}
     once, thrice = (trainer(config, max_draws=n, **sizes) for n in (1, 3))
     seen = set()
     for step in range(8):
-        rollouts = [groups(once.rollout(weights, step, 2 * i)[0]) for i in range(3)]
+        rollouts = [groups(once.rollout(weights, step, i)[0]) for i in range(3)]
         mixed_so_far = itertools.accumulate(sum(map(is_mixed, r)) for r in rollouts)
-        draws = next((i for i, n in enumerate(mixed_so_far, 1) if n >= 2), 3)
+        draws = next((i for i, n in enumerate(mixed_so_far, 1) if n >= 1), 3)
         drawn = [group for rollout in rollouts[:draws] for group in rollout]
-        want = sorted(drawn, key=lambda group: not is_mixed(group))[:2]
+        want = sorted(drawn, key=lambda group: not is_mixed(group))[:1]
         samples, _, position = thrice.rollout(weights, step, 0)
-        assert groups(samples) == want and position == 2 * draws
+        assert groups(samples) == want and position == draws
         seen |= {draws, "mixed" if all(map(is_mixed, want)) else "filled"}
     assert seen >= {2, 3, "mixed", "filled"}  # all that can happen did
 
