@@ -130,16 +130,17 @@ def draw(
 
 
 def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:
-    """Reward by component, how many replies came to each outcome, lengths in tokens, and
-    reflection, over some replies."""
+    """Reward by component (of replies whose grader did not fail), how many replies came to each
+    outcome, lengths in tokens, and reflection, over some replies."""
     length = np.array([len(s.completion.tokens) for s in samples])
     correct = np.array([s.correct for s in samples])
 
     def mean(values: np.ndarray) -> float | None:
         return float(values.mean()) if values.size else None
 
+    graded = [s.grade.components for s in samples if s.grade.outcome != "failed"]
     components = {
-        f"reward/{name}": mean(np.array([s.grade.components[name] for s in samples]))
+        f"reward/{name}": mean(np.array([of_one[name] for of_one in graded]))
         for name in samples[0].grade.components
     }
     outcomes = Counter(s.grade.outcome for s in samples)

@@ -1,0 +1,98 @@
+"""RL on two processes: one mesh, one run, whatever one of them meets."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+import tiny_run
+from two_processes import finish, start
+
+from r1jax.metrics import read_jsonl
+
+# The grader of the second process breaks at every other answer.
+BROKEN = """
+if rank == "1":
+    from r1jax.rewards import grading
+    check = grading.check_countdown
+    def breaks(answer, *args):
+        if len(answer) % 4 == 1:
+            raise OSError("this host is broken")
+        return check(answer, *args)
+    grading.check_countdown = breaks
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny_run.inputs(tmp_path_factory.mktemp("inputs"), mesh="4x2", steps=4)
+
+
+def logs(out):
+    """Of both processes, without what depends on a clock."""
+    return tiny_run.metrics(out), tiny_run.metrics(out / "process_1")
+
+
+def test_one_broken_grader_leaves_all_processes_with_the_same_rollouts(config, cache, tmp_path):
+    """And they draw again together (dynamic sampling), where each would decide for itself."""
+    out = tmp_path / "run"
+    flags = ["--rl.max-draws=3", "--rl.algorithm=dapo", f"--config={config}", f"--out={out}"]
+    finish(start(flags, cache, BROKEN))
+    first, second = logs(out)
+    assert first == second
+    assert sum(row["outcome/failed"] or 0 for row in first) > 0
+    assert read_jsonl(out / "samples.jsonl") == read_jsonl(out / "process_1" / "samples.jsonl")
+    for row in first[:-1]:  # what the devices were given is what the hosts found
+        total = row["reward/accuracy"] + row["reward/format"]
+        np.testing.assert_allclose(row["reward/mean"], total, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def whole(config, cache, tmp_path_factory):
+    """Never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    finish(start([f"--config={config}", f"--out={out}"], cache))
+    return out
+
+
+def test_two_processes_do_what_one_does(config, whole, tmp_path):
+    one = tiny_run.run(config, tmp_path / "one")
+    assert read_jsonl(one / "samples.jsonl") == read_jsonl(whole / "samples.jsonl")
+    for got, want in zip(*logs(whole), strict=True):
+        assert got == want
+    for got, want in zip(tiny_run.metrics(whole), tiny_run.metrics(one), strict=True):
+        for name, value in want.items():
+            if value is None:
+                assert got[name] is None
+            else:
+                np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_signal_to_one_process_ends_both_at_one_step_and_they_go_on(
+    config, cache, whole, tmp_path
+):
+    out = tmp_path / "run"
+    both = start([f"--config={config}", f"--out={out}"], cache)
+    while not (out / "checkpoints" / "1").exists():
+        assert all(process.poll() is None for process in both)
+        time.sleep(0.05)
+    both[1].send_signal(signal.SIGTERM)
+    for said, _ in finish(both):
+        assert "stopped by SIGTERM after step" in said and f"--resume --out={out}" in said
+    assert [row["step"] for row in tiny_run.metrics(out)][-1] < 4
+    finish(start(["--resume", f"--out={out}"], cache))
+    assert logs(out) == logs(whole)
+
+
+def test_a_loss_that_is_not_finite_ends_both_with_the_same_line(config, cache, tmp_path):
+    out = tmp_path / "run"
+    flags = [f"--config={config}", f"--out={out}", "--optim.lr=1e30"]
+    for rank, (_, errors) in enumerate(finish(start(flags, cache), code=2)):
+        place = out / "process_1" if rank else out
+        assert "is not finite; its batch is saved as" in errors and str(place) in errors
+        assert len(list(place.glob("nan_step_*.npz"))) == 1
