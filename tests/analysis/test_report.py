@@ -90,7 +90,12 @@ def full_run(tmp_path_factory):
 def undrawn(monkeypatch):
     """No figures, and so no seconds: for what the page says in words."""
     seen = []  # the rows that would have been drawn
-    monkeypatch.setattr(report, "save_figures", lambda rows, folder: seen.append(rows) or {})
+
+    def draw_nothing(rows, folder):
+        seen.append(rows)
+        return {}
+
+    monkeypatch.setattr(report, "save_figures", draw_nothing)
     return seen
 
 
@@ -171,15 +176,17 @@ def test_how_far_the_run_came(tmp_path, undrawn, steps, run, said):
     assert f"<dt>Status</dt><dd>{said}</dd>" in write_report(out).read_text()
 
 
-def test_one_problem_before_during_and_after(tmp_path, undrawn):
+@pytest.mark.parametrize("steps, last", [(3, "So far"), (4, "After")])  # of 3
+def test_one_problem_before_during_and_after(tmp_path, undrawn, steps, last):
     samples = [
         sample(0, "a guess", correct=False, split="tracked"),
         sample(1, "wait", terms=1, split="tracked"),
         sample(2, "check", terms=1, split="tracked"),
     ]
-    page = write_report(write_run(tmp_path, [STEP] * 3, samples)).read_text()
+    out = write_run(tmp_path, [STEP] * steps, samples)
+    page = write_report(out).read_text()
     story = section(page, "before, during and after")
-    order = ("Before: step 0", "a guess", "During: step 1", ">wait<", "After: step 2", ">check<")
+    order = ("Before: step 0", "a guess", "During: step 1", ">wait<", f"{last}: step 2", ">check<")
     assert sorted(map(story.index, order)) == list(map(story.index, order))
     assert "No replies were logged" in section(page, "late replies")  # those are of other splits
 
