@@ -15,8 +15,8 @@ TRACKED, HELD_OUT = "tracked", "heldout"
 def before_during_after(samples: Sequence[Row], thoughts: bool = True) -> list[Row]:
     """Replies to one held-out problem at three moments, in order; [] if none was asked twice.
 
-    Before is the first reply, after the last, during the one at which the problem was first solved
-    (with `thoughts`: the first that reflects, if there is one before the last). Of the problems,
+    Before is the first reply, after the last, during the first that solves it (with `thoughts`:
+    the first that reflects, if one does before the last), preferably in words of its own. Of the problems,
     that one is shown whose story is most whole: wrong before, right after, something in between
     that differs from both, and reflection that comes in. Ties go to the one logged first.
     """
@@ -32,11 +32,13 @@ def before_during_after(samples: Sequence[Row], thoughts: bool = True) -> list[R
 
 def _moments(rows: list[Row], thoughts: bool) -> list[Row]:
     """The first, one in between where there is one, and the last."""
-    between = rows[1:-1]
+    before, *between, after = rows
     turns = [row for row in between if thoughts and row["reflective_terms"]]
     turns += [row for row in between if is_correct(row)]
-    during = turns[:1] or between[len(between) // 2 :][:1]
-    return [rows[0], *during, rows[-1]]
+    # Greedy replies often jump: one that is neither the old nor the new says more, where it exists.
+    new = [row for row in turns if row["text"] not in (before["text"], after["text"])]
+    during = (new or turns)[:1] or between[len(between) // 2 :][:1]
+    return [before, *during, after]
 
 
 def _wholeness(story: list[Row], thoughts: bool) -> tuple[bool, ...]:

@@ -30,6 +30,12 @@ def test_the_problem_with_the_whole_story_is_shown():
     assert steps(before_during_after([*right_at_once, *WHOLE], thoughts=False))[1] == ("b", 3)
 
 
+def test_during_is_in_words_of_its_own_where_it_can_be():
+    jump = [("guess", 0), ("check", 1), ("wait", 2), ("check", 1)]
+    rows = [reply(i, "a", text, terms > 0, terms) for i, (text, terms) in enumerate(jump)]
+    assert steps(before_during_after(rows)) == [("a", 0), ("a", 2), ("a", 3)]
+
+
 def test_tracked_replies_come_before_other_held_out_ones_and_training_never():
     others = [reply(row["step"], "z", row["text"], True, split="heldout") for row in WHOLE]
     training = [reply(row["step"], "t", row["text"], True, split="train") for row in WHOLE]

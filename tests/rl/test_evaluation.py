@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1jax.rl.evaluation import evaluation_steps
+from r1jax.rl.evaluation import evaluation_steps, evenly
 
 
 def test_dense_over_the_first_steps_then_wider_then_regular():
@@ -32,3 +32,8 @@ def test_ends_are_in_gaps_are_bounded_and_more_steps_keep_the_plan(total, every,
 def test_impossible_plans_are_refused(bad):
     with pytest.raises(ValueError, match="every >= 1"):
         evaluation_steps(*bad)
+
+
+def test_evenly_spaced_problems():
+    assert evenly(262, 4) == [0, 65, 131, 196]
+    assert evenly(3, 8) == [0, 1, 2] and evenly(0, 8) == []
