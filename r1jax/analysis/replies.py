@@ -16,9 +16,11 @@ def before_during_after(samples: Sequence[Row], thoughts: bool = True) -> list[R
     """Replies to one held-out problem at three moments, in order; [] if none was asked twice.
 
     Before is the first reply, after the last, during the first that solves it (with `thoughts`:
-    the first that reflects, if one does before the last), preferably in words of its own. Of the problems,
-    that one is shown whose story is most whole: wrong before, right after, something in between
-    that differs from both, and reflection that comes in. Ties go to the one logged first.
+    the first that reflects, if one does before the last), preferably in words of its own.
+
+    Of the problems, that one is shown whose story is most whole: wrong before, right after,
+    something in between that differs from both, and reflection that comes in. Ties go to the one
+    logged first.
     """
     by_problem: dict[str, list[Row]] = defaultdict(list)
     split = TRACKED if any(row["split"] == TRACKED for row in samples) else HELD_OUT
