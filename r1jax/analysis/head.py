@@ -1,8 +1,8 @@
 """What a report says at its head: which run this is, and how far it came.
 
-From config.json and metrics.jsonl, and from run.json: {"command", "started" (ISO time), "preset",
-"versions" by name, "devices", "status" (running, finished or stopped), "step" (steps done)}. A run
-from before there was a run.json has the first two only.
+From config.json and metrics.jsonl, and from the run.json of `r1jax/run.py`: "command", "started"
+(ISO time), "preset", "versions" by name, "devices", "status" (running, finished or stopped), "step"
+(steps done) and "steps" (in all). A run from before there was a run.json has the first two only.
 """
 
 import datetime
@@ -58,12 +58,14 @@ def status(config: Mapping[str, Any], run: Mapping[str, Any], metrics: Sequence[
     """Such as "finished: 50 steps" or "stopped at step 12 of 50".
 
     A line of metrics.jsonl is written when its step is done, and one more, of the number of steps,
-    at the end. A killed run cannot say so: its run.json goes on saying "running".
+    at the end. While it says "running", run.json is as old as the newest checkpoint, and stays so
+    if the run is killed: then the lines count.
     """
-    total = config.get("steps")
+    total = run.get("steps", config.get("steps"))
     last = metrics[-1]["step"]
-    done = run.get("step", last if last == total else last + 1)
-    stage = run.get("status", "finished" if done == total else "")
+    logged = last if last == total else last + 1
+    stage = run.get("status", "finished" if logged == total else "")
+    done = run["step"] if stage in ("finished", "stopped") and "step" in run else logged
     if stage == "finished":
         return f"finished: {done} steps"
     said = {"stopped": "stopped at", "running": "running or killed, at"}.get(

@@ -51,6 +51,7 @@ RUN = {
     "devices": "1 x cpu",
     "status": "stopped",
     "step": 2,
+    "steps": 3,
 }
 STEP = {
     "reward/mean": 0.3,
@@ -165,7 +166,7 @@ def test_the_head_says_which_run_it_is(tmp_path, undrawn):
     [
         (2, {}, "unfinished, at step 2 of 3"),
         (4, {}, "finished: 3 steps"),  # the last line, after the last update, is of step 3
-        (2, RUN | {"status": "running"}, "running or killed, at step 2 of 3"),
+        (2, RUN | {"status": "running", "step": 1}, "running or killed, at step 2 of 3"),
         (4, RUN | {"status": "finished", "step": 3}, "finished: 3 steps"),
     ],
 )
