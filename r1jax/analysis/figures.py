@@ -1,7 +1,8 @@
 """The figures of a run's report, drawn from the rows of its metrics.jsonl.
 
 One hue a quantity: accuracy blue, response length amber, reflective terms violet. Lines carry
-their names; a noisy one is drawn twice, faint as measured and strong smoothed.
+their names; a noisy one is drawn twice, faint as measured and strong smoothed. Each figure exists
+in two layouts: wide, and narrow for a phone, where panels stand one above the other.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +20,7 @@ from r1jax.analysis import paper_curves
 Rows = Sequence[dict[str, Any]]
 
 BLUE, AMBER, VIOLET, GREEN, RED = "#2b6cd4", "#c76a10", "#7a3fc0", "#12876f", "#c4453a"
+PALE = "#a9bcd8"  # accuracy of the training rollouts, behind the held-out one
 INK, GREY, FAINT = "#24292f", "#6b737c", "#e4e7eb"
 
 STYLE: dict[Any, Any] = {
@@ -66,11 +68,13 @@ def smooth(values: np.ndarray) -> np.ndarray:
 class Panel:
     """One set of axes: add lines, then `finish` fits the axes and writes the lines' names."""
 
-    def __init__(self, ax: Axes, title: str, percent: bool = False):
+    def __init__(self, ax: Axes, title: str, unit: str):
+        percent = unit.startswith("%")
         self.ax = ax
         self._labels: list[tuple[float, str, str]] = []
         ax.set_title(title)
         ax.set_xlabel("step", loc="right", labelpad=1)
+        ax.set_ylabel(unit, loc="top")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=(1, 2, 5, 10)))
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
         # "g" keeps a tick of 2e-6 a tick; the default puts a multiplier above the axes.
@@ -114,7 +118,7 @@ class Panel:
                 ha="center",
                 va="center",
             )
-            self.ax.set(xticks=[], yticks=[], xlabel="")
+            self.ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
             return
         bottom = min(self.ax.dataLim.y0, 0.0)
         top = max(self.ax.dataLim.y1, top or 0.0) or 1.0
@@ -135,7 +139,7 @@ class Panel:
 
 
 def _spread(
-    labels: Iterable[tuple[float, str, str]], bottom: float, top: float, gap: float = 0.085
+    labels: Iterable[tuple[float, str, str]], bottom: float, top: float, gap: float = 0.1
 ) -> list[tuple[float, str, str]]:
     """Labels with heights in [0, 1] of the axes, moved apart where they would overlap."""
     placed: list[tuple[float, str, str]] = []
@@ -148,116 +152,174 @@ def _spread(
     return [(height - excess, label, color) for height, label, color in placed]
 
 
-def _draw_accuracy(ax: Axes, rows: Rows, of: str, label: str = "") -> None:
-    """The held-out accuracy or, where a run evaluated none, that of the training rollouts."""
-    held_out = any(row.get("heldout/accuracy") is not None for row in rows)
-    title = f"{of}{'held-out' if held_out else 'training'} accuracy"
-    panel = Panel(ax, title[0].upper() + title[1:], percent=True)
-    name = "heldout/accuracy" if held_out else "reward/accuracy"
-    panel.metric(rows, name, BLUE, label, measured=held_out)
+def _panels(count: int, columns: int, height: float, narrow: bool) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, `columns` beside each other, each `height` inches high."""
+    columns = 1 if narrow else columns
+    rows = -(-count // columns)
+    size = (4.3, 2.1 * rows) if narrow else (9, height * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _exists(rows: Rows, name: str) -> bool:
+    return any(row.get(name) is not None for row in rows)
+
+
+def _draw_accuracy(
+    ax: Axes, rows: Rows, title: str, label: str = "", measured: bool = False
+) -> None:
+    """Held-out accuracy, marked where it was evaluated, before that of the training rollouts."""
+    held_out = _exists(rows, "heldout/accuracy")
+    panel = Panel(ax, title, "% of replies")
+    if held_out:
+        panel.metric(rows, "reward/accuracy", PALE, measured=measured)
+        panel.metric(rows, "heldout/accuracy", BLUE, label, measured=True)
+    else:
+        panel.metric(rows, "reward/accuracy", BLUE, label, measured=measured)
     panel.finish(top=1)
 
 
-def takeoff(rows: Rows) -> Figure:
+def takeoff(rows: Rows, narrow: bool) -> Figure:
     """Accuracy, response length and reflective terms against step: the run in one glance."""
-    figure = Figure(figsize=(9, 2.9), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    _draw_accuracy(left, rows, "", "{:.0%}")
-    panel = Panel(middle, "Response length, tokens")
-    panel.metric(rows, "length/mean", AMBER, "{:.0f}")
+    return _glance(rows, narrow, measured=False)
+
+
+def _glance(rows: Rows, narrow: bool, measured: bool) -> Figure:
+    reflects = _exists(rows, "reflection/per_response")
+    figure, axes = _panels(2 + reflects, 2 + reflects, 2.9, narrow)
+    name = "Held-out" if _exists(rows, "heldout/accuracy") else "Training"
+    _draw_accuracy(axes[0], rows, f"{name} accuracy", "{:.0%}", measured)
+    panel = Panel(axes[1], "Response length", "tokens")
+    panel.metric(rows, "length/mean", AMBER, "{:.0f}", measured=measured)
     panel.finish()
-    panel = Panel(right, "Reflective terms a response")
-    panel.metric(rows, "reflection/per_response", VIOLET, "{:.1f}")
-    panel.finish()
+    if reflects:
+        panel = Panel(axes[2], "Reflective terms", "terms a response")
+        panel.metric(rows, "reflection/per_response", VIOLET, "{:.1f}", measured=measured)
+        panel.finish()
     return figure
 
 
-def comparison(rows: Rows) -> Figure:
+def takeoff_steps(rows: Rows) -> tuple[int, int] | None:
+    """(first, last) step of the window in which training accuracy rises, for a closer look.
+
+    The rise is from 10% to 90% of the way between the lowest value and the highest after it, at
+    the steps where it first passes them; the window begins at most as long before it as it lasts,
+    and ends as long after, and is at least six steps. None if accuracy rises by less than a fifth,
+    or if the window would be more than half of the run: then the whole run shows it.
+    """
+    points = [
+        (r["step"], r["reward/accuracy"]) for r in rows if r.get("reward/accuracy") is not None
+    ]
+    if len(points) < 2:
+        return None
+    steps, values = (np.asarray(column) for column in zip(*points, strict=True))
+    low = int(values.argmin()) if values.argmin() < values.argmax() else 0
+    bottom, top = float(values[low]), float(values[low:].max())
+    if top - bottom < 0.2:
+        return None
+    passed = [
+        low + int(np.argmax(values[low:] >= bottom + share * (top - bottom)))
+        for share in (0.1, 0.9)
+    ]
+    start, end = (int(steps[i]) for i in passed)
+    margin = max(end - start, 3)
+    window = max(start - margin, int(steps[0])), min(end + margin, int(steps[-1]))
+    return window if 2 * (window[1] - window[0]) <= steps[-1] - steps[0] else None
+
+
+def moment(rows: Rows, narrow: bool) -> Figure:
+    """The take-off alone, step by step, nothing smoothed; the whole run where it has none."""
+    first, last = takeoff_steps(rows) or (rows[0]["step"], rows[-1]["step"])
+    return _glance([r for r in rows if first <= r["step"] <= last], narrow, measured=True)
+
+
+def comparison(rows: Rows, narrow: bool) -> Figure:
     """The run on the left, R1-Zero as published on the right; each has axes of its own."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    (accuracy_here, accuracy_there), (length_here, length_there) = figure.subplots(2, 2)
-    _draw_accuracy(accuracy_here, rows, "This run: ")
+    figure, axes = _panels(4, 2, 2.5, narrow)
+    accuracy_here, accuracy_there, length_here, length_there = axes
+    name = "held-out" if _exists(rows, "heldout/accuracy") else "training"
+    _draw_accuracy(accuracy_here, rows, f"This run: {name} accuracy")
     steps, pass_at_1, cons_at_16 = zip(*paper_curves.AIME, strict=True)
-    panel = Panel(accuracy_there, "DeepSeek-R1-Zero: AIME 2024", percent=True)
+    panel = Panel(accuracy_there, "DeepSeek-R1-Zero: AIME 2024", "% of problems")
     panel.line(steps, pass_at_1, BLUE, "pass@1", measured=True)
     panel.line(steps, cons_at_16, GREY, "cons@16", measured=True)
     panel.finish(top=1)
-    panel = Panel(length_here, "This run: response length, tokens")
+    panel = Panel(length_here, "This run: response length", "tokens")
     panel.metric(rows, "length/mean", AMBER)
     panel.finish()
     steps, tokens = zip(*paper_curves.RESPONSE_LENGTH, strict=True)
-    panel = Panel(length_there, "DeepSeek-R1-Zero: response length, tokens")
+    panel = Panel(length_there, "DeepSeek-R1-Zero: response length", "tokens")
     panel.line(steps, tokens, AMBER, measured=True)
     panel.finish()
     return figure
 
 
-def accuracy(rows: Rows) -> Figure:
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    panel = Panel(figure.subplots(), "Accuracy", percent=True)
-    panel.metric(rows, "reward/accuracy", "#8fa3bd", "training rollouts")
-    panel.metric(rows, "heldout/greedy", GREEN, "held out, greedy", measured=True)
-    panel.metric(rows, "heldout/accuracy", BLUE, "held out, sampled", measured=True)
+def accuracy(rows: Rows, narrow: bool) -> Figure:
+    figure, (ax,) = _panels(1, 1, 3.4, narrow)
+    panel = Panel(ax, "Accuracy", "% of replies")
+    panel.metric(rows, "reward/accuracy", PALE, "training")
+    panel.metric(rows, "heldout/greedy", GREEN, "greedy", measured=True)
+    panel.metric(rows, "heldout/accuracy", BLUE, "sampled", measured=True)
     panel.finish(top=1)
     return figure
 
 
-def length(rows: Rows) -> Figure:
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    panel = Panel(left, "Response length, tokens")
+def length(rows: Rows, narrow: bool) -> Figure:
+    figure, (left, right) = _panels(2, 2, 3.2, narrow)
+    panel = Panel(left, "Response length", "tokens")
     panel.metric(rows, "length/correct", GREEN, "correct")
     panel.metric(rows, "length/incorrect", RED, "incorrect")
     panel.metric(rows, "length/mean", AMBER, "all")
     panel.finish()
-    panel = Panel(right, "Cut off at the length limit", percent=True)
+    panel = Panel(right, "Cut off at the length limit", "% of replies")
     panel.metric(rows, "length/truncated", AMBER)
     panel.finish()
     return figure
 
 
-def reflection(rows: Rows) -> Figure:
-    figure = Figure(figsize=(9, 2.9), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    panel = Panel(left, "Responses with a term", percent=True)
+def reflection(rows: Rows, narrow: bool) -> Figure:
+    figure, (left, middle, right) = _panels(3, 3, 2.9, narrow)
+    panel = Panel(left, "Responses with a term", "% of replies")
     panel.metric(rows, "reflection/fraction", VIOLET)
     panel.finish(top=1)
-    panel = Panel(middle, "Terms a response")
+    panel = Panel(middle, "Terms a response", "terms")
     panel.metric(rows, "reflection/per_response", VIOLET)
     panel.finish()
-    panel = Panel(right, "Terms per 1,000 tokens")
-    panel.metric(rows, "reflection/per_1k_tokens", VIOLET, "all ten")
+    panel = Panel(right, "Density of terms", "per 1,000 tokens")
+    panel.metric(rows, "reflection/per_1k_tokens", VIOLET, "all")
     panel.metric(rows, "reflection/wait_per_1k_tokens", GREY, "“wait”")
     panel.finish()
     return figure
 
 
-def diagnostics(rows: Rows) -> Figure:
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    axes = figure.subplots(2, 4).flat
-    for title, percent, lines in (
-        ("KL to reference", False, {"kl": ""}),
-        ("Entropy, nats", False, {"entropy": ""}),
-        ("Tokens clipped", True, {"clip/low": "low", "clip/high": "high"}),
-        ("Gradient norm", False, {"grad_norm": ""}),
-        ("Groups without signal", True, {"groups/zero_std": ""}),
-        ("Sampler − trainer log p", False, {"sampler/logp_diff": ""}),
-        ("Busiest expert’s load", False, {"router/max_load": ""}),
+def diagnostics(rows: Rows, narrow: bool) -> Figure:
+    shown = (
+        ("KL to reference", "nats a token", {"kl": ""}),
+        ("Entropy", "nats a token", {"entropy": ""}),
+        ("Tokens clipped", "% of tokens", {"clip/low": "low", "clip/high": "high"}),
+        ("Gradient norm", "L2", {"grad_norm": ""}),
+        ("Groups without signal", "% of groups", {"groups/zero_std": ""}),
+        ("|Sampler − trainer|", "nats a token", {"sampler/logp_diff": ""}),
+        ("Busiest expert’s load", "times the mean", {"router/max_load": ""}),
         (
-            "Seconds a step",
-            False,
+            "Time a step",
+            "seconds",
             {"time/rollout": "rollout", "time/reward": "reward", "time/update": "update"},
         ),
-    ):
-        panel = Panel(next(axes), title, percent)
+    )
+    figure, axes = _panels(len(shown), 4, 2.3, narrow)
+    for ax, (title, unit, lines) in zip(axes, shown, strict=True):
+        panel = Panel(ax, title, unit)
         for (name, label), color in zip(lines.items(), (BLUE, AMBER, GREEN), strict=False):
             panel.metric(rows, name, color, label)
         panel.finish()
     return figure
 
 
-FIGURES: tuple[Callable[[Rows], Figure], ...] = (
+Draw = Callable[[Rows, bool], Figure]
+FIGURES: tuple[Draw, ...] = (
     takeoff,
+    moment,
     comparison,
     accuracy,
     length,
@@ -266,12 +328,31 @@ FIGURES: tuple[Callable[[Rows], Figure], ...] = (
 )
 
 
-def save_figures(rows: Rows, folder: Path) -> dict[str, Path]:
-    """Draws every figure into `folder` as a PNG; returns their paths by name."""
+def figures_of(rows: Rows) -> list[Draw]:
+    """The figures that a run has something for."""
+    left_out = set()
+    if not _exists(rows, "reflection/fraction"):
+        left_out.add(reflection)
+    if takeoff_steps(rows) is None:
+        left_out.add(moment)
+    return [draw for draw in FIGURES if draw not in left_out]
+
+
+def save_figures(rows: Rows, folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Draws the run's figures into `folder`, as NAME.png and NAME_narrow.png, and removes those of
+    an earlier report; returns the two paths by name."""
     folder.mkdir(parents=True, exist_ok=True)
+    for draw in FIGURES:
+        for path in _paths(folder, draw):
+            path.unlink(missing_ok=True)
     paths = {}
     with matplotlib.rc_context(STYLE):
-        for draw in FIGURES:
-            path = paths[draw.__name__] = folder / f"{draw.__name__}.png"
-            draw(rows).savefig(path)
+        for draw in figures_of(rows):
+            paths[draw.__name__] = _paths(folder, draw)
+            for path, narrow in zip(_paths(folder, draw), (False, True), strict=True):
+                draw(rows, narrow).savefig(path)
     return paths
+
+
+def _paths(folder: Path, draw: Draw) -> tuple[Path, Path]:
+    return folder / f"{draw.__name__}.png", folder / f"{draw.__name__}_narrow.png"

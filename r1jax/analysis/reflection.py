@@ -31,6 +31,19 @@ REFLECTIVE_TERMS = (
 TERM_PATTERN = re.compile(rf"\b({'|'.join(REFLECTIVE_TERMS)})\b", re.IGNORECASE)
 
 
+# Tasks, and kinds of problem, whose reply is a text and not the solution of a problem.
+_NO_THOUGHTS = ("stories", "words")
+
+
+def has_thoughts(task: str) -> bool:
+    """Whether replies to `task` (RunConfig.task, or a problem's kind) hold a chain of thought.
+
+    Where they hold none, as in a story, "but" and "wait" are words like others: nothing about
+    reflection is then to be said, drawn or logged.
+    """
+    return task not in _NO_THOUGHTS
+
+
 def count_terms(text: str) -> dict[str, int]:
     """Occurrences of each reflective term in `text`, zeros included."""
     counts = dict.fromkeys(REFLECTIVE_TERMS, 0)

@@ -1,6 +1,11 @@
 import pytest
 
-from r1jax.analysis.reflection import REFLECTIVE_TERMS, count_terms, reflection_metrics
+from r1jax.analysis.reflection import (
+    REFLECTIVE_TERMS,
+    count_terms,
+    has_thoughts,
+    reflection_metrics,
+)
 
 
 def test_terms_are_whole_words_in_any_case():
@@ -31,3 +36,9 @@ def test_metrics_are_normalised_per_response_and_per_1k_tokens():
 def test_metrics_reject_counts_that_do_not_fit(replies, tokens):
     with pytest.raises(ValueError, match="token counts"):
         reflection_metrics([count_terms("a")] * replies, tokens)
+
+
+def test_stories_have_no_thoughts():
+    assert [has_thoughts(task) for task in ("countdown", "gsm8k", "stories", "words")] == [
+        True, True, False, False
+    ]  # fmt: skip
