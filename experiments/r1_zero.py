@@ -29,6 +29,7 @@ from jax.sharding import Mesh
 
 from experiments import cli
 from r1jax import sharding
+from r1jax.analysis.reflection import has_thoughts
 from r1jax.analysis.report import write_report
 from r1jax.config import RunConfig
 from r1jax.data.tasks import make_task
@@ -77,7 +78,7 @@ def main(args: list[str]) -> None:
     if jax.process_index() == 0 and run.at > 0:
         report = write_report(run.out)
         rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
-        for line in summary(*rows, report):
+        for line in summary(*rows, report, has_thoughts(cfg.task)):
             print(line)
         print(f"time                {time.perf_counter() - started:.0f} s")
     run.check_ended()

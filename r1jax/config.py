@@ -394,7 +394,9 @@ class RunConfig:
     resume: Resume = "no"
     seed: int = 0
     steps: int = 50
-    evaluate_every: int = 5
+    # Held-out evaluations: at each of the first steps, in which a take-off may lie, then rarely.
+    evaluate_dense: int = 8
+    evaluate_every: int = 10
     evaluate_samples: int = 128  # held-out replies at each evaluation
     final_samples: int = 1024  # and at the first and the last
     checkpoint_every: int = 10
@@ -416,6 +418,10 @@ class RunConfig:
             "final_samples",
             "checkpoint_every",
             "grading_workers",
+        )
+        check(
+            self.evaluate_dense >= 0 and self.checkpoint_minutes >= 0,
+            "RunConfig.evaluate_dense and checkpoint_minutes must not be negative",
         )
         check(
             0 < self.heldout_share < 1,

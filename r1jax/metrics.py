@@ -195,9 +195,13 @@ def first_reflective(samples: Sequence[Row]) -> Row | None:
 
 
 def summary(
-    metrics: Sequence[Row], samples: Sequence[Row], report: Path | None = None
+    metrics: Sequence[Row],
+    samples: Sequence[Row],
+    report: Path | None = None,
+    thoughts: bool = True,
 ) -> list[str]:
-    """The few lines that say at the end of a run what became of it, from start to end."""
+    """The few lines that say at the end of a run what became of it, from start to end.
+    thoughts: whether its replies have any, so that reflective terms mean something."""
     lines = []
     if accuracy := first_and_last(metrics, "heldout/accuracy"):
         lines.append("held-out accuracy   {:.1%} → {:.1%}".format(*accuracy))
@@ -213,7 +217,9 @@ def summary(
             "replies reflecting  {:.1%} → {:.1%}".format(*fraction)
             + " ({:.2g} → {:.2g} terms a reply)".format(*terms)
         )
-    if aha := first_reflective(samples):
+    if not thoughts:
+        pass
+    elif aha := first_reflective(samples):
         lines.append(f"first correct reply that reflects: step {aha['step']}")
     else:
         lines.append("no logged reply is both correct and reflective")

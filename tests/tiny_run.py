@@ -31,6 +31,7 @@ from r1jax.sharding import make_mesh
 CONFIG = RunConfig(
     model=small.config(vocab=len(VOCABULARY), expert_ffn=11, context=32),
     steps=3,
+    evaluate_dense=0,
     evaluate_every=2,
     evaluate_samples=8,
     final_samples=16,

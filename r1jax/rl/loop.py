@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from r1jax import optim, sharding
+from r1jax.analysis.reflection import has_thoughts
 from r1jax.checkpoint import abstract_like
 from r1jax.config import InputError, RunConfig, check
 from r1jax.data.pipeline import stream
@@ -24,6 +25,7 @@ from r1jax.data.tasks import Task
 from r1jax.model.params import Weights
 from r1jax.rewards.components import COMPONENTS, language, overlong
 from r1jax.rewards.grading import Grader
+from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.grpo import PolicyState, grpo_step
 from r1jax.rl.rollout import Sample, draw, sample_metrics
 from r1jax.rl.types import Rollout, make_rollout
@@ -43,12 +45,14 @@ HELDOUT_KEYS = tuple(
 
 # What a run's key is folded with, so that no two uses of it draw the same.
 TRAINING, EVALUATION, SHUFFLING = range(3)
+TRACKED = 8  # held-out problems whose greedy replies are kept at every evaluation
+Shown = dict[str, Sequence[Sample]]  # replies by split
 
 
 def mixed(group: Sequence[Sample]) -> bool:
     """Some of the graded replies are right, and not all (DAPO, eq. 11): other parts of the reward,
     such as a penalty for length, make no group worth more draws."""
-    right = [s.correct for s in group if s.grade.outcome != "failed"]
+    right = [s.correct for s in group if s.graded]
     return any(right) and not all(right)
 
 
@@ -107,42 +111,43 @@ class Trainer:
             grpo_step, model=cfg.model, cfg=cfg.rl, optim_cfg=cfg.optim, sampling=cfg.sampling
         )
 
-    def evaluate_if_due(
-        self, weights: Weights, step: int
-    ) -> tuple[dict[str, float | None], list[Sample]]:
-        """Held-out metrics and replies: many at the first and the last step, fewer every
-        `evaluate_every` steps, absent values and no replies at the others."""
+    def evaluate_if_due(self, weights: Weights, step: int) -> tuple[dict[str, float | None], Shown]:
+        """Held-out metrics and replies: many at the first and the last step, fewer at the others
+        that are evaluated (`evaluation_steps`), absent values and no replies elsewhere."""
         cfg = self.cfg
         if step in (0, cfg.steps):
             return self.evaluate(weights, step, cfg.final_samples)
-        if step % cfg.evaluate_every == 0:
+        if step in evaluation_steps(cfg.steps, cfg.evaluate_every, cfg.evaluate_dense):
             return self.evaluate(weights, step, cfg.evaluate_samples)
-        return dict.fromkeys(HELDOUT_KEYS), []
+        return dict.fromkeys(HELDOUT_KEYS), {}
 
     def evaluate(
         self, weights: Weights, step: int, count: int
-    ) -> tuple[dict[str, float | None], list[Sample]]:
-        """`count` sampled held-out replies, and a greedy one to each of as many problems."""
+    ) -> tuple[dict[str, float | None], Shown]:
+        """`count` sampled held-out replies, and a greedy one to each of as many problems. Of the
+        same few problems each time (split "tracked"), so that one sees them change."""
         heldout = self.task.heldout
         group = -(-count // len(heldout))
-        # Evenly over the held-out problems, where there are more of them than replies.
-        n = min(count, len(heldout))
-        asked = [(i, heldout[i]) for i in (k * len(heldout) // n for k in range(n))]
+        asked, tracked = evenly(len(heldout), count), evenly(len(heldout), TRACKED)
         key = jax.random.fold_in(jax.random.fold_in(self.key, EVALUATION), step)
+        ask = functools.partial(draw, grader=self.grader, task=self.task, weights=weights, key=key)
         # The first are graded while the second are drawn.
-        sampled = draw(self.engine, self.grader, self.task, weights, asked, group, key)
-        greedy, _ = draw(self.greedy, self.grader, self.task, weights, asked, 1, key)()
+        sampled = ask(self.engine, questions=[(i, heldout[i]) for i in asked], group=group)
+        once = list(dict.fromkeys((*asked, *tracked)))
+        greedy, _ = ask(self.greedy, questions=[(i, heldout[i]) for i in once], group=1)()
         samples, _ = sampled()
         metrics = sample_metrics(samples)
-        values = (
-            metrics["reward/accuracy"],
-            sample_metrics(greedy)["reward/accuracy"],
-            float(np.mean([s.grade.reward for s in samples])),
-            metrics["length/mean"],
-            metrics["length/truncated"],
-            metrics["reflection/fraction"],
-        )
-        return dict(zip(HELDOUT_KEYS, values, strict=True)), samples
+        values = {
+            "accuracy": metrics["reward/accuracy"],
+            "greedy": sample_metrics(greedy[: len(asked)])["reward/accuracy"],
+            "reward": float(np.mean([s.grade.reward for s in samples if s.graded] or [0.0])),
+            "length": metrics["length/mean"],
+            "truncated": metrics["length/truncated"],
+            "reflection": metrics.get("reflection/fraction"),
+        }
+        by_problem = dict(zip(once, greedy, strict=True))
+        found = {f"heldout/{name}": value for name, value in values.items()}
+        return found, {"heldout": samples, "tracked": [by_problem[i] for i in tracked]}
 
     def rollout(
         self, weights: Weights, step: int, position: int
@@ -230,28 +235,32 @@ def train(
         state, note = restored or (new_policy(cfg, base(), mesh), {"position": 0})
         position = note["position"]
         for step in run.steps():
-            heldout, replies = trainer.evaluate_if_due(state.train.weights, step)
-            if step == 0:
-                say(gate(replies))
+            heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
+            if step == 0 and any(has_thoughts(p.kind) for p in task.heldout):
+                say(gate(shown["heldout"]))
             samples, seconds, position = trainer.rollout(state.train.weights, step, position)
             check_graders(samples, step)
             rollout = trainer.rollout_of(samples)
             state, metrics = trainer.update(state, rollout, step, samples, seconds)
             if metrics["reward/mean"] == 0 and step == run.first:
                 say(f"warning: every reward of step {step} is 0: no reply was right or in form")
-            rows = _rows(task, step, heldout=replies, train=samples)
+            rows = _rows(task, step, shown | {"train": samples})
             run.log(step, metrics | heldout, rows, rollout)
             run.end_step(state, metrics, rollout, functools.partial(dict, position=position))
         if run.stopped is None:
-            heldout, replies = trainer.evaluate_if_due(state.train.weights, cfg.steps)
-            absent = dict.fromkeys((*sample_metrics(replies), *UPDATE_KEYS))
-            run.log(cfg.steps, absent | heldout, _rows(task, cfg.steps, heldout=replies))
+            heldout, shown = trainer.evaluate_if_due(state.train.weights, cfg.steps)
+            absent = dict.fromkeys((*sample_metrics(shown["heldout"]), *UPDATE_KEYS))
+            run.log(cfg.steps, absent | heldout, _rows(task, cfg.steps, shown))
     return run
 
 
-def _rows(task: Task, step: int, **samples: Sequence[Sample]) -> list[dict]:
-    """Lines of samples.jsonl, by split."""
-    return [s.row(step, split, task) for split, some in samples.items() for s in _to_show(some)]
+def _rows(task: Task, step: int, shown: Shown) -> list[dict]:
+    """Lines of samples.jsonl, by split: a few of each, but for those that are tracked."""
+    return [
+        s.row(step, split, task)
+        for split, some in shown.items()
+        for s in (some if split == "tracked" else _to_show(some))
+    ]
 
 
 def check_graders(samples: Sequence[Sample], step: int) -> None:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from r1jax import processes
-from r1jax.analysis.reflection import count_terms, reflection_metrics
+from r1jax.analysis.reflection import count_terms, has_thoughts, reflection_metrics
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import Task
 from r1jax.model.params import Weights
@@ -45,6 +45,11 @@ class Sample:
     @property
     def reflective_terms(self) -> int:
         return sum(self.terms.values())
+
+    @property
+    def graded(self) -> bool:
+        """Whether its grader gave an answer: one that failed says nothing about the reply."""
+        return self.grade.outcome != "failed"
 
     @property
     def correct(self) -> bool:
@@ -138,7 +143,7 @@ def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:
     def mean(values: np.ndarray) -> float | None:
         return float(values.mean()) if values.size else None
 
-    graded = [s.grade.components for s in samples if s.grade.outcome != "failed"]
+    graded = [s.grade.components for s in samples if s.graded]
     components = {
         f"reward/{name}": mean(np.array([of_one[name] for of_one in graded]))
         for name in samples[0].grade.components
@@ -153,5 +158,12 @@ def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:
         "length/correct": mean(length[correct]),
         "length/incorrect": mean(length[~correct]),
         "length/truncated": mean(np.array([s.completion.truncated for s in samples])),
-        **reflection_metrics([s.terms for s in samples], length.tolist()),
+        **_reflection(samples, length.tolist()),
     }
+
+
+def _reflection(samples: Sequence[Sample], length: list[int]) -> dict[str, float]:
+    """Of replies that have thoughts; of a mere text, reflective terms mean nothing."""
+    if not any(has_thoughts(s.problem.kind) for s in samples):
+        return {}
+    return reflection_metrics([s.terms for s in samples], length)

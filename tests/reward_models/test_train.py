@@ -228,7 +228,8 @@ def test_every_number_of_a_published_recipe_has_a_source_or_is_marked_unreported
     # How it is run here, what is made where there is no data, and what the kind does not use.
     ours = {
         "optim", "data", "tokenizer", "mesh", "out", "resume", "seed", "heldout_most",
-        "evaluate_every", "checkpoint_every", "checkpoint_minutes", "log", "made", "made_longer", "made_mistaken",
+        "evaluate_every", "checkpoint_every", "checkpoint_minutes", "log", "made", "made_longer",
+        "made_mistaken",
     } | ({"min_gap", "balance"} if name == "safety_paper" else set())  # fmt: skip
     for f in dataclasses.fields(cfg):
         assert (f.name in sources) != (f.name in ours), f.name
