@@ -4,61 +4,25 @@
     python -m experiments.sft --model=DIR --data=... --mesh=2x4 --export=OUT
     python -m experiments.sft --resume                  # go on where it was stopped
 
-DIR is a Hugging Face directory, or the folder of a run. A row of --data is {"prompt", "completion"}
-or {"messages"}, of which the chat template makes the prompt and the last, the assistant's, is the
-completion. Only completions are trained on. The run leaves metrics.jsonl, TensorBoard events and
-checkpoints in --out; --export also writes the result as a Hugging Face directory, as
-experiments.export does later.
+DIR is a Hugging Face directory, or the folder of a run. A row of --data is {"messages"}, {"prompt",
+"completion"}, {"conversations"} or {"instruction", "output"}; only the last reply is trained on.
+The prompt is of the model's --conversation: by its chat template if it has one, else as it stands.
+The run leaves metrics.jsonl, TensorBoard events and checkpoints in --out; --export also writes the
+result as a Hugging Face directory, as experiments.export does later.
 """
 
 import dataclasses
-import functools
 from pathlib import Path
-from typing import Any
 
 from experiments import cli
 from experiments.export import export
 from r1jax import sharding
 from r1jax.config import SFTConfig, check, load_config
-from r1jax.data.chat import ChatTemplate, check_messages
-from r1jax.data.packing import Document
-from r1jax.data.rows import Place, field, read_rows
-from r1jax.data.tokenizer import Tokenizer
+from r1jax.data.documents import read_documents
 from r1jax.metrics import first_and_last, read_jsonl
 from r1jax.model.params import weight_specs
 from r1jax.models import first_weights, open_model
 from r1jax.sft import train
-
-
-def read_documents(cfg: SFTConfig, tokenizer: Tokenizer) -> list[Document]:
-    """(prompt, completion and eos) tokens of each row. Raises InputError that names the line."""
-
-    @functools.cache
-    def template() -> ChatTemplate:
-        return ChatTemplate.load(cfg.tokenizer)
-
-    def parse(row: dict[str, Any], _: Place) -> Document:
-        if "messages" in row:
-            check_messages(row["messages"])
-            *asked, last = row["messages"]
-            check(last["role"] == "assistant", "the last message must be the assistant's")
-            prompt = template().render(asked)
-            completion = field(last, "content", str)
-        else:
-            prompt, completion = field(row, "prompt", str), field(row, "completion", str)
-        return document(tokenizer, prompt, completion)
-
-    return read_rows(cfg.data, parse)
-
-
-def document(tokenizer: Tokenizer, prompt: str, completion: str) -> Document:
-    """Encoded as one text, so that the tokens between the two are those that a model would draw;
-    a token that holds the end of the prompt and the beginning of the completion is trained on."""
-    before = tokenizer.encode_prompt(prompt)
-    whole = [*tokenizer.encode_prompt(prompt + completion), tokenizer.eos_id]
-    same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), None)
-    cut = len(before) if same is None else same
-    return whole[:cut], whole[cut:]
 
 
 def starting_config(args: list[str]) -> SFTConfig:
@@ -72,7 +36,12 @@ def starting_config(args: list[str]) -> SFTConfig:
     source = open_model(folder or "")
     # Small updates would be lost in bfloat16 parameters.
     model = dataclasses.replace(source.config, param_dtype="float32")
-    return SFTConfig(model=model, base=str(source.path), tokenizer=source.files)
+    return SFTConfig(
+        model=model,
+        base=str(source.path),
+        tokenizer=source.files,
+        conversation=source.conversation_name,
+    )
 
 
 def main(args: list[str]) -> None:
@@ -81,15 +50,19 @@ def main(args: list[str]) -> None:
     check(bool(cfg.data), "--data=FILE is needed")
     taken = target and Path(target).exists() and any(Path(target).iterdir())
     check(not taken, f"--export={target}: already exists, and is not empty")
-    tokenizer = open_model(cfg.base).tokenizer()
-    documents = read_documents(cfg, tokenizer)
+    conversation = open_model(cfg.base).conversation(cfg.conversation)
+    documents = read_documents(cfg, conversation)
     mesh = sharding.make_mesh(cfg.mesh)
     print(
         f"SFT: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
         f"{len(documents):,} documents, mesh {cfg.mesh}"
     )
     run = train(
-        cfg, documents, tokenizer.pad_id, mesh, lambda: first_weights(cfg.base, cfg.model, mesh)
+        cfg,
+        documents,
+        conversation.tokenizer.pad_id,
+        mesh,
+        lambda: first_weights(cfg.base, cfg.model, mesh),
     )
     losses = first_and_last(read_jsonl(run.folder / "metrics.jsonl"), "nll")
     if losses:

@@ -13,11 +13,16 @@ from typing import Literal, TypeVar
 import dacite
 
 Config = TypeVar("Config")
-# The forms that data can have (`r1jax.data.sources.READERS`).
+# What can be asked: each names the form of its data, too (`r1jax.data.sources.READERS`).
 TaskName = Literal[
     "countdown", "stories", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa",
     "humaneval", "mbpp", "livecodebench", "codeforces", "gym",
 ]  # fmt: skip
+
+# How the model is asked and answers (`r1jax.data.conversation`). auto: by its chat template if it
+# has one, else by R1-Zero's prompt where problems are asked, and plainly where a text goes on.
+ConversationName = Literal["auto", "plain", "r1_zero", "chat"]
+Long = Literal["stop", "drop"]  # what a prompt or document that is too long does to the run
 
 # Whether a run goes on from what its folder holds: it must not hold a run (no), it must (yes), or
 # either will do (auto, for job scripts).
@@ -384,6 +389,8 @@ class RunConfig:
     # empty: the embedded ones (countdown, stories).
     data: str = ""
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
+    long_prompts: Long = "stop"  # what a prompt of more than sampling.max_prompt tokens does
+    conversation: ConversationName = "auto"  # auto: chat if there is a template, else r1_zero
     tokenizer: str = ""  # tokenizer.json, or its directory; empty: the embedded words
     # embedded | train | random | a run's folder | a .safetensors file | a Hugging Face directory,
     # with which --model=DIR sets model and tokenizer too
@@ -442,14 +449,17 @@ class SFTConfig:
     model: ModelConfig
     base: str  # the Hugging Face directory, or the folder of a run, that it starts from
     tokenizer: str  # the directory of its tokenizer, or tokenizer.json
-    data: str = ""  # jsonl: "prompt" and "completion", or "messages"
+    data: str = ""  # rows of "prompt" and "completion", or "messages"
+    bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
+    long_documents: Long = "stop"  # what a document of more than `length` tokens does
+    conversation: ConversationName = "auto"  # auto: chat if there is a template, else plain
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     out: str = "runs/sft"
     resume: Resume = "no"
     seed: int = 0
     epochs: float = 2.0  # [R1, supplement: 2 to 3]
     rows: int = 8  # of packed documents, an update
-    length: int = 512  # tokens a row; a longer document is an error, never cut
+    length: int = 512  # tokens a row; a longer document is never cut
     log_every: int = 1  # updates
     checkpoint_every: int = 100  # updates
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never

@@ -4,14 +4,15 @@ one; and the weights that a run begins with."""
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
-from r1jax.config import ModelConfig, RunConfig, SFTConfig, check, load_config
+from r1jax.config import ConversationName, ModelConfig, RunConfig, SFTConfig, check, load_config
+from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
 from r1jax.model.params import Weights
@@ -40,12 +41,20 @@ UNROLLED = 8  # layers, at most, that are compiled one by one where a preset say
 class OnDisk:
     """config: as it is stored. weights: reads them for a config of the same shape, in its
     param_dtype where the directory is Hugging Face's. files: where the tokenizer is; empty for the
-    embedded one."""
+    embedded one. conversation_name: the one that its run was told to have."""
 
     path: Path
     config: ModelConfig
     weights: Callable[[ModelConfig, Mesh], Weights]
     files: str
+    conversation_name: ConversationName = "auto"
+
+    def conversation(
+        self, wanted: ConversationName = "auto", otherwise: Literal["plain", "r1_zero"] = "plain"
+    ) -> Conversation:
+        """As `make_conversation`; where `wanted` is auto, the one that its run was told to have."""
+        name = self.conversation_name if wanted == "auto" else wanted
+        return make_conversation(self.tokenizer(), self.files, name, otherwise)
 
     def tokenizer(self) -> Tokenizer:
         """Raises InputError if it has tokens that the model does not know."""
@@ -74,7 +83,11 @@ def open_model(path: str | Path) -> OnDisk:
         else load_config(SFTConfig, path / "config.json")
     )
     return OnDisk(
-        path, run.model, lambda m, mesh: checkpoint.load_weights(path, m, mesh), run.tokenizer
+        path,
+        run.model,
+        lambda m, mesh: checkpoint.load_weights(path, m, mesh),
+        run.tokenizer,
+        run.conversation,
     )
 
 
@@ -95,7 +108,10 @@ def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
     # A loop over few layers costs more than their code takes to compile.
     scan = cfg.model.scan_layers or source.config.layers > UNROLLED
     model = dataclasses.replace(source.config, scan_layers=scan, **how)
-    return dataclasses.replace(cfg, model=model, base=folder, tokenizer=source.files)
+    asks = source.conversation_name if cfg.conversation == "auto" else cfg.conversation
+    return dataclasses.replace(
+        cfg, model=model, base=folder, tokenizer=source.files, conversation=asks
+    )
 
 
 def with_vocab(cfg: Trained, vocab: int) -> Trained:

@@ -38,6 +38,14 @@ class ChatTemplate:
             reason = f"line {error.lineno}: {_one_line(error.message)}"
             raise InputError(f"{where}: chat_template: {reason}") from None
 
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether `load` finds one there; it may be malformed."""
+        path = Path(path)
+        folder = path if path.is_dir() else path.parent
+        config = read_object(folder / "tokenizer_config.json") or {}
+        return (folder / "chat_template.jinja").is_file() or bool(config.get("chat_template"))
+
     @classmethod
     def load(cls, path: str | Path) -> "ChatTemplate":
         """Of a model's directory, or of the tokenizer.json in it.

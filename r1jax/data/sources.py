@@ -17,9 +17,9 @@ from typing import Any, Protocol, get_args
 
 from r1jax.config import InputError, check
 from r1jax.data import program_sources
+from r1jax.data.boxed import last_boxed
 from r1jax.data.problems import Kind, Problem
 from r1jax.data.rows import Bad, Place, field, read_jsonl, read_rows, warn
-from r1jax.rewards.format import last_boxed
 from r1jax.rewards.gym import gym_problems
 
 __all__ = ["READERS", "Reader", "field", "read_countdown", "read_gsm8k", "read_jsonl"]
@@ -185,7 +185,7 @@ def _countdown(row: dict[str, Any]) -> Problem:
 
 def _numbers(row: dict[str, Any]) -> tuple[int, ...]:
     numbers = field(row, "numbers", list)
-    # An expression has no way to write a negative operand (rewards/countdown.py).
+    # An expression has no way to write a negative operand.
     check(
         bool(numbers) and all(type(n) is int and n >= 0 for n in numbers),
         'field "numbers" must be a non-empty list of non-negative integers',

@@ -1,13 +1,16 @@
 """A task: problems to train and to test on, and how the model reads and answers them."""
 
 import dataclasses
+import difflib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from r1jax.config import InputError, RunConfig, check
+from r1jax.config import InputError, Long, RunConfig, check
 from r1jax.data import countdown, stories, templates
+from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.pipeline import Mixture
 from r1jax.data.problems import Problem
 from r1jax.data.rows import Bad
@@ -20,19 +23,30 @@ EMBEDDED = {"countdown": countdown.split, "stories": stories.split}
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    tokenizer: Tokenizer
+    conversation: Conversation
     mixture: Mixture[Problem]  # to train on
     heldout: Sequence[Problem]
-    template: Callable[[str], str]  # a question -> what the model reads
-    opening: str  # how every reply begins, because the prompt ends with it
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.conversation.tokenizer
 
     @functools.cached_property
     def train(self) -> list[Problem]:
         return [problem for problems, _ in self.mixture for problem in problems]
 
     def prompt(self, problem: Problem) -> list[int]:
-        """Token ids, after the beginning-of-sequence token where the tokenizer has one."""
-        return self.tokenizer.encode_prompt(self.template(problem.prompt))
+        """Token ids, after the beginning-of-sequence token where the tokenizer has one. Raises
+        InputError that names the problem, if its question holds the chat template's own tokens."""
+        try:
+            return self.conversation.prompt_ids(problem.prompt)
+        except InputError as error:
+            raise InputError(f"problem {problem.id}: {error}") from None
+
+    @functools.cached_property
+    def opening(self) -> str:
+        """How every reply begins, because every prompt ends with it."""
+        return self.conversation.opening(self.conversation.prompt(self.train[0].prompt))
 
     def text(self, reply: Sequence[int]) -> str:
         """The whole reply as text, without the token that ends it."""
@@ -51,14 +65,8 @@ def make_task(cfg: RunConfig) -> Task:
         bool(cfg.tokenizer) or cfg.task == "countdown",
         f"--task={cfg.task} needs --tokenizer=FILE, or --model=DIR which has one",
     )
-    template: Callable[[str], str]
-    if cfg.tokenizer:
-        tokenizer, template, opening = Tokenizer.load(cfg.tokenizer), templates.r1_zero, ""
-        if cfg.task == "stories":
-            template = templates.bare
-    else:
-        tokenizer = Tokenizer.words(countdown.VOCABULARY)
-        template, opening = templates.opened, "<think> "
+    words = countdown.VOCABULARY
+    tokenizer = Tokenizer.load(cfg.tokenizer) if cfg.tokenizer else Tokenizer.words(words)
     if not cfg.data:
         train, heldout = EMBEDDED[cfg.task](cfg.heldout_share)
         mixture = [(train, 1.0)]
@@ -67,37 +75,90 @@ def make_task(cfg: RunConfig) -> Task:
         if not cfg.tokenizer:
             given = [([_in_words(p, cfg.data) for p in some], weight) for some, weight in given]
         mixture, heldout = _split(given, cfg.heldout_share)
-    task = Task(tokenizer, mixture, heldout, template, opening)
-    check(
-        all(train for train, _ in mixture) and bool(heldout),
-        f"{cfg.data or 'the embedded problems'}: RunConfig.heldout_share={cfg.heldout_share} "
-        f"leaves {len(task.train)} problems to train on and {len(heldout)} held out",
+    _check_shares(cfg, mixture, heldout)
+    # A story goes on from its first sentence; other problems are asked.
+    otherwise = "plain" if cfg.task == "stories" else "r1_zero"
+    conversation = make_conversation(tokenizer, cfg.tokenizer, cfg.conversation, otherwise)
+    return Task(conversation, mixture, heldout)
+
+
+def _check_shares(cfg: RunConfig, mixture: Mixture[Problem], heldout: Sequence[Problem]) -> None:
+    """Raises InputError if there is nothing to train on (or nothing of one file), or held out."""
+    name, count = cfg.data or "the embedded problems", sum(len(train) for train, _ in mixture)
+    said = (
+        f"{name}: RunConfig.heldout_share={cfg.heldout_share} leaves {count:,} problems to train "
+        f"on and {len(heldout):,} held out"
     )
-    return task
+    if count + len(heldout) == 1:
+        raise InputError(f"{name}: there is one problem; one to train on and one held out is least")
+    check(count > 0 and len(heldout) > 0, said)
+    empty = next((i for i, (train, _) in enumerate(mixture) if not train), None)
+    if empty is not None:
+        raise InputError(f"{said}: of {parse_data(cfg.data)[empty][1]} all are held out")
 
 
-def parse_data(data: str) -> list[tuple[str, str, float | None]]:
+def fit_prompts(task: Task, limit: int, policy: Long) -> tuple[Task, str]:
+    """The task whose prompts have at most `limit` tokens, and a line that says how many others
+    were left out, "" if none.
+
+    Raises InputError with their number and the longest if policy is stop, or if nothing would be
+    left to train on (of any one source) or to test on.
+    """
+    problems = [*task.train, *task.heldout]
+    lengths = {id(problem): len(task.prompt(problem)) for problem in problems}
+    long = [problem for problem in problems if lengths[id(problem)] > limit]
+    if not long:
+        return task, ""
+    worst = max(long, key=lambda problem: lengths[id(problem)])
+    tokens = lengths[id(worst)]
+    said = (
+        f"{len(long):,} of {len(problems):,} prompts have more than SamplingConfig.max_prompt="
+        f"{limit:,} tokens; the longest, of problem {worst.id}, has {tokens:,}"
+    )
+    advice = f"--sampling.max-prompt={tokens} takes all, --long-prompts=drop leaves them out"
+    check(policy == "drop", f"{said}: {advice}")
+
+    def fitting(some: Sequence[Problem]) -> list[Problem]:
+        return [problem for problem in some if lengths[id(problem)] <= limit]
+
+    mixture = [(fitting(some), weight) for some, weight in task.mixture]
+    heldout = fitting(task.heldout)
+    left = all(some for some, _ in mixture) and bool(heldout)
+    check(left, f"{said}: without them a file has none left to train on, or none is held out")
+    return dataclasses.replace(task, mixture=mixture, heldout=heldout), f"{said}: left out"
+
+
+def parse_data(data: str, flag: str = "--data") -> list[tuple[str, str, float | None]]:
     """(task or "", file, weight) of each part of "[TASK=]FILE[:WEIGHT],...".
 
-    Either all parts have a weight or none has. Raises InputError that names the part at fault.
+    Either all parts have a weight or none has. Raises InputError that names the part at fault: so
+    does a word before "=" that is no task, unless the whole is the name of a file that exists.
     """
     parts = []
     for part in data.split(","):
-        task, _, file = part.partition("=")
-        if task not in READERS:  # the file's name has the sign
-            task, file = "", part
-        file, colon, weight = file.rpartition(":") if ":" in file else (file, "", "")
+        name, colon, weight = part.rpartition(":") if ":" in part else (part, "", "")
         if colon:
             try:
                 share = float(weight)
             except ValueError:
                 raise InputError(f"{part}: {weight!r} is not a weight") from None
             check(0 < share < float("inf"), f"{part}: the weight must be positive")
+        task, sign, file = name.partition("=")
+        if task not in READERS:  # or the file's name has the sign
+            known = not sign or not task.isidentifier() or Path(name).exists()
+            check(known, f"{flag}={part}: {_no_task(task)}, and there is no file {name}")
+            task, file = "", name
         check(bool(file), f"{data}: a file has no name")
         parts.append((task, file, share if colon else None))
     weighted = sum(weight is not None for *_, weight in parts)
     check(weighted in (0, len(parts)), f"{data}: give all files a weight, FILE:WEIGHT, or none")
     return parts
+
+
+def _no_task(name: str) -> str:
+    near = difflib.get_close_matches(name, READERS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(READERS)}"
+    return f"no task is called {name!r} ({hint})"
 
 
 def read_mixture(data: str, task: str, bad: Bad) -> Mixture[Problem]:

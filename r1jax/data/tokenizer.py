@@ -5,6 +5,7 @@ Neither direction adds or removes anything by itself: `encode` adds no special t
 """
 
 import codecs
+import copy
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,7 @@ class Tokenizer:
     eos_id, pad_id: pad is eos where the model has no token of its own for it.
     eos_ids: every token that the model is told ends a reply, eos_id among them.
     end_ids: eos_ids and bos, with which a base model that goes on begins another document.
+    added_ids: the tokens that stand beside the vocabulary proper, all special ones among them.
     """
 
     def __init__(
@@ -51,6 +53,13 @@ class Tokenizer:
         self.bos_id: int | None = None if bos is None else ids[bos]
         self.eos_ids = frozenset((self.eos_id, *stops))
         self.end_ids = self.eos_ids | ({self.bos_id} if self.bos_id is not None else set())
+        self.added_ids = frozenset(backend.get_added_tokens_decoder())
+
+    def ending(self, *ids: int) -> "Tokenizer":
+        """The same, to which these tokens, too, end a reply."""
+        other = copy.copy(self)
+        other.eos_ids, other.end_ids = self.eos_ids | set(ids), self.end_ids | set(ids)
+        return other
 
     @classmethod
     def words(cls, vocab: Sequence[str]) -> "Tokenizer":
