@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import subprocess
 import sys
 
 import llama
@@ -11,6 +12,7 @@ from test_bad_input import error_of  # noqa: F401
 
 from experiments import generate
 from experiments.generate import Reading, Writer
+from experiments.grade import read_completions
 from r1jax.data.chat import Split
 from r1jax.data.tokenizer import Tokenizer
 
@@ -83,15 +85,38 @@ def test_one_object_a_prompt_in_order(run, folder, tmp_path):
     out, _ = run(f"--prompts={tmp_path}/prompts.jsonl", "--json", "--temperature=0",
                  "--max-tokens=20")  # fmt: skip
     tokenizer = Tokenizer.load(folder)
-    for prompt, row in zip(prompts, rows(out), strict=True):
+    for n, (prompt, row) in enumerate(zip(prompts, rows(out), strict=True), start=1):
         ids = tokenizer.encode_prompt(prompt)
         reply = llama.greedy(folder, ids, 20, tokenizer.end_ids)
         # The blank between the two is there, which the reply's tokens alone would not show.
         whole, shown = (tokenizer.decode(i[1:]) for i in ([*ids, *reply], ids))
+        text = whole.removeprefix(shown)
         assert row == {
-            "prompt": prompt, "thinking": "", "text": whole.removeprefix(shown), "tokens": 20,
-            "finish_reason": "length",
+            "id": str(n), "sample": 0, "prompt": prompt, "completion": text, "thinking": "",
+            "text": text, "tokens": 20, "finish_reason": "length",
         }  # fmt: skip
+
+
+def test_several_replies_to_prompts_with_ids_are_what_grade_reads(run, tmp_path):
+    asked = [{"id": "a/1", "prompt": "Once upon a time"}, {"id": "b", "prompt": "Tim had a"}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    out, _ = run(f"--prompts={tmp_path}/prompts.jsonl", "--json", "--n=3", "--max-tokens=6")
+    found = rows(out)
+    assert [(row["id"], row["sample"]) for row in found] == [
+        (row["id"], i) for row in asked for i in range(3)
+    ]
+    assert len({row["completion"] for row in found[:3]}) > 1
+    (tmp_path / "replies.jsonl").write_text(out)
+    read = read_completions(str(tmp_path / "replies.jsonl"))
+    assert [(c.id, c.text) for c in read] == [(row["id"], row["completion"]) for row in found]
+
+
+def test_standard_input_is_read_where_it_is_piped(folder):
+    command = [sys.executable, "-m", "experiments.generate", f"--model={folder}", "--max-tokens=4"]
+    done = subprocess.run(
+        [*command, "--json"], input="Once upon a time\n\nTim had", text=True, capture_output=True
+    )
+    assert [row["prompt"] for row in rows(done.stdout)] == ["Once upon a time", "", "Tim had"]
 
 
 def test_a_story_ends_where_the_next_one_would_begin(run, folder, tmp_path):
@@ -101,7 +126,7 @@ def test_a_story_ends_where_the_next_one_would_begin(run, folder, tmp_path):
     out, _ = run(f"--prompts={tmp_path}/prompts.txt", "--json", "--max-tokens=400", "--seed=1")
     found = rows(out)
     assert [row["prompt"] for row in found] == [
-        "The end was near.", "They all lived happily ever after.",
+        "The end was near.", "", "They all lived happily ever after.",
     ]  # fmt: skip
     assert "stop" in {row["finish_reason"] for row in found}
     assert not any("<s>" in row["text"] or "Once upon" in row["text"][20:] for row in found)

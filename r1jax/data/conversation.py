@@ -19,7 +19,15 @@ from typing import Literal
 
 from r1jax.config import ConversationName, InputError, check
 from r1jax.data import templates
-from r1jax.data.chat import CLOSE, OPEN, ChatTemplate, Message, check_messages, opens_thinking
+from r1jax.data.chat import (
+    CLOSE,
+    OPEN,
+    ChatTemplate,
+    Message,
+    check_messages,
+    opens_thinking,
+    split_thinking,
+)
 from r1jax.data.tokenizer import Tokenizer
 
 Form = Literal["plain", "r1_zero", "chat", "embedded"]
@@ -124,6 +132,13 @@ class Conversation:
         if closes:
             return answer.removeprefix(after)
         return ("\n" if after.endswith("\n") else "\n\n") + f"{CLOSE}\n\n" + begun
+
+    def in_format(self, reply: str) -> bool:
+        """Whether a whole reply is a thought and then an answer, neither blank, with no other tag:
+        what the format reward asks of a chat model, whose template has no <answer> tags."""
+        parts = split_thinking(reply)
+        whole = all(part.strip() for part in parts)
+        return whole and not any(tag in part for part in parts for tag in (OPEN, CLOSE))
 
     def document(
         self, prompt: str, answer: str, thought: str | None = None

@@ -5,6 +5,7 @@ import difflib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -77,8 +78,11 @@ def make_task(cfg: RunConfig) -> Task:
         mixture, heldout = _split(given, cfg.heldout_share)
     _check_shares(cfg, mixture, heldout)
     # A story goes on from its first sentence; other problems are asked.
-    otherwise = "plain" if cfg.task == "stories" else "r1_zero"
-    conversation = make_conversation(tokenizer, cfg.tokenizer, cfg.conversation, otherwise)
+    otherwise: Literal["plain", "r1_zero"] = "plain" if cfg.task == "stories" else "r1_zero"
+    wanted = cfg.conversation
+    if wanted == "auto" and cfg.tokenizer and cfg.base in ("embedded", "train", "random"):
+        wanted = otherwise  # no model that was ever tuned on the template
+    conversation = make_conversation(tokenizer, cfg.tokenizer, wanted, otherwise)
     return Task(conversation, mixture, heldout)
 
 

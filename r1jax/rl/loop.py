@@ -20,10 +20,11 @@ from r1jax import optim, sharding
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.checkpoint import abstract_like
 from r1jax.config import InputError, RunConfig, check
+from r1jax.data.conversation import Conversation
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task
 from r1jax.model.params import Weights
-from r1jax.rewards.components import COMPONENTS, language, overlong
+from r1jax.rewards.components import COMPONENTS, each, language, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.grpo import PolicyState, grpo_step
@@ -56,10 +57,14 @@ def mixed(group: Sequence[Sample]) -> bool:
     return any(right) and not all(right)
 
 
-def new_grader(cfg: RunConfig) -> Grader:
-    """Of the rewards that cfg weighs, and DAPO's overlong penalty where it is on."""
+def new_grader(cfg: RunConfig, conversation: Conversation | None = None) -> Grader:
+    """Of the rewards that cfg weighs, and DAPO's overlong penalty where it is on. A chat model's
+    format is that of its conversation, without <answer> tags."""
     weights, buffer = cfg.reward.weights, cfg.rl.overlong_buffer
     components = COMPONENTS | {"language": language(cfg.reward.target_language)}
+    if conversation is not None and conversation.form == "chat":
+        of_reply = conversation.in_format
+        components = components | {"format": each(lambda checked: of_reply(checked.reply))}
     if buffer:
         weights = weights | {"overlong": 1.0}
         components = components | {"overlong": overlong(cfg.sampling.max_tokens, buffer)}
@@ -228,7 +233,7 @@ def train(
     check_mesh(cfg, mesh)
     check_prompts(cfg, task)
     run = Run(cfg, cfg.model, cfg.steps, say=say)
-    with new_grader(cfg) as grader, run, jax.set_mesh(mesh):
+    with new_grader(cfg, task.conversation) as grader, run, jax.set_mesh(mesh):
         grader.require((*task.train, *task.heldout))
         trainer = Trainer(cfg, task, mesh, grader)
         restored = run.restore(abstract_policy(cfg, mesh))
