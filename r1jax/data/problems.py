@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-Kind = Literal["countdown", "math", "choice", "code", "words", "gym"]
+Kind = Literal["countdown", "math", "choice", "code", "words", "gym", "own"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Problem:
     model reads. `answer` is the reference: the target of a countdown problem, whose operands are
     `numbers`; the letter of a multiple choice, whose options are `choices`; the words that a text
     must use, separated by blanks; the entry of a reasoning-gym task, as JSON. A program is checked
-    by `tests` instead.
+    by `tests` instead. Of the kind "own" it is whatever the user's reward function reads
+    (r1jax/rewards/own.py), and may be empty.
     """
 
     id: str

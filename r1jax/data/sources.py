@@ -18,9 +18,9 @@ from typing import Any, Protocol, get_args
 from r1jax.config import InputError, check
 from r1jax.data import program_sources
 from r1jax.data.boxed import last_boxed
+from r1jax.data.gym import gym_problems
 from r1jax.data.problems import Kind, Problem
 from r1jax.data.rows import Bad, Place, field, read_jsonl, read_rows, warn
-from r1jax.rewards.gym import gym_problems
 
 __all__ = ["READERS", "Reader", "field", "read_countdown", "read_gsm8k", "read_jsonl"]
 
@@ -199,6 +199,8 @@ def _problem(row: dict[str, Any], place: Place) -> Problem:
     "numbers" are a countdown problem's operands, and its answer, or "target", the target. "choices"
     are the options of a choice, which the prompt shows already, and its answer a letter. "tests"
     has the fields of `Tests`, or is one of the other forms that `program_sources.read_tests` knows.
+    Of the kind "own", graded by the user's reward function, "answer" is optional and may be any
+    JSON: the function gets text as it stands, and other values as JSON.
     """
     check("id" in row, 'missing field "id"')
     name, kind, prompt = _id(row, "id"), field(row, "kind", str), _text(row, "prompt")
@@ -214,8 +216,10 @@ def _problem(row: dict[str, Any], place: Place) -> Problem:
         answer = _number(row, "answer", "target")
         check("." not in answer, f'field "answer" must be an integer, got {answer}')
         return dataclasses.replace(problem, answer=answer, numbers=_numbers(row))
-    if kind == "gym" and isinstance(answer, dict):
+    if kind in ("gym", "own") and isinstance(answer, (dict, list)):
         answer = json.dumps(answer)
+    if kind == "own":  # nothing here reads it, so that it may be anything, or nothing
+        return dataclasses.replace(problem, answer="" if answer is None else str(answer))
     if type(answer) in (int, float):
         answer = _number(row, "answer")
     answer = _text({**row, "answer": answer} if "answer" in row else row, "answer").strip()

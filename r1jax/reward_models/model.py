@@ -170,8 +170,8 @@ class RewardModel:
         )
 
     def component(self) -> Component:
-        """The reward component `probabilities`, for a Grader."""
-        return lambda batch: [float(p) for p in self.probabilities(batch)]
+        """The reward component `probabilities`, for `Grader.together`."""
+        return Component(lambda batch: [float(p) for p in self.probabilities(batch)], "together")
 
     def probabilities(self, batch: Sequence[Checked]) -> np.ndarray:
         """sigmoid(reward - center) of each reply, in [0, 1].
@@ -203,20 +203,3 @@ class RewardModel:
             )
             rows.append([*start, *reply][: self.length])
         return score_rows(self.weights, rows, self.model, self.mesh, self.batch, self.length)
-
-
-def only(which: Callable[[Checked], bool], component: Component) -> Component:
-    """`component` for those replies; 0 for the others, which it is not asked about.
-
-    R1's general queries belong to the helpfulness or to the safety data, and get the reward of
-    that model alone.
-    """
-
-    def score(batch: Sequence[Checked]) -> list[float]:
-        places = [i for i, checked in enumerate(batch) if which(checked)]
-        found = [0.0] * len(batch)
-        for i, value in zip(places, component([batch[i] for i in places]), strict=True):
-            found[i] = float(value)
-        return found
-
-    return score

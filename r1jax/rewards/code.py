@@ -35,19 +35,22 @@ _PYTHON_LINE = re.compile(r"^(?:def|class|import|from|for|while|if|@|print *\(|\
 
 @dataclass(frozen=True)
 class CodeVerdict:
-    """outcome: "failed" if it was the grader that broke, not the program. seconds: wall time."""
+    """outcome: "failed" if it was the grader that broke, not the program. seconds: wall time.
+    died: the sandbox was killed, or did not start, so that another might do."""
 
     outcome: Outcome
     detail: str
     seconds: float
+    died: bool = False
 
 
 class _Judgement(NamedTuple):
     outcome: Outcome
     detail: str = ""
+    died: bool = False
 
 
-_KILLED = _Judgement("failed", "the sandbox was killed from outside")
+_KILLED = _Judgement("failed", "the sandbox was killed from outside", died=True)
 
 
 class CodeGrader:
@@ -80,7 +83,8 @@ class CodeGrader:
         self._sandbox.close()
 
     def submit(self, tests: Tests, program: str) -> "Future[CodeVerdict]":
-        """The future never raises. Wall limit: of each run for stdio, else of all tests together.
+        """The future never raises, and is there in time: a program on several inputs has wall_s
+        for each and total_s for all; one that is tested by calls or asserts, wall_s for all.
 
         `tests.prelude` runs before the program, in its process; a program may also be its
         continuation. It runs before the tests, too, where they use a name that is in it. Where
@@ -93,26 +97,31 @@ class CodeGrader:
         start = time.monotonic()
         try:
             if self._closed.is_set():
-                outcome, detail = _Judgement("failed", "the grader was closed")
+                found = _Judgement("failed", "the grader was closed")
             elif tests.stdio:
-                outcome, detail = self._run_inputs(tests, program)
+                found = self._run_inputs(tests, program)
             else:
-                outcome, detail = self._run_tests(tests, program)
+                found = self._run_tests(tests, program)
         except Exception as error:  # a bug here must not look like a bad policy
-            outcome, detail = _Judgement("failed", f"{type(error).__name__}: {error}")
-        return CodeVerdict(outcome, detail, time.monotonic() - start)
+            found = _Judgement("failed", f"{type(error).__name__}: {error}")
+        return CodeVerdict(found.outcome, found.detail, time.monotonic() - start, found.died)
 
     def _run_inputs(self, tests: Tests, program: str) -> _Judgement:
         job = frame(encode([tests.prelude, program], id))
+        deadline = time.monotonic() + self.limits.total_s
         for number, (given, expected) in enumerate(tests.stdio, start=1):
             with self._sandbox.running("program", "stdio") as process:
                 feed = job + given.encode("utf-8", "surrogateescape")
                 # The byte of the start comes first.
                 limit = self.limits.output_kb * 1024 + 1
-                ending = converse(process, feed, self.limits.wall_s, limit)
+                left = max(0.0, deadline - time.monotonic())
+                ending = converse(process, feed, min(self.limits.wall_s, left), limit)
             errors = ending.stderr.decode(errors="replace").strip()
+            if time.monotonic() > deadline:
+                count = len(tests.stdio)
+                return _Judgement("incorrect", f"input {number} of {count}: time limit of all")
             if not ending.stdout.startswith(b"R"):
-                return _Judgement("failed", f"the sandbox did not start: {errors}")
+                return _Judgement("failed", f"the sandbox did not start: {errors}", died=True)
             output = ending.stdout[1:].decode("utf-8", "surrogateescape")
             if not ending.cut and self._was_killed(ending.status):
                 return _KILLED
@@ -168,12 +177,12 @@ def _read_verdict(ending: Ending) -> _Judgement:
             return _Judgement(known, detail)
     errors = _last_line(ending.stderr.decode(errors="replace"))
     if not started:
-        return _Judgement("failed", f"the sandbox did not start: {errors}")
+        return _Judgement("failed", f"the sandbox did not start: {errors}", died=True)
     if ending.cut:
         return _Judgement("incorrect", ending.cut)
     if ending.status == 128 + signal.SIGSEGV:  # comparing what is nested too deep
         return _Judgement("incorrect", "the result crashed the interpreter of the tests")
-    return _Judgement("failed", f"the tests ended with status {ending.status} {errors}")
+    return _Judgement("failed", f"the tests ended with status {ending.status} {errors}", died=True)
 
 
 def _ended(status: int) -> str:

@@ -2,42 +2,53 @@
 
 Whether an answer is right is checked by a rule, as in DeepSeek-R1-Zero (arXiv 2501.12948v1,
 section 2.2.2); the reward is a weighted sum of components (r1jax/rewards/components.py). A grader
-that breaks is not a wrong answer: such replies have the outcome "failed", to be counted apart,
-since a bug that looks like a bad policy would otherwise train one.
+that breaks is not a wrong answer: such replies have the outcome "failed" and are not `graded`, so
+that they can be counted apart and kept out of the training, since a bug that looks like a bad
+policy would otherwise train one.
 
 What takes microseconds is checked at once. What may take for ever runs in processes that are
-killed on time: formulas and reasoning-gym's scorers in a pool of workers, programs in sandboxes
-of their own (r1jax/rewards/code.py). Meanwhile the caller may go on.
+killed on time: formulas, reasoning-gym's scorers and slow components in a pool of workers, programs
+in sandboxes of their own (r1jax/rewards/code.py). Meanwhile the caller may go on. What runs on the
+devices of all processes of a run is apart: `Grader.together`.
 """
 
+import dataclasses
 import functools
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from r1jax.config import check
-from r1jax.data.problems import Kind, Problem
-from r1jax.rewards import gym
-from r1jax.rewards.choice import check_choice
-from r1jax.rewards.code import CodeGrader, CodeVerdict, extract_program
+from r1jax.data import gym
+from r1jax.data.problems import Problem
+from r1jax.rewards.checks import (
+    SLOW,
+    Verdict,
+    answer_of,
+    describe,
+    from_sandbox,
+    quick_verdict,
+    timed,
+    verdict_of,
+)
+from r1jax.rewards.code import CodeGrader
 from r1jax.rewards.components import COMPONENTS, Checked, Component, Outcome
-from r1jax.rewards.countdown import check_countdown
-from r1jax.rewards.format import final_answer
-from r1jax.rewards.math import compare_numbers, grade_math
+from r1jax.rewards.math import grade_math
 from r1jax.rewards.sandbox import Limits
-from r1jax.rewards.words import share_of_words
 from r1jax.rewards.workers import Job, WorkerDied, Workers
 
 ALWAYS = ("accuracy", "format")  # components that every grade has, whatever their weight
+PROBE = "987654321"  # an answer that references are tried with: few are equal to it as text
+SHOWN = 5  # problems that are named where a reference cannot be read
 
 
 @dataclass(frozen=True)
 class Grade:
-    """One reply's grade: `components` are unweighted; `reward` is their weighted sum.
+    """One reply's grade, plain data: `components` are unweighted; `reward` is their weighted sum.
 
-    outcome: of the check of the answer; `detail` says why where it is "failed".
+    outcome: of the check of the answer; "failed" also where a component could not be computed, of
+        which `detail` then says why. Components and reward of such a grade are for the log only.
+    credit: what the check gave, in [0, 1].
     seconds: that the check took; equal answers to a problem are checked once.
     answer, check: what was read from the reply, and what it was checked by.
     """
@@ -49,6 +60,12 @@ class Grade:
     seconds: float = 0.0
     answer: str | None = None
     check: str = ""
+    credit: float = 0.0
+
+    @property
+    def graded(self) -> bool:
+        """Whether the reward says anything about the reply: no grader failed."""
+        return self.outcome != "failed"
 
     @property
     def accuracy(self) -> float:
@@ -66,40 +83,41 @@ class Pending:
         self._finish = functools.cache(finish)
 
     def result(self) -> list[Grade]:
-        """Waits; the grade of each reply, by index."""
+        """Waits; the grade of each reply, by index.
+
+        Not for longer than every check and component's job takes at its limit of time, shared by
+        the workers, and once more for those whose process died.
+        """
         return self._finish()
 
 
 _Item = tuple[Problem, str | None]  # a problem and the answer read from a reply
 
 
-class _Verdict(NamedTuple):
-    outcome: Outcome
-    credit: float = 0.0
+class _Values(NamedTuple):
+    """A component's, of some replies; empty where `detail` says what went wrong."""
+
+    values: Sequence[float] = ()
     detail: str = ""
-    seconds: float = 0.0
-    check: str = ""
+    died: bool = False
 
 
-_Check = Callable[[], _Verdict]  # waits, where it must
-_Slow = Callable[[str, str], bool | float | None]  # answer, reference -> as `_verdict` reads it
-
-# What may take for ever, by kind, and what it is called.
-SLOW: dict[Kind, tuple[_Slow, str]] = {
-    "math": (grade_math, "formulas"),
-    "gym": (gym.score_gym, "reasoning-gym"),
-}
+_Chunk = tuple[str, tuple[int, ...]]  # a component's name, and the replies of one job
+_Key = TypeVar("_Key")
+_Result = TypeVar("_Result", Verdict, _Values)
+_Check = Callable[[], Verdict]  # waits, where it must
 
 
 class Grader:
     """Grades replies; a context manager, since it may hold worker processes.
 
-    weights: of components in the reward, by name. One left out counts 0 and is not computed, but
-        for ALWAYS; one of weight 0 is logged all the same.
+    weights: of components in the reward, by name. One of weight 0 is computed and logged; one left
+        out is not computed, but for ALWAYS.
     components: what the names mean.
     workers: processes for formulas and puzzles, started at the first that needs one, by spawning (a
         script must guard its entry with `if __name__ == "__main__"`); programs that run at once.
-    timeout_s: seconds that the check of a formula or a puzzle may take before it is killed.
+    timeout_s: seconds that the check of a formula or a puzzle, or a component's job, may take
+        before it is killed. It is not tried again.
     limits, unsafe: of the sandboxes of programs; see CodeGrader.
 
     Raises InputError for unknown weights or sizes that are not positive.
@@ -125,7 +143,9 @@ class Grader:
         check(timeout_s > 0, f"Grader.timeout_s must be positive, got {timeout_s}")
         self.weights = dict(weights)
         self.components = {n: components[n] for n in dict.fromkeys((*ALWAYS, *weights))}
-        self._workers = Workers(workers, timeout_s, _warm_up)
+        scores = [component.score for component in self.components.values()]
+        own = tuple(score for score in scores if hasattr(score, "warm_up"))
+        self._workers = Workers(workers, timeout_s, functools.partial(_warm_up, own))
         self._sandboxes: CodeGrader | None = None
         self._new_sandboxes = functools.partial(CodeGrader, workers, limits, unsafe)
 
@@ -142,163 +162,284 @@ class Grader:
             self._sandboxes.close()
             self._sandboxes = None
 
-    def require(self, problems: Sequence[Problem]) -> None:
+    def require(
+        self, problems: Sequence[Problem], say: Callable[[str], None] | None = None
+    ) -> None:
         """Raises InputError if this host cannot grade such problems: better before any work.
 
         Starts what their grading needs, so that no batch waits for it.
+
+        say: is told, in one line, of references that cannot be read, at which every grade would
+            fail, by the ids of their problems; InputError if none can be.
         """
         if any(problem.tests is not None for problem in problems):
             self._start_sandboxes()
         if any(problem.kind == "gym" for problem in problems):
             gym.require()
-        if any(problem.kind in SLOW for problem in problems):
-            self._workers.submit(_warm_up)
+        for problem in problems:
+            check(
+                problem.kind != "own" or self._judge(problem) is not None,
+                f"problem {problem.id}: no reward function is for its kind: "
+                "--reward=FILE.py:FUNCTION names one",
+            )
+        jobs = any(not c.characters for c in self.components.values() if c.runs == "workers")
+        if jobs or any(problem.kind in SLOW for problem in problems):
+            self._workers.submit(_nothing)
+        if say is not None:
+            report_unreadable(self._unreadable(problems), len(problems), say)
 
     def grade(
         self,
         problems: Sequence[Problem],
         replies: Sequence[str],
         tokens: Sequence[int] | None = None,
+        truncated: Sequence[bool] | None = None,
     ) -> list[Grade]:
-        """`submit`, and its result."""
-        return self.submit(problems, replies, tokens).result()
+        """`submit`, its result, and `together`: where there is one process."""
+        grades = self.submit(problems, replies, tokens, truncated).result()
+        return self.together(problems, replies, grades, truncated)
 
     def submit(
         self,
         problems: Sequence[Problem],
         replies: Sequence[str],
         tokens: Sequence[int] | None = None,
+        truncated: Sequence[bool] | None = None,
     ) -> Pending:
         """Begins to grade each reply to the problem of the same index, and returns at once.
 
-        A reply is complete: it begins with the `<think>` even where the prompt forced it, and has
-        no end-of-sequence token. `tokens` are the lengths of the replies as they were drawn.
-        Equal answers to equal problems are checked once. A check that fails, because its worker
-        died, say, is tried once more, in a new one, and then reported as "failed".
+        A reply is the whole text: it begins with the `<think>` even where the prompt forced it, and
+        has no end-of-sequence token. `tokens` are the lengths of the replies as they were drawn.
+        `truncated` are those that were cut: they have no answer, unless the kind is PLAIN (a part
+        of a story is a text); components read what they wrote.
+
+        Equal answers to equal problems are checked once. A check or a component whose process died
+        is tried once more, in a new one, and then reported as "failed", as is one that took too
+        long or raised. Components that run together are left to `together`.
         """
-        for values in (replies, problems if tokens is None else tokens):
-            if len(values) != len(problems):
+        for values in (replies, tokens, truncated):
+            if values is not None and len(values) != len(problems):
                 raise ValueError(f"{len(problems)} problems but {len(values)} replies")
-        items = [(p, _answer(p, reply)) for p, reply in zip(problems, replies, strict=True)]
+        lengths: Sequence[int | None] = tokens or [None] * len(problems)
+        cut = truncated or [False] * len(problems)
+        texts = [
+            Checked(problem, reply, None, 0.0, length, bool(flag))
+            for problem, reply, length, flag in zip(problems, replies, lengths, cut, strict=True)
+        ]
+        items = [(c.problem, None if c.cut else answer_of(c.problem, c.reply)) for c in texts]
         begun = {item: self._begin(*item) for item in dict.fromkeys(items)}
-        lengths = [None] * len(items) if tokens is None else tokens
+        chunks = {chunk: self._score(texts, chunk) for chunk in self._chunks(texts)}
 
         def finish() -> list[Grade]:
-            verdicts = self._finish(begun)
-            found = [verdicts[item] for item in items]
-            batch = [
-                Checked(problem, reply, verdict.outcome, verdict.credit, length)
-                for problem, reply, verdict, length in zip(
-                    problems, replies, found, lengths, strict=True
+            verdicts = _finish(begun, lambda item: self._begin(*item))
+            scored = _finish(chunks, lambda chunk: self._score(texts, chunk))
+            names = [name for name, c in self.components.items() if c.runs != "together"]
+            columns, failures = _columns(scored, names, len(texts))
+            batch = []
+            found = []
+            for i, (text, item) in enumerate(zip(texts, items, strict=True)):
+                verdict = verdicts[item]
+                if text.problem.kind == "own":
+                    verdict = self._own_verdict(text, i, columns)
+                if i in failures:
+                    verdict = Verdict("failed", 0.0, failures[i], verdict.seconds, verdict.check)
+                found.append(verdict)
+                batch.append(
+                    dataclasses.replace(text, outcome=verdict.outcome, credit=verdict.credit)
                 )
-            ]
-            columns = [component(batch) for component in self.components.values()]
-            rows = zip(*columns, strict=True)
+            for name, component in self.components.items():
+                if component.runs == "here":
+                    columns[name] = _of_its_kinds(component, batch)
             return [
-                self._grade(verdict, answer, row)
-                for verdict, (_, answer), row in zip(found, items, rows, strict=True)
+                self._grade(verdict, answer, {name: columns[name][i] for name in names})
+                for i, (verdict, (_, answer)) in enumerate(zip(found, items, strict=True))
             ]
 
         return Pending(finish)
 
-    def _grade(self, verdict: _Verdict, answer: str | None, row: Sequence[float]) -> Grade:
-        components = dict(zip(self.components, row, strict=True))
-        reward = sum(weight * components[name] for name, weight in self.weights.items())
-        outcome, _, detail, seconds, check = verdict
-        return Grade(outcome, components, reward, detail, seconds, answer, check)
+    def together(
+        self,
+        problems: Sequence[Problem],
+        replies: Sequence[str],
+        grades: Sequence[Grade],
+        truncated: Sequence[bool] | None = None,
+    ) -> list[Grade]:
+        """`grades` with the components that run on the devices of all processes together.
+
+        To be called in every process of a run with the same replies, all of them.
+        """
+        cut = truncated or [False] * len(grades)
+        batch = [
+            Checked(problem, reply, grade.outcome, grade.credit, None, bool(flag))
+            for problem, reply, grade, flag in zip(problems, replies, grades, cut, strict=True)
+        ]
+        found = list(grades)
+        for name, component in self.components.items():
+            if component.runs != "together":
+                continue
+            values = _of_its_kinds(component, batch)
+            for i, value in enumerate(values):
+                found[i] = dataclasses.replace(
+                    found[i],
+                    components=found[i].components | {name: value},
+                    reward=found[i].reward + self.weights.get(name, 0.0) * value,
+                )
+        return found
+
+    def _grade(self, verdict: Verdict, answer: str | None, components: dict[str, float]) -> Grade:
+        reward = sum(
+            weight * components[name] for name, weight in self.weights.items() if name in components
+        )
+        outcome, credit, detail, seconds, check, _ = verdict
+        return Grade(outcome, components, reward, detail, seconds, answer, check, credit)
 
     def _begin(self, problem: Problem, answer: str | None) -> _Check:
         """Checks at once what takes microseconds, and asks for a check of what does not."""
-        if answer is None:
-            return lambda: _Verdict("unparseable")
-        verdict = _quick_verdict(problem, answer)
+        if answer is None or problem.kind == "own":
+            return lambda: Verdict("unparseable")
+        verdict = quick_verdict(problem, answer)
         if verdict is not None:
             return lambda: verdict
         if problem.tests is not None:
             program = self._start_sandboxes().submit(problem.tests, answer)
-            return functools.partial(_from_sandbox, program)
+            return functools.partial(from_sandbox, program)
         if problem.kind == "gym":
             gym.require()
         function, name = SLOW[problem.kind]
-        job = self._workers.submit(_timed, function, answer, problem.answer)
+        job = self._workers.submit(timed, function, answer, problem.answer)
         return functools.partial(self._from_worker, job, name)
+
+    def _chunks(self, texts: Sequence[Checked]) -> Iterator[_Chunk]:
+        """The jobs of the components that run in workers, each of about as many characters."""
+        for name, component in self.components.items():
+            if component.runs != "workers":
+                continue
+            chunk: list[int] = []
+            size = 0
+            for i, text in enumerate(texts):
+                if not component.is_for(text.problem):
+                    continue
+                chunk.append(i)
+                size += len(text.reply)
+                if size >= component.characters:
+                    yield name, tuple(chunk)
+                    chunk, size = [], 0
+            if chunk:
+                yield name, tuple(chunk)
+
+    def _score(self, texts: Sequence[Checked], chunk: _Chunk) -> Callable[[], _Values]:
+        name, places = chunk
+        component, batch = self.components[name], [texts[i] for i in places]
+        if sum(len(text.reply) for text in texts) < component.characters:
+            return lambda: _Values(component.score(batch))
+        job = self._workers.submit(component.score, batch, timeout_s=component.timeout_s)
+        return functools.partial(self._values, job, name)
+
+    def _values(self, job: Job, name: str) -> _Values:
+        found, error = self._result(job)
+        if error is not None:
+            return _Values((), f"{name}: {describe(error)}", isinstance(error, WorkerDied))
+        return _Values(found)
+
+    def _judge(self, problem: Problem) -> str | None:
+        """The name of the component that says whether a reply to such a problem is correct."""
+        for name, component in self.components.items():
+            if component.judges and component.is_for(problem):
+                return name
+        return None
+
+    def _own_verdict(self, text: Checked, i: int, columns: Mapping[str, list[float]]) -> Verdict:
+        name = self._judge(text.problem)
+        if name is None:
+            return Verdict("failed", detail="no reward function is for a problem of kind own")
+        if text.cut:
+            return Verdict("unparseable", check=name)
+        value = columns[name][i]
+        return verdict_of(min(max(value, 0.0), 1.0), name, 0.0)
 
     def _start_sandboxes(self) -> CodeGrader:
         if self._sandboxes is None:
             self._sandboxes = self._new_sandboxes()
         return self._sandboxes
 
-    def _finish(self, begun: Mapping[_Item, _Check]) -> dict[_Item, _Verdict]:
-        verdicts = {item: check() for item, check in begun.items()}
-        again = {item: self._begin(*item) for item, v in verdicts.items() if v.outcome == "failed"}
-        return verdicts | {item: check() for item, check in again.items()}
-
-    def _from_worker(self, job: Job, name: str) -> _Verdict:
+    def _result(self, job: Job) -> tuple[Any, Exception | None]:
+        """(what a job gave, what went wrong)."""
         try:
-            score, seconds = self._workers.result(job)
-            return _verdict(score, name, seconds)
-        except (TimeoutError, WorkerDied) as error:
-            seconds = self._workers.timeout_s if isinstance(error, TimeoutError) else 0.0
-            return _Verdict("failed", 0.0, str(error), seconds, name)
-        except Exception as error:
-            return _Verdict("failed", 0.0, _describe(error), check=name)
+            return self._workers.result(job), None
+        except Exception as error:  # whatever a check or a user's function raises
+            return None, error
+
+    def _from_worker(self, job: Job, name: str) -> Verdict:
+        found, error = self._result(job)
+        if error is not None:
+            seconds = job.timeout_s if isinstance(error, TimeoutError) else 0.0
+            died = isinstance(error, WorkerDied)
+            return Verdict("failed", 0.0, describe(error), seconds, name, died)
+        score, seconds = found
+        return verdict_of(score, name, seconds)
+
+    def _unreadable(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Those at whose reference the check of any answer fails."""
+        rules = [p for p in problems if p.kind not in ("own", "gym", "code")]
+        probes = {dataclasses.replace(p, id="", prompt="", source=""): p for p in rules}
+        begun = {probe: self._begin(probe, PROBE) for probe in probes}
+        verdicts = _finish(begun, lambda probe: self._begin(probe, PROBE))
+        bad = {probe for probe, verdict in verdicts.items() if verdict.outcome == "failed"}
+        return [p for p in rules if dataclasses.replace(p, id="", prompt="", source="") in bad]
 
 
-def _answer(problem: Problem, reply: str) -> str | None:
-    answer = final_answer(reply, problem.kind)
-    return extract_program(answer) if answer and problem.kind == "code" else answer
+def report_unreadable(
+    unreadable: Sequence[Problem], count: int, say: Callable[[str], None]
+) -> None:
+    """Says which of `count` problems have references that cannot be read; InputError if all."""
+    if not unreadable:
+        return
+    shown = ", ".join(f"{p.id} ({p.answer!r:.40})" for p in unreadable[:SHOWN])
+    more = f" and {len(unreadable) - SHOWN:,} more" if len(unreadable) > SHOWN else ""
+    line = f"of {count:,} references, {len(unreadable):,} cannot be read: {shown}{more}"
+    check(len(unreadable) < count, line)
+    say(f"warning: {line}")
 
 
-def _timed(function: _Slow, answer: str, reference: str) -> tuple[bool | float | None, float]:
-    """Runs in a worker: what the function gives, and the seconds that it took."""
-    started = time.perf_counter()
-    return function(answer, reference), time.perf_counter() - started
+def _finish(
+    begun: Mapping[_Key, Callable[[], _Result]], begin: Callable[[_Key], Callable[[], _Result]]
+) -> dict[_Key, _Result]:
+    """Waits for all; what died is begun once more."""
+    results = {key: wait() for key, wait in begun.items()}
+    again = {key: begin(key) for key, result in results.items() if result.died}
+    return results | {key: wait() for key, wait in again.items()}
 
 
-def _warm_up() -> None:
-    """Runs in each new worker, so that loading sympy and the parser costs no item its time."""
+def _columns(
+    scored: Mapping[_Chunk, _Values], names: Sequence[str], count: int
+) -> tuple[dict[str, list[float]], dict[int, str]]:
+    """(values of each component in workers, 0 where it was not asked; what failed, by reply)."""
+    columns = {name: [0.0] * count for name in names}
+    failures: dict[int, str] = {}
+    for (name, places), found in scored.items():
+        if found.detail:
+            failures |= dict.fromkeys(places, found.detail)
+            continue
+        for i, value in zip(places, found.values, strict=True):
+            columns[name][i] = float(value)
+    return columns, failures
+
+
+def _of_its_kinds(component: Component, batch: Sequence[Checked]) -> list[float]:
+    places = [i for i, checked in enumerate(batch) if component.is_for(checked.problem)]
+    column = [0.0] * len(batch)
+    for i, value in zip(places, component.score([batch[i] for i in places]), strict=True):
+        column[i] = float(value)
+    return column
+
+
+def _nothing() -> None:
+    """A job that only starts the workers."""
+
+
+def _warm_up(scores: Sequence[Any]) -> None:
+    """Runs in each new worker, so that loading sympy and the parser, and what the user's functions
+    import, costs no item its time."""
     grade_math("x + 1", "1 + x")
-
-
-def _quick_verdict(problem: Problem, answer: str) -> _Verdict | None:
-    """A verdict that takes microseconds; None for what must be checked elsewhere."""
-    started = time.perf_counter()
-    score: bool | float | None
-    try:
-        match problem.kind:
-            case "countdown":
-                name = "exact fractions"
-                score = check_countdown(answer, problem.numbers, int(problem.answer))
-            case "choice":
-                name, score = "letter", check_choice(answer, problem.choices, problem.answer)
-            case "words":
-                name, score = "whole words", share_of_words(answer, problem.answer)
-            case "math":
-                name, score = "exact numbers", compare_numbers(answer, problem.answer)
-                if score is None:
-                    return None
-            case "code" if problem.tests is None:
-                raise ValueError("a program without tests")
-            case _:
-                return None
-    except Exception as error:
-        return _Verdict("failed", 0.0, _describe(error))
-    return _verdict(score, name, time.perf_counter() - started)
-
-
-def _verdict(score: bool | float | None, name: str, seconds: float) -> _Verdict:
-    """None is an answer that cannot be read; only full marks are correct, less is credit."""
-    if score is None:
-        return _Verdict("unparseable", seconds=seconds, check=name)
-    outcome: Outcome = "correct" if score >= 1 else "incorrect"
-    return _Verdict(outcome, float(score), "", seconds, name)
-
-
-def _from_sandbox(program: Future[CodeVerdict]) -> _Verdict:
-    found = program.result()
-    credit = float(found.outcome == "correct")
-    return _Verdict(found.outcome, credit, found.detail, found.seconds, "tests")
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    for score in scores:
+        score.warm_up()

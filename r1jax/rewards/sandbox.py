@@ -8,6 +8,7 @@ namespace, so that nothing outlives a run.
 """
 
 import errno
+import importlib.util
 import os
 import py_compile
 import random
@@ -40,17 +41,21 @@ DENIED = """
 """
 CLONE_THREAD = 0x10000
 INTERPRETER = "/python/bin/python3"  # inside
+PACKAGES = "/packages"  # inside, with Limits.numpy
 
 
 @dataclass(frozen=True)
 class Limits:
     """Of one process of a sandbox; a program and its tests are two.
 
-    wall_s, cpu_s: seconds; a program that runs on several inputs gets them for each.
+    wall_s, cpu_s: seconds; a program that runs on several inputs gets them for each, and total_s,
+    of the wall, for all of them.
     memory_mb: MiB of address space. file_mb: MiB of all files in the private directory together,
     which is in memory, too.
     processes: threads, the first included; there are no further processes.
     output_kb: KiB of standard output.
+    numpy: programs and tests may import NumPy, the one of this process, read-only; no other package
+    is there, ever. It needs about 100 ms more a process.
     """
 
     wall_s: float = 10.0
@@ -59,9 +64,12 @@ class Limits:
     processes: int = 32
     file_mb: int = 16
     output_kb: int = 8192
+    total_s: float = 30.0
+    numpy: bool = False
 
     def __post_init__(self):
         check_positive(self, "wall_s", "cpu_s", "memory_mb", "processes", "file_mb", "output_kb")
+        check_positive(self, "total_s")
 
 
 class Ending(NamedTuple):
@@ -134,6 +142,10 @@ class Sandbox:
                 rules = stack.enter_context(_pipe_with(self._filter))
                 command = [*self._command, "--seccomp", str(rules), *command]
                 private, home, inherited = None, "/tmp", (*fds, rules)
+            env = {"HOME": home, "TMPDIR": home, "PYTHONHASHSEED": "0"}
+            if limits.numpy:
+                # A pool of threads would take more processes and memory than there are.
+                env |= {"PYTHONPATH": self._packages(), "OPENBLAS_NUM_THREADS": "1"}
             process = subprocess.Popen(
                 command,
                 stdin=stdin,
@@ -141,12 +153,23 @@ class Sandbox:
                 stderr=subprocess.PIPE,
                 pass_fds=inherited,
                 # Nothing is inherited. Sets of texts get the same order each time.
-                env={"HOME": home, "TMPDIR": home, "PYTHONHASHSEED": "0"},
+                env=env,
                 cwd=private,
                 start_new_session=True,
             )
             stack.callback(_end, process)
             yield process
+
+    def _packages(self) -> str:
+        """The folder that has NumPy and nothing else."""
+        if not self.unsafe:
+            return PACKAGES
+        folder = self._home / "packages"
+        if not folder.exists():
+            folder.mkdir()
+            for source in _numpy_folders():
+                (folder / source.name).symlink_to(source)
+        return str(folder)
 
     def _compile(self) -> Path:
         folder = self._home / "inside"
@@ -170,6 +193,8 @@ class Sandbox:
         places = {path: path for path in ("/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")}
         places |= {f"{inside}/{lib}": f"{prefix}/{lib}" for lib in ("lib", sys.platlibdir)}
         places[INTERPRETER] = self._python
+        if self.limits.numpy:
+            places |= {f"{PACKAGES}/{path.name}": str(path) for path in _numpy_folders()}
         links = ["--setenv", "LD_LIBRARY_PATH", f"{inside}/lib"]
         for path in ("/lib", "/lib32", "/lib64"):
             if os.path.islink(path):
@@ -271,6 +296,14 @@ def _end(process: subprocess.Popen) -> None:
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
+
+
+def _numpy_folders() -> list[Path]:
+    """NumPy's, and the one of the libraries that its wheel brings."""
+    spec = importlib.util.find_spec("numpy")
+    assert spec and spec.origin, "numpy is a dependency of jax"
+    folder = Path(spec.origin).parent
+    return [path for path in (folder, folder.with_name("numpy.libs")) if path.is_dir()]
 
 
 def _find_bubblewrap() -> str:

@@ -19,40 +19,45 @@ class WorkerDied(Exception):
 class Job(NamedTuple):
     future: Future
     pool: ProcessPool | None  # None: it could not be handed to one
+    timeout_s: float
 
 
 class Workers:
     """`count` spawned processes, each of which runs `warm_up` before its first job.
 
     They start at the first job; a script must guard its entry with `if __name__ == "__main__"`.
-    timeout_s: the seconds that a job may take before its process is killed.
+    timeout_s: the seconds that a job may take before its process is killed, where the job does not
+    say another.
     """
 
     def __init__(self, count: int, timeout_s: float, warm_up: Callable[[], object]):
         self.count, self.timeout_s, self.warm_up = count, timeout_s, warm_up
         self._pool: ProcessPool | None = None
         self._heard = 0.0  # when a job was last given or done
+        self._longest_s = timeout_s
 
-    def submit(self, function: Callable, *args: Any) -> Job:
+    def submit(self, function: Callable, *args: Any, timeout_s: float | None = None) -> Job:
         """Asks for function(*args), both of which must pickle, and returns at once."""
+        limit = timeout_s or self.timeout_s
+        self._longest_s = max(self._longest_s, limit)
         if self._pool is None or not self._pool.active:
             self.close()
             spawn = multiprocessing.get_context("spawn")
             self._pool = ProcessPool(self.count, initializer=self.warm_up, context=spawn)
         try:
-            future = self._pool.schedule(function, args, timeout=self.timeout_s)
+            future = self._pool.schedule(function, args, timeout=limit)
         except RuntimeError:  # the pool broke meanwhile
-            return Job(Future(), None)
+            return Job(Future(), None, limit)
         self._hear()
         future.add_done_callback(self._hear)
-        return Job(future, self._pool)
+        return Job(future, self._pool, limit)
 
     def result(self, job: Job) -> Any:
         """Waits for what the function returns or raises. Raises TimeoutError if it took too long,
         and WorkerDied if its process was lost."""
         # Pebble gives up a whole pool when an idle worker is killed, and then may leave a future
         # for ever undone. A pool at work finishes a job at least every two time-outs.
-        limit = START_S + 2 * self.timeout_s
+        limit = START_S + 2 * self._longest_s
         while not job.future.done():
             if job.pool is None or not job.pool.active or time.monotonic() > self._heard + limit:
                 if job.pool is not None:
@@ -62,7 +67,7 @@ class Workers:
         try:
             return job.future.result()
         except TimeoutError:
-            raise TimeoutError(f"took over {self.timeout_s:g} s") from None
+            raise TimeoutError(f"took over {job.timeout_s:g} s") from None
         except (ProcessExpired, BrokenProcessPool) as error:
             raise WorkerDied(f"the worker died: {error}") from error
 

@@ -21,7 +21,6 @@ from r1jax.model.params import weight_specs
 from r1jax.model.transformer import forward
 from r1jax.reward_models.model import (
     RewardModel,
-    only,
     part_read,
     reward_specs,
     rewards,
@@ -172,7 +171,7 @@ def test_a_probability_is_the_sigmoid_of_the_reward_beside_the_center():
 
 
 def test_no_reply_has_anything_to_read():
-    assert model().component()(checked(REPLIES[3:] * 2)) == [0.0, 0.0]
+    assert model().component().score(checked(REPLIES[3:] * 2)) == [0.0, 0.0]
 
 
 def test_a_grader_uses_it_as_it_uses_a_rule():
@@ -185,15 +184,6 @@ def test_a_grader_uses_it_as_it_uses_a_rule():
     for grade, helpful, accuracy in zip(grades, want, (1, 1, 0, 0), strict=True):
         assert grade.components["helpful"] == helpful
         assert grade.reward == accuracy + 0.5 * helpful
-
-
-def test_only_some_replies_are_asked_about():
-    def summaries(batch):
-        assert [c.reply for c in batch] == REPLIES[:3]
-        return [1.0, 2.0, 3.0]
-
-    component = only(lambda checked: "</think>" in checked.reply, summaries)
-    assert component(checked([REPLIES[0], REPLIES[3], *REPLIES[1:3]])) == [1.0, 0.0, 2.0, 3.0]
 
 
 def test_a_text_that_does_not_fit_is_cut_at_its_end_and_a_prompt_never():

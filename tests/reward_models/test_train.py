@@ -112,7 +112,7 @@ def test_a_run_becomes_a_component(finished):
     replies = [
         Checked(problems[p.prompt], reply, "correct", 1.0) for p in heldout for reply in p.replies
     ]
-    score = np.array(model.component()(replies)).reshape(-1, 2)
+    score = np.array(model.component().score(replies)).reshape(-1, 2)
     assert np.mean(score[:, 0] > score[:, 1]) == pytest.approx(row["heldout/accuracy"])
     logits = np.log(score / (1 - score)) + model.center
     assert logits.mean() == pytest.approx(row["heldout/reward/mean"], abs=1e-4)

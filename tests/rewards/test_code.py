@@ -451,3 +451,15 @@ def test_extraction_takes_linear_time(reply):
     start = time.perf_counter()
     extract_program(reply)
     assert time.perf_counter() - start < 2.0
+
+
+def test_a_program_on_many_inputs_has_one_limit_for_all(isolation):
+    """A hundred inputs of almost wall_s each would otherwise keep a rollout waiting."""
+    tests = problems.Tests(stdio=(("", "1\n"),) * 100)
+    program = "import time; time.sleep(0.4); print(1)"
+    with CodeGrader(limits=Limits(wall_s=1.0, total_s=1.5)) as grader:
+        verdict = grader.submit(tests, program).result()
+        few = problems.Tests(stdio=tests.stdio[:2])
+        assert grader.submit(few, program).result().outcome == "correct"
+    assert verdict.outcome == "incorrect" and verdict.seconds < 3
+    assert "of 100: time limit of all" in verdict.detail

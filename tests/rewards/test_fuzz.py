@@ -134,7 +134,10 @@ def detector():
 def test_components(detector, text, kind, outcome):
     checked = Checked(Problem("p", kind, ""), text, outcome, 0.5, len(text))
     for name, component in COMPONENTS.items():
-        ((value,), (low, high)) = component([checked]), (-1, 0) if name == "repetition" else (0, 1)
+        ((value,), (low, high)) = (
+            component.score([checked]),
+            (-1, 0) if name == "repetition" else (0, 1),
+        )
         assert type(value) is float and low <= value <= high, name
 
 

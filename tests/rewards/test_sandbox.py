@@ -1,11 +1,13 @@
 """Hostile programs: none gets out, all end within their limits, nothing outside is touched."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -264,6 +266,52 @@ def test_unsafe_programs_still_have_limits():
     assert {verdict.outcome for verdict in verdicts} == {"incorrect"}
     assert all(verdict.seconds < limits.wall_s + GRACE_S for verdict in verdicts)
     assert _all_ended(), _processes()
+
+
+NUMPY = """
+import numpy as np
+a = np.linalg.inv(np.array([[2.0, 0.0], [0.0, 4.0]]))
+print(a.tolist(), np.fft.fft(np.ones(4)).real.tolist(), np.random.default_rng(0).integers(9))
+"""
+
+
+def test_numpy_is_there_where_it_is_asked_for(grader, tmp_path):
+    """For programs and for tests; read-only, and nothing else comes with it."""
+    printed = problems.Tests(stdio=(("", "[[0.5, 0.0], [0.0, 0.25]] [4.0, 0.0, 0.0, 0.0] 7\n"),))
+    called = problems.Tests(
+        code="import numpy as np\nassert f(3) == [1.0] * 3 == np.ones(3).tolist()", function="f"
+    )
+    ones = "import numpy as np\ndef f(n): return np.ones(n).tolist()"
+    write = "import numpy\nopen(numpy.__file__, 'a')"
+    more = "import jax"
+    with CodeGrader(workers=2, limits=Limits(numpy=True)) as with_numpy:
+        jobs = [(printed, NUMPY), (called, ones), (printed, write), (printed, more)]
+        futures = [with_numpy.submit(*job) for job in jobs]
+        verdicts = [future.result() for future in futures]
+    assert [v.outcome for v in verdicts] == ["correct"] * 2 + ["incorrect"] * 2, verdicts
+    assert re.search("Read-only file system|Permission denied", verdicts[2].detail)
+    assert "No module named 'jax'" in verdicts[3].detail
+    for tests, program in jobs[:2]:
+        verdict = grader.submit(tests, program).result()
+        assert verdict.outcome == "incorrect" and "No module named 'numpy'" in verdict.detail
+
+
+def test_numpy_opens_no_way_out(grader, outside):
+    with CodeGrader(workers=2, limits=replace(LIMITS, numpy=True)) as with_numpy:
+        # It comes with two variables more.
+        known = "'PWD', 'PYTHONPATH', 'OPENBLAS_NUM_THREADS'"
+        escapes = {n: text.replace("'PWD'", known) for n, text in ESCAPES.items()}
+        jobs = {n: with_numpy.submit(REFUSED, _aim(text, outside)) for n, text in escapes.items()}
+        wrong = {n: job.result() for n, job in jobs.items() if job.result().outcome != "correct"}
+    assert wrong == {}
+
+
+def test_numpy_without_isolation():
+    tests = problems.Tests(stdio=(("", "3.0\n"),))
+    program = "import numpy as np\nprint(np.ones(3).sum())"
+    for numpy, outcome in ((True, "correct"), (False, "incorrect")):
+        with CodeGrader(limits=Limits(numpy=numpy), unsafe=True) as grader:
+            assert grader.submit(tests, program).result().outcome == outcome
 
 
 def test_limits_are_validated():

@@ -5,11 +5,11 @@ import sys
 import pytest
 
 from r1jax.config import InputError
+from r1jax.data import gym
+from r1jax.data.gym import gym_problems, score_gym
 from r1jax.data.problems import Problem
 from r1jax.data.sources import GYM_SIZE, READERS
-from r1jax.rewards import gym
 from r1jax.rewards.grading import Grader
-from r1jax.rewards.gym import gym_problems, score_gym
 
 pytest.importorskip("reasoning_gym")
 
