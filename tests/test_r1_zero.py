@@ -26,9 +26,9 @@ KEYS = {
     "outcome/failed", "heldout/accuracy",
     "heldout/greedy", "length/mean", "length/correct", "length/incorrect", "length/truncated",
     "reflection/per_response", "reflection/per_1k_tokens", "reflection/fraction",
-    "reflection/wait_per_1k_tokens", "kl", "entropy", "clip/low", "clip/high", "grad_norm", "lr",
-    "groups/zero_std", "router/max_load", "sampler/logp_diff", "time/rollout", "time/reward",
-    "time/update", "tokens_per_second",
+    "reflection/wait_per_1k_tokens", "kl", "entropy", "clip/low", "clip/high", "clip/bounded",
+    "grad_norm", "lr", "groups/zero_std", "reward/ungraded", "router/max_load",
+    "sampler/logp_diff", "time/rollout", "time/reward", "time/update", "tokens_per_second",
 }  # fmt: skip
 
 
