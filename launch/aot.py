@@ -65,6 +65,7 @@ def abstract_rollout(cfg: RunConfig, mesh) -> Rollout:
         reply_PGT=array(shape, jnp.bool_),
         logp_PGT=array(shape, jnp.float32),
         reward_PG=array(shape[:2], jnp.float32),
+        graded_PG=array(shape[:2], jnp.bool_),
     )
 
 

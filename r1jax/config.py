@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import dacite
 
@@ -27,6 +27,8 @@ Long = Literal["stop", "drop"]  # what a prompt or document that is too long doe
 # Whether a run goes on from what its folder holds: it must not hold a run (no), it must (yes), or
 # either will do (auto, for job scripts).
 Resume = Literal["no", "yes", "auto"]
+# What a rollout is trained with (`r1jax.rl.algorithms.ALGORITHMS`).
+AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "gspo"]
 
 
 class InputError(ValueError):
@@ -179,7 +181,8 @@ class ModelConfig:
     norm_eps: float = 1e-6
     init_std: float = 0.02
     # How it runs, not what it is:
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of what is computed
+    # Of what is kept: float32 in training, where dtype=bfloat16 may still compute in bfloat16.
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
@@ -228,6 +231,21 @@ class ModelConfig:
         return self.attention.qk_dim**-0.5 * temperature**2
 
 
+def check_moves(model: ModelConfig, optim: "OptimConfig") -> None:
+    """Raises InputError if parameters are too coarse for the learning rate.
+
+    AdamW moves a weight by about lr an update, and weights have a size of init_std or so. bfloat16
+    has 8 bits: a weight w that is moved by less than 2^-9 to 2^-8 |w| rounds back to itself.
+    """
+    least = model.init_std * 2**-8
+    check(
+        model.param_dtype != "bfloat16" or optim.lr >= least,
+        f"ModelConfig.param_dtype=bfloat16 cannot hold updates of OptimConfig.lr={optim.lr:g}: a "
+        f"weight of the size of init_std={model.init_std:g} moves by {least:.1g} or not at all; "
+        "param_dtype=float32 can, and dtype=bfloat16 computes in bfloat16 all the same",
+    )
+
+
 def yarn_mscale(rope: RopeConfig, mscale: float) -> float:
     """YaRN's attention temperature, 0.1 * mscale * ln(factor) + 1 (arXiv 2309.00071, eq. 22)."""
     if rope.scaling != "yarn" or rope.factor <= 1.0:
@@ -248,8 +266,11 @@ class OptimConfig:
     b2: float = 0.95
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    bias_rate: float = 1e-3  # DeepSeek-V3's gamma
-    balance_alpha: float = 1e-4  # weight of the sequence-wise balance loss
+    # Balance of the router. At rest unless a model is pre-trained: V3 ended its pre-training with a
+    # gamma of 0 (arXiv 2412.19437, section 4.2), and routing that moves without a gradient changes
+    # the ratios between the updates of a rollout. V3's: 1e-3 and 1e-4.
+    bias_rate: float = 0.0  # gamma: how far a selection bias moves an update
+    balance_alpha: float = 0.0  # weight of the sequence-wise balance loss
     mtp_weight: float = 0.3  # DeepSeek-V3's lambda; only used where the model has MTP depths
 
     def __post_init__(self):
@@ -291,20 +312,25 @@ class SamplingConfig:
 class RLConfig:
     """One GRPO rollout and the updates made on it."""
 
-    algorithm: Literal["grpo", "dr_grpo", "dapo", "gspo"] = "grpo"
+    algorithm: AlgorithmName = "grpo"
     questions: int = 16  # a rollout
-    group: int = 16  # replies a question
+    group: int = 16  # replies a question, at least 2
     minibatches: int = 2  # updates a rollout, one after another
     microbatches: int = 1  # gradient accumulation within an update: less memory, same result
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    kl_coef: float = 1e-3
+    # None: the algorithm's own (`r1jax.rl.algorithms.settings`).
+    clip_low: float | None = None
+    clip_high: float | None = None
+    kl_coef: float | None = None
     reference_every: int = 400  # updates between hard replacements of the reference policy
     # DAPO's dynamic sampling: draw up to this many rollouts a step until enough groups are mixed
     # (neither all right nor all wrong). 1: off.
     max_draws: int = 1
     # DAPO's overlong shaping: a penalty sets in this many tokens before max_tokens. 0: off.
     overlong_buffer: int = 0
+    # Of the penalty, which is 1 at full length. DAPO's is 1 where right and wrong are +1 and -1;
+    # here they are 1 and 0, so half of it keeps the relation: it never makes right worse than wrong
+    # by more than DAPO's does.
+    overlong_weight: float = 0.5
 
     def __post_init__(self):
         check_positive(
@@ -317,8 +343,14 @@ class RLConfig:
             "max_draws",
         )
         check(
-            self.algorithm in ("grpo", "dr_grpo", "dapo", "gspo"),
-            f"RLConfig.algorithm must be grpo, dr_grpo, dapo or gspo, got {self.algorithm!r}",
+            self.algorithm in get_args(AlgorithmName),
+            f"RLConfig.algorithm must be one of {', '.join(get_args(AlgorithmName))}, got "
+            f"{self.algorithm!r}",
+        )
+        check(
+            self.group > 1,
+            f"RLConfig.group={self.group}: a reply is compared with the others of its group; with "
+            "fewer than 2 there is no signal",
         )
         rows = self.questions * self.group
         parts = self.minibatches * self.microbatches
@@ -328,8 +360,12 @@ class RLConfig:
             f"{rows}",
         )
         check(
-            self.clip_low >= 0 and self.clip_high >= 0 and self.kl_coef >= 0,
+            all((v or 0) >= 0 for v in (self.clip_low, self.clip_high, self.kl_coef)),
             "RLConfig: clip_low, clip_high and kl_coef must not be negative",
+        )
+        check(
+            self.overlong_buffer >= 0 and self.overlong_weight >= 0,
+            "RLConfig: overlong_buffer and overlong_weight must not be negative",
         )
 
 
@@ -533,6 +569,7 @@ class RunConfig:
             "RunConfig.sampling: RL needs temperature > 0, top_p = 1 and top_k = 0, since the "
             "update's log-probabilities are of the whole distribution at that temperature",
         )
+        check_moves(self.model, self.optim)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -561,6 +598,7 @@ class SFTConfig:
 
     def __post_init__(self):
         check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
+        check_moves(self.model, self.optim)
 
 
 def save_config(config, path: Path) -> None:

@@ -44,8 +44,18 @@ def make_optimizer(cfg: OptimConfig) -> optax.GradientTransformation:
 
 
 def _matrices(params):
-    """Weight decay pulls matrices, not norm scales (which may carry a layer axis)."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in str(path[-1]), params)
+    """Weight decay pulls matrices, not norm scales and biases (which may carry a layer axis)."""
+
+    def is_matrix(path, _) -> bool:
+        return not any(kind in str(path[-1]) for kind in ("norm", "bias"))
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+def float32(tree):
+    """Moments and sums of gradients are float32 whatever the parameters are: bfloat16 would lose
+    what is added to them, a hundredth of it at a time."""
+    return jax.tree.map(lambda a: a.astype(jnp.float32), tree)
 
 
 def state_shardings(model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:
@@ -69,7 +79,7 @@ def shardings_around(specs, cfg: OptimConfig, mesh: Mesh) -> TrainState:
 
 def new_state(weights, cfg: OptimConfig) -> TrainState:
     """A state at step 0 around given weights."""
-    opt_state = make_optimizer(cfg).init(weights.params)
+    opt_state = make_optimizer(cfg).init(float32(weights.params))
     return TrainState(weights=weights, opt_state=opt_state, step=jnp.zeros((), jnp.int32))
 
 
@@ -134,10 +144,21 @@ def descend(
 
 
 def update(
-    state: TrainState, grads, load_LE: jax.Array | None, cfg: OptimConfig
+    state: TrainState,
+    grads,
+    load_LE: jax.Array | None,
+    cfg: OptimConfig,
+    *,
+    ran_mtp: bool = True,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One clipped AdamW update, and one step of the router's balance rule."""
+    """One clipped AdamW update, and one step of the router's balance rule.
+
+    ran_mtp=False, as in RL: MTP modules have no gradient, and stay as they are: not decayed either.
+    """
+    grads = float32(grads)
     updates, opt_state = make_optimizer(cfg).update(grads, state.opt_state, state.weights.params)
+    if not ran_mtp:
+        updates = updates.replace(mtp=jax.tree.map(jnp.zeros_like, updates.mtp))
     weights = state.weights.replace(params=optax.apply_updates(state.weights.params, updates))
     if load_LE is not None:
         # RL does not run the MTP layers, whose biases come last: those without a load stay.

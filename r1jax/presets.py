@@ -25,7 +25,15 @@ def tiny_base(corpus: CorpusConfig | None = None) -> BaseConfig:
     return BaseConfig(
         model=tiny(),
         corpus=corpus or CorpusConfig(),
-        optim=OptimConfig(lr=4e-3, schedule="cosine", warmup=50, steps=1000, weight_decay=0.01),
+        optim=OptimConfig(
+            lr=4e-3,
+            schedule="cosine",
+            warmup=50,
+            steps=1000,
+            weight_decay=0.01,
+            bias_rate=1e-3,
+            balance_alpha=1e-4,
+        ),
     )
 
 
@@ -118,14 +126,17 @@ def r1_stage2_paper() -> RunConfig:
 
 
 def dapo(run: RunConfig) -> RunConfig:
-    """`run` with DAPO's settings (arXiv 2503.14476): clip-higher, token mean, dynamic sampling,
-    overlong shaping over the last fifth of the budget, no KL."""
+    """`run` with DAPO's settings (arXiv 2503.14476): its own clip range and no KL, token mean,
+    dynamic sampling, and overlong shaping over the last fifth of the budget.
+
+    Paper: right and wrong are +1 and -1, nothing is paid for format, and full length costs 1. Code:
+    1 and 0, the run's other rewards stay, and full length costs half (RLConfig.overlong_weight)."""
     rl = dataclasses.replace(
         run.rl,
         algorithm="dapo",
-        clip_low=0.2,
-        clip_high=0.28,
-        kl_coef=0.0,
+        clip_low=None,
+        clip_high=None,
+        kl_coef=None,
         max_draws=4,
         overlong_buffer=run.sampling.max_tokens // 5,
     )

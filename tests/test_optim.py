@@ -1,6 +1,7 @@
 """Learning rate, clipping, weight decay, and where the moments live."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -12,8 +13,9 @@ import small
 from jax.sharding import PartitionSpec as P
 
 from r1jax import optim
-from r1jax.config import OptimConfig
-from r1jax.model.params import weight_specs
+from r1jax.config import GQAConfig, InputError, OptimConfig, RunConfig, SFTConfig
+from r1jax.model.params import GQA, weight_specs
+from r1jax.published import deepseek_v3
 from r1jax.sharding import EXPERT, FSDP, is_spec, make_mesh
 
 DECAY = OptimConfig(lr=0.01, weight_decay=0.1, warmup=4, bias_rate=0.01)
@@ -74,6 +76,52 @@ def test_weight_decay_shrinks_matrices_by_the_rate_and_leaves_norms_and_biases()
         jax.tree.map(check, is_norm, state.weights.params, before.params)
         moved_LE = state.weights.router_bias_LE - before.router_bias_LE
         np.testing.assert_allclose(moved_LE, [[0.01] * 4 + [-0.01] * 4] * 2, atol=1e-7)
+
+
+def test_weight_decay_leaves_the_biases_and_norms_of_grouped_attention():
+    attention = GQAConfig(heads=2, kv_heads=1, head_dim=6, qkv_bias=True, qk_norm=True)
+    model = small.config(attention=attention, router=None, dense_layers=1)
+    state = optim.new_state(small.weights(model), DECAY)
+    before = state.weights.params
+    state, _ = update(state, jax.tree.map(jnp.zeros_like, before), None, DECAY)
+    kept = jax.tree.map(
+        np.array_equal, state.weights.params.dense.attention, before.dense.attention
+    )
+    assert kept == GQA(
+        q_DHX=False, k_DKX=False, v_DKX=False, out_HXD=False,
+        q_bias_HX=True, k_bias_KX=True, v_bias_KX=True, q_norm_X=True, k_norm_X=True,
+    )  # fmt: skip
+
+
+def share_moved(lr: float, std: float, dtype: str) -> float:
+    """Of weights of N(0, std), after 50 updates along a steady gradient."""
+    cfg = OptimConfig(lr=lr)
+    tx = optim.make_optimizer(cfg)
+    rng = np.random.default_rng(0)
+    before = {"w": jnp.asarray(rng.normal(size=10_000) * std, dtype)}
+    grads = {"w": jnp.float32(rng.normal(size=10_000))}
+
+    def one(carry, _):
+        params, opt_state = carry
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    (after, _), _ = jax.lax.scan(one, (before, tx.init(optim.float32(before))), length=50)
+    return float(np.mean(after["w"] != before["w"]))
+
+
+def test_bfloat16_parameters_that_the_rate_cannot_move_are_refused_by_name():
+    """R1-Zero's rate and V3's weights: a seventh of them moves at all, in 50 updates."""
+    v3 = dataclasses.replace(deepseek_v3(), param_dtype="bfloat16")
+    assert share_moved(3e-6, v3.init_std, "float32") == 1
+    assert share_moved(3e-6, v3.init_std, "bfloat16") < 0.2
+    assert share_moved(2e-4, v3.init_std, "bfloat16") > 0.9
+    names = r"ModelConfig.param_dtype=bfloat16 .* OptimConfig.lr=3e-06"
+    for make in (RunConfig, functools.partial(SFTConfig, base="", tokenizer="")):
+        with pytest.raises(InputError, match=names):
+            make(model=v3, optim=OptimConfig(lr=3e-6))
+        make(model=v3, optim=OptimConfig(lr=2e-4))
+        make(model=deepseek_v3(), optim=OptimConfig(lr=3e-6))
 
 
 def test_gradient_is_clipped_by_its_global_norm_which_is_reported_unclipped():

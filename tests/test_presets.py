@@ -8,6 +8,7 @@ from r1jax import sharding
 from r1jax.model.params import weight_specs
 from r1jax.presets import RUNS, SOURCES, UNREPORTED
 from r1jax.published import tiny
+from r1jax.rl.algorithms import settings
 
 
 def field(config, path: str):
@@ -38,10 +39,10 @@ def test_every_number_of_a_published_run_has_a_source_or_is_marked_unreported(na
     run = RUNS[name]()
     # How it is run here, not what is learned: these are no claims about the paper.
     ours = {
-        "rl.microbatches", "rl.max_draws", "rl.overlong_buffer", "sampling.slots",
-        "sampling.refill", "sampling.top_k", "sampling.top_p", "optim.schedule", "optim.steps",
-        "optim.final", "optim.mtp_weight", "reward.repetition", "reward.partial",
-        "reward.target_language",
+        "rl.microbatches", "rl.max_draws", "rl.overlong_buffer", "rl.overlong_weight",
+        "sampling.slots", "sampling.refill", "sampling.top_k", "sampling.top_p",
+        "optim.schedule", "optim.steps", "optim.final", "optim.mtp_weight",
+        "reward.repetition", "reward.partial", "reward.target_language",
     }  # fmt: skip
     for part in ("rl", "sampling", "optim", "reward"):
         for f in dataclasses.fields(field(run, part)):
@@ -82,6 +83,6 @@ def test_only_stage_2_rewards_language_consistency():
 def test_dapo_preset_clips_higher_and_has_no_kl_term():
     rl = RUNS["tiny_dapo"]().rl
     assert rl.algorithm == "dapo"
-    assert (rl.clip_low, rl.clip_high, rl.kl_coef) == (0.2, 0.28, 0.0)
+    assert settings(rl) == (0.2, 0.28, 0.0)
     assert rl.max_draws > 1
     assert rl.overlong_buffer > 0

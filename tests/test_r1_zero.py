@@ -26,9 +26,9 @@ KEYS = {
     "outcome/failed", "heldout/accuracy",
     "heldout/greedy", "length/mean", "length/correct", "length/incorrect", "length/truncated",
     "reflection/per_response", "reflection/per_1k_tokens", "reflection/fraction",
-    "reflection/wait_per_1k_tokens", "kl", "entropy", "clip/low", "clip/high", "grad_norm", "lr",
-    "groups/zero_std", "router/max_load", "sampler/logp_diff", "time/rollout", "time/reward",
-    "time/update", "tokens_per_second",
+    "reflection/wait_per_1k_tokens", "kl", "entropy", "clip/low", "clip/high", "clip/bounded",
+    "grad_norm", "lr", "groups/zero_std", "reward/ungraded", "router/max_load",
+    "sampler/logp_diff", "time/rollout", "time/reward", "time/update", "tokens_per_second",
 }  # fmt: skip
 
 
@@ -171,12 +171,14 @@ def test_dynamic_sampling_puts_mixed_groups_first_and_stops_when_there_are_enoug
 
 
 def test_overlong_shaping_takes_from_the_reward_what_a_reply_is_too_long(config):
+    """Half of it: DAPO's right and wrong are 2 apart, these 1."""
     shaped, _, _ = trainer(config, overlong_buffer=8).rollout(tiny_run.weights(), 0, 0)
     lengths = [len(s.completion.tokens) for s in shaped]
     penalties = [-max(0, n - 8) / 8 for n in lengths]
     np.testing.assert_allclose([s.grade.components["overlong"] for s in shaped], penalties)
     plain = [s.grade.components["accuracy"] + s.grade.components["format"] for s in shaped]
-    np.testing.assert_allclose([s.grade.reward for s in shaped], np.add(plain, penalties))
+    want = np.add(plain, 0.5 * np.array(penalties))
+    np.testing.assert_allclose([s.grade.reward for s in shaped], want)
     assert min(lengths) < 8 < max(lengths)
 
 

@@ -21,7 +21,6 @@ from r1jax.sharding import make_mesh
 
 B, T = 8, 14
 OPTIM = OptimConfig(lr=0.01, balance_alpha=0.05, bias_rate=0.01, mtp_weight=0.3)
-MTP = small.config(mtp_depth=1)
 rng = np.random.default_rng(0)
 # 20 documents of 1 to 9 tokens: whole, without a prompt, and of a single token.
 DOCUMENTS = [
@@ -108,23 +107,30 @@ def test_padding_has_no_influence():
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_mtp_loss_is_added_and_looks_two_ahead_within_a_document():
-    weights = small.weights(MTP)
-    total, (metrics, load_LE) = loss(weights, packed(), MTP, OPTIM)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_mtp_loss_is_the_mean_over_depths_and_looks_ahead_within_a_document(depth):
+    """V3, eq. 25: lambda / D sum_k L_k."""
+    model = small.config(mtp_depth=depth)
+    weights = small.weights(model)
+    total, (metrics, load_LE) = loss(weights, packed(), model, OPTIM)
     tokens, segments, positions = alone()
 
     @jax.jit
     def log_probs(weights):
-        hidden = forward(weights, tokens, MTP, segments_BT=segments).hidden_BTD
-        return mtp_log_probs(weights, hidden, tokens, segments, positions, MTP)[0][0]
+        hidden = forward(weights, tokens, model, segments_BT=segments).hidden_BTD
+        return mtp_log_probs(weights, hidden, tokens, segments, positions, model)[0]
 
-    logp = np.float64(log_probs(weights))
-    want = -np.mean([logp[i, t - 2] for i, t in trained(ahead=2)])
-    assert float(metrics["mtp_nll"]) == pytest.approx(want, rel=1e-5)
-    assert load_LE.shape == (2, 8)
+    depths = [np.float64(logp) for logp in log_probs(weights)]
+    each = [
+        -np.mean([logp[i, t - ahead] for i, t in trained(ahead)])
+        for ahead, logp in enumerate(depths, start=2)
+    ]
+    assert len(each) == depth
+    assert float(metrics["mtp_nll"]) == pytest.approx(np.mean(each), rel=1e-5)
+    assert load_LE.shape == (1 + depth, 8)
     without_mtp = OptimConfig(mtp_weight=0.0, balance_alpha=OPTIM.balance_alpha)
-    plain, _ = loss(weights, packed(), MTP, without_mtp)
-    assert float(total - plain) == pytest.approx(0.3 * want, rel=1e-4)
+    plain, _ = loss(weights, packed(), model, without_mtp)
+    assert float(total - plain) == pytest.approx(0.3 * np.mean(each), rel=1e-4)
 
 
 def state():

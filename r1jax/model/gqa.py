@@ -6,10 +6,11 @@ H = K G query heads  X head dim  M = G T
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from r1jax.config import ModelConfig
 from r1jax.model.cache import KVCache, update
-from r1jax.model.layers import apply_rope, masked_softmax, rms_norm
+from r1jax.model.layers import apply_rope, einsum32, masked_softmax, rms_norm
 from r1jax.model.params import GQA
 from r1jax.sharding import constrain
 
@@ -40,17 +41,17 @@ def attention(
     else:
         cache = update(cache, KVCache(k_BTKX, v_BTKX), positions_BT)
         k_BKSX, v_BKSX = cache.key_BKSX, cache.value_BKSX
-    (b, t, h, x), k = q_BTHX.shape, k_BTKX.shape[2]
-    q_BTKGX = q_BTHX.reshape(b, t, k, h // k, x)
+    t, k = q_BTHX.shape[1], k_BTKX.shape[2]
+    q_BTKGX = rearrange(q_BTHX, "b t (k g) x -> b t k g x", k=k)
     if t == 1:
         # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
-        scores = jnp.einsum("bksx,btkgx->bkstg", k_BKSX, q_BTKGX)
-        scores = jnp.moveaxis(scores, 2, 4).swapaxes(2, 3)
+        scores = einsum32("bksx,btkgx->bkstg", k_BKSX, q_BTKGX)
+        scores = rearrange(scores, "b k s t g -> b k g t s")
     else:
-        scores = jnp.einsum("btkgx,bksx->bkgts", q_BTKGX, k_BKSX)
+        scores = einsum32("btkgx,bksx->bkgts", q_BTKGX, k_BKSX)
     weights = masked_softmax(scores, mask_BTS[:, None, None], cfg.softmax_scale)
-    o_BKMX = weights.reshape(b, k, -1, weights.shape[-1]) @ v_BKSX
-    o_BTHX = o_BKMX.reshape(b, h, t, x).swapaxes(1, 2)
+    weights_BKMS = rearrange(weights.astype(v_BKSX.dtype), "b k g t s -> b k (g t) s")
+    o_BTHX = rearrange(weights_BKMS @ v_BKSX, "b k (g t) x -> b t (k g) x", t=t)
     return jnp.einsum("bthx,hxd->btd", o_BTHX, p.out_HXD.astype(x_BTD.dtype)), cache
 
 

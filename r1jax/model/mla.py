@@ -11,10 +11,11 @@ N nope dim  R rope dim  U value dim  X = N + R  Y = N + U  M = T H
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from r1jax.config import MLAConfig, ModelConfig
 from r1jax.model.cache import LatentCache, update
-from r1jax.model.layers import apply_rope, masked_softmax, rms_norm
+from r1jax.model.layers import apply_rope, einsum32, masked_softmax, rms_norm
 from r1jax.model.params import MLA
 from r1jax.sharding import constrain
 
@@ -61,9 +62,9 @@ def naive(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CHY, 
     kv = jnp.einsum("bsc,chy->bshy", latent_BSC, kv_b_CHY)
     kv = constrain(kv, "batch", None, None, None)
     k_BSHN, v_BSHU = jnp.split(kv, [cfg.attention.nope_dim], axis=-1)
-    scores = jnp.einsum("bthn,bshn->bhts", q_nope_BTHN, k_BSHN)
-    scores = scores + jnp.einsum("bthr,bsr->bhts", q_rope_BTHR, k_rope_BSR)
-    weights = masked_softmax(scores, mask_BTS[:, None], cfg.softmax_scale)
+    scores = einsum32("bthn,bshn->bhts", q_nope_BTHN, k_BSHN)
+    scores = scores + einsum32("bthr,bsr->bhts", q_rope_BTHR, k_rope_BSR)
+    weights = masked_softmax(scores, mask_BTS[:, None], cfg.softmax_scale).astype(v_BSHU.dtype)
     return jnp.einsum("bhts,bshu->bthu", weights, v_BSHU)
 
 
@@ -72,9 +73,9 @@ def absorbed(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CH
     k_up_CHN, v_up_CHU = jnp.split(kv_b_CHY, [cfg.attention.nope_dim], axis=-1)
     q_BTHC = jnp.einsum("bthn,chn->bthc", q_nope_BTHN, k_up_CHN)
     # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
-    scores = jnp.einsum("bsc,bthc->bsth", latent_BSC, q_BTHC)
-    scores = scores + jnp.einsum("bsr,bthr->bsth", k_rope_BSR, q_rope_BTHR)
+    scores = einsum32("bsc,bthc->bsth", latent_BSC, q_BTHC)
+    scores = scores + einsum32("bsr,bthr->bsth", k_rope_BSR, q_rope_BTHR)
     weights = masked_softmax(jnp.moveaxis(scores, 1, 3), mask_BTS[:, :, None], cfg.softmax_scale)
-    o_BMC = weights.reshape(weights.shape[0], -1, weights.shape[-1]) @ latent_BSC
-    o_BTHC = o_BMC.reshape(q_BTHC.shape)
+    weights_BMS = rearrange(weights.astype(latent_BSC.dtype), "b t h s -> b (t h) s")
+    o_BTHC = rearrange(weights_BMS @ latent_BSC, "b (t h) c -> b t h c", t=q_BTHC.shape[1])
     return jnp.einsum("bthc,chu->bthu", o_BTHC, v_up_CHU)

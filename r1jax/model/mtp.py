@@ -25,7 +25,13 @@ def mtp_log_probs(
 
     Depth k combines the hidden state at i with the embedding of token i + k (eq. 21; here the
     embedding comes first, as in the published checkpoint's `eh_proj`), runs one layer, and
-    predicts token i + k + 1 with the shared head (eq. 23). Returns, a depth: log-probs [B, T], a
+    predicts token i + k + 1 with the shared head (eq. 23).
+
+    Paper: h_0 is "the representation given by the main model"; whether the main model's final norm
+    comes before is not said (deepseek-ai/DeepSeek-V3 issue 839). Code: it does not, as eq. 21 norms
+    its input itself; vLLM feeds the normed states to the published module. The two differ by the
+    final norm's scale, which a module trained here absorbs: only the use of published MTP weights
+    depends on it. Returns, a depth: log-probs [B, T], a
     mask of positions whose input and target lie in the same segment, and the routing statistics.
     """
     params, embed_VD = weights.params, weights.params.embed_VD.astype(cfg.dtype)

@@ -5,14 +5,16 @@ B batch  T time  S keys  D d_model  V vocabulary  L layers  E experts
 
 from collections.abc import Callable
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from r1jax.config import ModelConfig
 from r1jax.model import gqa, mla
 from r1jax.model.cache import Cache
-from r1jax.model.layers import rms_norm, swiglu
+from r1jax.model.layers import einsum32, rms_norm, swiglu
 from r1jax.model.moe import RouterStats, moe
 from r1jax.model.params import FFN, GQA, MLA, Layer, Params, Weights
 from r1jax.sharding import constrain
@@ -47,11 +49,13 @@ def forward(
     which is not counted in the routing statistics. Positions default to 0..T-1. With a cache, a
     row's tokens are written at their positions, and attend to all positions up to their own.
     """
+    chex.assert_rank(tokens_BT, 2)
     shape = tokens_BT.shape
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
     if segments_BT is None:
         segments_BT = jnp.ones(shape, jnp.int32)
+    chex.assert_equal_shape([tokens_BT, positions_BT, segments_BT])
     mask_BTS = attention_mask(positions_BT, segments_BT, cache)
     embed_VD = weights.params.embed_VD.astype(cfg.dtype)
     x = constrain(embed_VD[tokens_BT], "batch", None, None)
@@ -138,10 +142,10 @@ def _run(layer, x, stack: Layer | tuple[Layer, ...] | None, bias_LE, cache, n, c
 
 
 def unembed(params: Params, hidden: jax.Array, cfg: ModelConfig, norm=None) -> jax.Array:
-    """Final norm and head: [..., D] -> float32 logits [..., V]."""
+    """Final norm and head: [..., D] -> logits [..., V], float32 in their sums and as they are."""
     h = rms_norm(hidden, params.norm_D if norm is None else norm, cfg.norm_eps)
     head_DV = params.embed_VD.T if params.head_DV is None else params.head_DV
-    return (h @ head_DV.astype(h.dtype)).astype(jnp.float32)
+    return einsum32("...d,dv->...v", h, head_DV.astype(h.dtype))
 
 
 def log_probs(
@@ -162,15 +166,15 @@ def log_probs(
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
         return jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0], entropy
 
-    b, t, d = hidden_BTD.shape
-    size = cfg.logits_chunk
+    chex.assert_equal_shape_prefix([hidden_BTD, targets_BT], 2)
+    t, size = hidden_BTD.shape[1], cfg.logits_chunk
     if size == 0 or t <= size:
         return chunk(hidden_BTD, targets_BT)
     n = -(-t // size)
     pad = n * size - t
-    hidden = jnp.pad(hidden_BTD, ((0, 0), (0, pad), (0, 0))).reshape(b, n, size, d)
-    targets = jnp.pad(targets_BT, ((0, 0), (0, pad))).reshape(b, n, size)
-    out = jax.lax.map(
-        lambda xs: jax.checkpoint(chunk)(*xs), (hidden.swapaxes(0, 1), targets.swapaxes(0, 1))
-    )
-    return tuple(o.swapaxes(0, 1).reshape(b, n * size)[:, :t] for o in out)
+    hidden = jnp.pad(hidden_BTD, ((0, 0), (0, pad), (0, 0)))
+    targets = jnp.pad(targets_BT, ((0, 0), (0, pad)))
+    chunks = tuple(rearrange(a, "b (n s) ... -> n b s ...", n=n) for a in (hidden, targets))
+    logp, entropy = jax.lax.map(lambda xs: jax.checkpoint(chunk)(*xs), chunks)
+    logp, entropy = (rearrange(a, "n b s -> b (n s)")[:, :t] for a in (logp, entropy))
+    return logp, entropy

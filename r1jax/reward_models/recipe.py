@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from r1jax.config import InputError, ModelConfig, OptimConfig, Resume, check, check_positive
+from r1jax.config import (
+    InputError,
+    ModelConfig,
+    OptimConfig,
+    Resume,
+    check,
+    check_moves,
+    check_positive,
+)
 from r1jax.data import countdown
 from r1jax.data.templates import exchange
 from r1jax.data.tokenizer import Tokenizer
@@ -57,6 +65,7 @@ class RewardModelConfig:
             f"RewardModelConfig.length={self.length} exceeds ModelConfig.context="
             f"{self.model.context}",
         )
+        check_moves(self.model, self.optim)
         check(self.min_gap >= 0, f"RewardModelConfig.min_gap must not be negative: {self.min_gap}")
         for field in ("heldout_share", "made_longer", "made_mistaken"):
             value = getattr(self, field)

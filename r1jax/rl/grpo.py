@@ -1,9 +1,14 @@
 """Group Relative Policy Optimization: the loss, and the one compiled step.
 
 DeepSeekMath, arXiv 2402.03300, section 4.1; DeepSeek-R1, arXiv 2501.12948, section 2.2.1.
-Deviations: none in the formula. Log-probs are of the sampler's distribution at its temperature.
-The old log-probs are those recorded when the tokens were drawn, not recomputed ones, so a
-difference between sampler and trainer is seen by the ratio (and reported as sampler/logp_diff).
+
+Paper: J = mean over replies of 1/|o| sum_t min(r_t A, clip(r_t, 1 - e, 1 + e) A) - beta k3_t, with
+r_t = pi(o_t) / pi_old(o_t). Code: its negation is the loss, with these differences. Log-ratios are
+bounded at +-20, where no gradient is left (`clip/bounded` says how often). Log-probs are of the
+sampler's distribution at its temperature. The old ones are those recorded when the tokens were
+drawn, not recomputed, so a difference between sampler and trainer is seen by the ratio (and
+reported as sampler/logp_diff). A reply that no grader graded leaves the update as if it had not
+been drawn (`reward/ungraded` counts them).
 
 P questions  G replies a question  R = P G rows  M updates  A micro-batches  B rows at once
 T tokens  L MoE layers  E experts
@@ -11,17 +16,21 @@ T tokens  L MoE layers  E experts
 
 import functools
 
+import chex
+import einops
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from r1jax import optim, sharding
+from r1jax import masked, optim, sharding
 from r1jax.config import ModelConfig, OptimConfig, RLConfig, SamplingConfig
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward, log_probs
 from r1jax.optim import TrainState
-from r1jax.rl.algorithms import ALGORITHMS
+from r1jax.rl.algorithms import ALGORITHMS, settings
 from r1jax.rl.types import Rollout
+
+BOUND = 20.0  # of a log-ratio, in nats
 
 
 class PolicyState(flax.struct.PyTreeNode):
@@ -46,24 +55,35 @@ def policy_loss(logp_BT, ref_logp_BT, rows: Tokens, cfg: RLConfig):
     """Sum of weighted -min(r A, clip(r) A) + beta k3, and its parts.
 
     k3 = ref/pi - log(ref/pi) - 1 is an unbiased, never negative estimate of KL(pi || ref) whose
-    gradient, unlike that of k1 as a loss, is not zero in expectation (Schulman, 2020).
+    gradient, unlike that of k1 as a loss, is not zero in expectation (Schulman, 2020). It grows as
+    exp(log(ref/pi)): unbounded, one token of e^40 is all that is left of a clipped gradient.
     """
+    chex.assert_equal_shape([logp_BT, ref_logp_BT, rows.old_logp_BT, rows.weight_BT, rows.reply_BT])
+    chex.assert_shape(rows.advantage_B, logp_BT.shape[:1])
+    clip_low, clip_high, kl_coef = settings(cfg)
     mask = rows.reply_BT
     difference = logp_BT - rows.old_logp_BT
-    ratio = ALGORITHMS[cfg.algorithm].ratios(difference, mask)
+    log_ratio, far = _bounded(ALGORITHMS[cfg.algorithm].log_ratios(difference, mask))
+    ratio = jnp.exp(log_ratio)
     advantage = rows.advantage_B[:, None]
-    clipped = jnp.clip(ratio, 1 - cfg.clip_low, 1 + cfg.clip_high)
+    clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
     surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
-    log_ref_ratio = jnp.where(mask, ref_logp_BT - logp_BT, 0.0)
+    log_ref_ratio, ref_far = _bounded(jnp.where(mask, ref_logp_BT - logp_BT, 0.0))
     k3 = jnp.exp(log_ref_ratio) - log_ref_ratio - 1
-    loss = jnp.sum(rows.weight_BT * (cfg.kl_coef * k3 - surrogate))
+    loss = jnp.sum(rows.weight_BT * (kl_coef * k3 - surrogate))
     sums = {  # over reply tokens; divided by their number once, at the end
         "kl": k3,
-        "clip/low": (ratio < 1 - cfg.clip_low) & (advantage < 0),
-        "clip/high": (ratio > 1 + cfg.clip_high) & (advantage > 0),
+        "clip/low": (ratio < 1 - clip_low) & (advantage < 0),
+        "clip/high": (ratio > 1 + clip_high) & (advantage > 0),
+        "clip/bounded": far | ref_far,
         "sampler/logp_diff": jnp.abs(difference),
     }
     return loss, {k: jnp.sum(jnp.where(mask, v, 0).astype(jnp.float32)) for k, v in sums.items()}
+
+
+def _bounded(log_ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Within +-BOUND, and where that changed it: exp() of it is then neither 0 nor inf."""
+    return jnp.clip(log_ratio, -BOUND, BOUND), jnp.abs(log_ratio) > BOUND
 
 
 def row_log_probs(weights: Weights, rows: Tokens, model: ModelConfig, sampling: SamplingConfig):
@@ -101,19 +121,20 @@ def grpo_loss(
     cfg: RLConfig,
     optim_cfg: OptimConfig,
     sampling: SamplingConfig,
-    update_rows: int,
+    update_rows: jax.Array,
 ):
-    """The loss of some rows of an update of `update_rows` rows: losses and gradients of its
+    """The loss of some rows of an update of `update_rows` graded rows: losses and gradients of its
     micro-batches add up to those of the whole, however it is split.
 
     Returns (loss, (sums, load_LE)).
     """
     logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, sampling)
     ref_logp_BT = logp_BT
-    if cfg.kl_coef > 0:
+    kl_coef = settings(cfg).kl_coef
+    if kl_coef:
         ref_logp_BT, _, _ = row_log_probs(reference, rows, model, sampling)
     loss, sums = policy_loss(logp_BT, jax.lax.stop_gradient(ref_logp_BT), rows, cfg)
-    if cfg.kl_coef == 0:
+    if not kl_coef:
         sums["kl"] = jnp.zeros(())  # no reference, nothing measured
     sums["entropy"] = jnp.sum(jnp.where(rows.reply_BT, entropy_BT, 0))
     load_LE = None
@@ -142,12 +163,15 @@ def grpo_step(
     `key` draws which rows share a minibatch (R1-Zero splits a rollout at random).
     """
     algorithm = ALGORITHMS[cfg.algorithm]
-    advantage_PG = algorithm.advantages(rollout.reward_PG)
-    updates = _split(rollout, advantage_PG, algorithm.weights, key, cfg)
+    graded_PG = rollout.graded_PG
+    advantage_PG = algorithm.advantages(rollout.reward_PG, graded_PG)
+    updates = _split(
+        rollout, advantage_PG, lambda mask: algorithm.weights(mask, sampling.max_tokens), key, cfg
+    )
 
     def update(state: PolicyState, rows_AB: Tokens):
         grads, loss, sums, load_LE = _accumulate(state, rows_AB, model, cfg, optim_cfg, sampling)
-        train, metrics = optim.update(state.train, grads, load_LE, optim_cfg)
+        train, metrics = optim.update(state.train, grads, load_LE, optim_cfg, ran_mtp=False)
         replace = train.step % cfg.reference_every == 0
         reference = jax.tree.map(
             lambda new, old: jnp.where(replace, new, old), train.weights, state.reference
@@ -165,39 +189,44 @@ def grpo_step(
     # After the first update the policy is another one; only before it is the difference noise.
     metrics["sampler/logp_diff"] = per_update["sampler/logp_diff"][0]
     metrics["lr"] = per_update["lr"][-1]
-    spread_P = jnp.max(rollout.reward_PG, axis=1) - jnp.min(rollout.reward_PG, axis=1)
-    metrics["groups/zero_std"] = jnp.mean((spread_P == 0).astype(jnp.float32))
-    metrics["reward/mean"] = jnp.mean(rollout.reward_PG)
+    no_signal_P = jnp.all(advantage_PG == 0, axis=1)
+    metrics["groups/zero_std"] = jnp.mean(no_signal_P.astype(jnp.float32))
+    metrics["reward/mean"] = masked.mean(jnp.where(graded_PG, rollout.reward_PG, 0), graded_PG)
+    metrics["reward/ungraded"] = jnp.sum(~graded_PG).astype(jnp.float32)
     return state, metrics
 
 
 def _split(rollout: Rollout, advantage_PG, weights, key, cfg: RLConfig) -> Tokens:
-    """Shuffles the rows and lays them out as [M, A, B, ...]: updates, micro-batches, rows."""
-    count = cfg.minibatches, cfg.microbatches
+    """Shuffles the rows and lays them out as [M, A, B, ...]: updates, micro-batches, rows. An
+    ungraded reply becomes a row of padding."""
     order_R = jax.random.permutation(key, advantage_PG.size)
 
-    def rows(a, *shape):
-        a = a.reshape(-1, *a.shape[2:])[order_R]
-        a = a.reshape(*shape, -1, *a.shape[1:])
-        lead = (None,) * len(shape)
-        return sharding.constrain(a, *lead, "batch", *(None,) * (a.ndim - len(shape) - 1))
+    def rows(a_PG):
+        a_R = einops.rearrange(a_PG, "p g ... -> (p g) ...")[order_R]
+        a_MAB = einops.rearrange(
+            a_R, "(m a b) ... -> m a b ...", m=cfg.minibatches, a=cfg.microbatches
+        )
+        return sharding.constrain(a_MAB, None, None, "batch", *(None,) * (a_MAB.ndim - 3))
 
-    reply_MBT = rows(rollout.reply_PGT, cfg.minibatches)
-    weight_MBT = jax.vmap(weights)(reply_MBT)
+    chex.assert_equal_shape_prefix(jax.tree.leaves(rollout), 2)
+    graded_PG1 = rollout.graded_PG[..., None]
+    reply_MABT = rows(rollout.reply_PGT & graded_PG1)
+    weight_MXT = jax.vmap(weights)(einops.rearrange(reply_MABT, "m a b t -> m (a b) t"))
     return Tokens(
-        tokens_BT=rows(rollout.tokens_PGT, *count),
-        valid_BT=rows(rollout.valid_PGT, *count),
-        reply_BT=rows(rollout.reply_PGT, *count),
-        old_logp_BT=rows(rollout.logp_PGT, *count),
-        advantage_B=rows(advantage_PG, *count),
-        weight_BT=weight_MBT.reshape(*count, -1, weight_MBT.shape[-1]),
+        tokens_BT=rows(rollout.tokens_PGT),
+        valid_BT=rows(rollout.valid_PGT & graded_PG1),
+        reply_BT=reply_MABT,
+        old_logp_BT=rows(rollout.logp_PGT),
+        advantage_B=rows(advantage_PG),
+        weight_BT=einops.rearrange(weight_MXT, "m (a b) t -> m a b t", a=cfg.microbatches),
     )
 
 
 def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, sampling):
-    """Gradient, loss, metric sums and expert loads of one update, over its micro-batches."""
+    """Gradient, loss, metric sums and expert loads of one update, over its micro-batches. The sum
+    is float32, whatever the parameters are: small parts would be lost in a bfloat16 one."""
     weights = state.train.weights
-    update_rows = rows_AB.advantage_B.size
+    update_rows = jnp.maximum(jnp.sum(jnp.any(rows_AB.valid_BT, axis=-1)), 1)
 
     def micro(rows: Tokens):
         def loss_fn(params):
@@ -213,7 +242,7 @@ def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, samp
             )
 
         (loss, (sums, load_LE)), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights.params)
-        return grads, loss, sums, load_LE
+        return optim.float32(grads), loss, sums, load_LE
 
     first = micro(jax.tree.map(lambda a: a[0], rows_AB))
     if cfg.microbatches == 1:

@@ -35,9 +35,9 @@ from r1jax.sampling.engine import Engine
 
 # What `grpo_step` reports of one update, and so is absent from the last line.
 UPDATE_KEYS = (
-    "reward/mean", "kl", "entropy", "clip/low", "clip/high", "grad_norm", "lr",
-    "groups/zero_std", "router/max_load", "sampler/logp_diff", "time/rollout", "time/reward",
-    "time/update", "tokens_per_second",
+    "reward/mean", "kl", "entropy", "clip/low", "clip/high", "clip/bounded", "grad_norm", "lr",
+    "groups/zero_std", "reward/ungraded", "router/max_load", "sampler/logp_diff",
+    "time/rollout", "time/reward", "time/update", "tokens_per_second",
 )  # fmt: skip
 HELDOUT_KEYS = tuple(
     f"heldout/{name}"
@@ -66,7 +66,7 @@ def new_grader(cfg: RunConfig, conversation: Conversation | None = None) -> Grad
         of_reply = conversation.in_format
         components = components | {"format": each(lambda checked: of_reply(checked.reply))}
     if buffer:
-        weights = weights | {"overlong": 1.0}
+        weights = weights | {"overlong": cfg.rl.overlong_weight}
         components = components | {"overlong": overlong(cfg.sampling.max_tokens, buffer)}
     unsafe = cfg.i_know_that_model_code_runs_unsandboxed
     return Grader(weights, cfg.grading_workers, components=components, unsafe=unsafe)
@@ -185,6 +185,7 @@ class Trainer:
             [s.prompt for s in samples],
             [s.completion for s in samples],
             [s.grade.reward for s in samples],
+            [s.graded for s in samples],
             self.cfg.rl.group,
             self.cfg.sampling.max_prompt + self.cfg.sampling.max_tokens,
         )

@@ -6,6 +6,8 @@ P questions  G replies a question  T prompt and reply tokens
 from collections.abc import Sequence
 from typing import Any
 
+import chex
+import einops
 import flax.struct
 import numpy as np
 
@@ -22,16 +24,22 @@ class Rollout(flax.struct.PyTreeNode):
     reply_PGT: Array  # bool: drawn by the policy, so trained on
     logp_PGT: Array  # float32: of that token when it was drawn; 0 elsewhere
     reward_PG: Array  # float32
+    graded_PG: Array  # bool: its grader did not fail; else the reward says nothing, and is not used
 
 
 def make_rollout(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Completion],
     rewards: Sequence[float],
+    graded: Sequence[bool],
     group: int,
     length: int,
 ) -> Rollout:
-    """Rows in order: the `group` samples of the first question, then of the second, ..."""
+    """Rows in order: the `group` samples of the first question, then of the second, ...
+
+    graded: False for a reply whose grader failed, which is then trained on neither as right nor as
+    wrong.
+    """
     shape = (len(completions), length)
     tokens, logp = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     valid, reply = np.zeros(shape, bool), np.zeros(shape, bool)
@@ -43,7 +51,8 @@ def make_rollout(
         reply[i, n:end] = True
 
     def by_group(a):
-        return a.reshape(-1, group, *a.shape[1:])
+        return einops.rearrange(a, "(p g) ... -> p g ...", g=group)
 
-    reward = np.asarray(rewards, np.float32)
-    return Rollout(*(by_group(a) for a in (tokens, valid, reply, logp, reward)))
+    reward, has_grade = np.asarray(rewards, np.float32), np.asarray(graded, bool)
+    chex.assert_shape([reward, has_grade], (len(completions),))
+    return Rollout(*(by_group(a) for a in (tokens, valid, reply, logp, reward, has_grade)))

@@ -15,7 +15,6 @@ from r1jax.model import transformer
 from r1jax.model.cache import init_cache
 from r1jax.model.mtp import mtp_log_probs
 from r1jax.model.params import Weights
-from r1jax.model.transformer import unembed
 
 B, T = 2, 12
 TOKENS = tiny.tokens(B, T)
@@ -163,11 +162,6 @@ def test_packed_segments_are_separate_sequences():
     np.testing.assert_array_equal(
         out.stats.load_E, np.sum([loads for _, loads, _ in [*alone, other]], axis=0)
     )
-
-
-def test_unembed_returns_float32():
-    cfg, hidden = tiny.config(dtype="bfloat16"), jnp.ones((1, 32), jnp.bfloat16)
-    assert unembed(tiny.weights(cfg).params, hidden, cfg).dtype == jnp.float32
 
 
 @functools.cache

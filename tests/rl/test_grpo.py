@@ -6,6 +6,7 @@ P questions  G replies a question  R = P G rows  T tokens  L MoE layers  E exper
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +14,11 @@ import optax
 import pytest
 import small
 
+from r1jax import optim
 from r1jax.config import OptimConfig, RLConfig, SamplingConfig
 from r1jax.optim import new_state, state_shardings
-from r1jax.rl.algorithms import ALGORITHMS
+from r1jax.presets import RUNS
+from r1jax.rl.algorithms import ALGORITHMS, settings
 from r1jax.rl.grpo import PolicyState, grpo_step
 from r1jax.rl.types import Rollout, make_rollout
 from r1jax.sampling.engine import Engine, Request
@@ -61,6 +64,7 @@ def rollout(time: int = T) -> Rollout:
         reply_PGT=(at >= prompt_PG1) & (at < end_PG1),
         logp_PGT=np.float32(np.concatenate([logp, -pad], axis=2)),
         reward_PG=np.float32(reward),
+        graded_PG=np.ones((P, G), bool),
     )
 
 
@@ -69,9 +73,13 @@ def flat(a):
 
 
 @functools.cache
-def reference_step():
+def reference_step(algorithm="grpo"):
     """(state, metrics) after one step from `policy()` on `rollout()`."""
-    return step(policy(), rollout())
+    return step(policy(), rollout(), of(algorithm))
+
+
+def of(algorithm: str, **changes) -> RLConfig:
+    return dataclasses.replace(RL, algorithm=algorithm, **changes)
 
 
 def close(got, want, rtol=1e-4, atol=1e-5):
@@ -98,7 +106,7 @@ def plain_loss(params, state, tokens_RT, valid_RT, reply_RT, old_RT, advantage_R
 
     def objective(pi_T, ref_T, old_T, reply_T, advantage):
         ratio = jnp.exp(pi_T - old_T)
-        clipped = jnp.clip(ratio, 1 - RL.clip_low, 1 + RL.clip_high)
+        clipped = jnp.clip(ratio, 1 - settings(RL).clip_low, 1 + settings(RL).clip_high)
         surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
         kl = jnp.exp(ref_T - pi_T) - (ref_T - pi_T) - 1
         return jnp.sum(reply_T * (surrogate - RL.kl_coef * kl)) / jnp.sum(reply_T)
@@ -180,13 +188,13 @@ VARIATIONS = {
     "group-order": lambda r: (permuted(r, within=False), RL),
     "padding": lambda r: (rollout(T + 3), RL),
     "copies-of-groups": lambda r: (doubled(r), dataclasses.replace(RL, questions=2 * P)),
-    "2-micro-batches": lambda r: (r, dataclasses.replace(RL, microbatches=2)),
     "4-micro-batches": lambda r: (r, dataclasses.replace(RL, microbatches=4)),
 }
 
 
 def assert_same_step(got, want):
     (state, metrics), (want_state, want_metrics) = got, want
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, want_state)
     close(state.train.weights, want_state.train.weights)
     assert {k: float(v) for k, v in metrics.items()} == pytest.approx(
         {k: float(v) for k, v in want_metrics.items()}, rel=1e-4
@@ -199,35 +207,83 @@ def test_update_does_not_change_with(vary):
     assert_same_step(step(policy(), varied, rl), reference_step())
 
 
-def test_token_mean_is_over_the_update_not_over_its_microbatches():
-    rl = dataclasses.replace(RL, algorithm="dapo")
-    one = step(policy(), rollout(), rl)
-    assert_same_step(step(policy(), rollout(), dataclasses.replace(rl, microbatches=4)), one)
-    assert float(one[1]["loss"]) != pytest.approx(float(reference_step()[1]["loss"]), rel=1e-2)
-
-
-@pytest.mark.parametrize("mesh", ["4x2", "8x1"])
-def test_update_does_not_change_with_mesh_and_stays_sharded(mesh):
+def on_mesh(mesh: str, r: Rollout, rl: RLConfig):
+    """(state, metrics) of a step on a mesh, where the state stays sharded."""
     mesh = make_mesh(mesh)
     train = state_shardings(small.CONFIG, OPTIM, mesh)
     where = PolicyState(train, train.weights)
     with jax.set_mesh(mesh):
-        state, metrics = step(jax.device_put(policy(), where), rollout())
+        state, metrics = step(jax.device_put(policy(), where), r, rl)
     jax.tree.map(lambda a, s: a.sharding.is_equivalent_to(s, a.ndim) or pytest.fail(), state, where)
-    assert_same_step(jax.device_get((state, metrics)), reference_step())
+    return jax.device_get((state, metrics))
+
+
+@pytest.mark.parametrize("mesh", ["4x2", "8x1"])
+def test_update_does_not_change_with_mesh_and_stays_sharded(mesh):
+    assert_same_step(on_mesh(mesh, rollout(), RL), reference_step())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_update_of_no_algorithm_changes_with_all_of_these_at_once(algorithm):
+    """A token mean is over the update, not over its micro-batches; a constant length is not the
+    row's."""
+    varied = doubled(permuted(rollout(T + 3), within=False))
+    got = on_mesh("4x2", varied, of(algorithm, questions=2 * P, microbatches=4))
+    assert_same_step(got, reference_step(algorithm))
+
+
+def test_algorithms_differ():
+    losses = sorted(float(reference_step(name)[1]["loss"]) for name in ALGORITHMS)
+    assert min(np.diff(losses)) > 1e-3
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_ungraded_reply_leaves_the_update_whatever_it_holds(algorithm):
+    """Neither its reward, nor its tokens and log-probs; a question without grades is as if it had
+    not been asked."""
+    graded_PG = np.ones((P, G), bool)
+    graded_PG[0], graded_PG[2, 1] = False, False
+    r = rollout().replace(graded_PG=graded_PG)
+    state, metrics = want = step(policy(), r, of(algorithm))
+
+    out = ~graded_PG
+    junk = r.replace(
+        reward_PG=np.where(out, np.float32("nan"), r.reward_PG),
+        tokens_PGT=np.where(out[..., None], 3, r.tokens_PGT),
+        logp_PGT=np.where(out[..., None], np.float32(-50), r.logp_PGT),
+    )
+    got = step(policy(), junk, of(algorithm))
+    assert_same_step(got, want)
+    assert metrics["reward/ungraded"] == G + 1
+    assert float(metrics["reward/mean"]) == pytest.approx(r.reward_PG[graded_PG].mean())
+
+    rest = jax.tree.map(lambda a: a[1:], r)
+    state_rest, metrics_rest = step(policy(), rest, of(algorithm, questions=P - 1))
+    close(state.train.weights, state_rest.train.weights)
+    for name in ("loss", "kl", "entropy", "grad_norm", "router/max_load", "reward/mean"):
+        assert float(metrics[name]) == pytest.approx(float(metrics_rest[name]), rel=1e-4), name
+    everything, _ = reference_step(algorithm)
+    assert np.any(everything.train.weights.params.embed_VD != state.train.weights.params.embed_VD)
 
 
 # Advantages, clipping, reference, metrics.
 
 
-def test_groups_of_equal_reward_leave_the_model_exactly_as_it_is():
-    rl = dataclasses.replace(RL, kl_coef=0.0)
-    optim_cfg = dataclasses.replace(OPTIM, balance_alpha=0.0, bias_rate=0.0)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_groups_of_equal_reward_leave_the_model_exactly_as_it_is(algorithm):
+    """With the presets' settings, router's biases included, but for the pull of a KL term: that is
+    there whatever the rewards."""
+    run = RUNS["tiny"]()
+    rl = of(algorithm, reference_every=run.rl.reference_every, kl_coef=0.0)
+    assert run.rl.kl_coef is None
+    policy_ = PolicyState(new_state(small.weights(), run.optim), small.weights())
     reward_PG = np.repeat(np.float32([0.1, 0, 0.7, 1.1]), G).reshape(P, G)
-    state, metrics = step(policy(), rollout().replace(reward_PG=reward_PG), rl, optim_cfg)
+    r = on_policy(rollout())
+    state, metrics = step(policy_, r.replace(reward_PG=reward_PG), rl, run.optim)
     assert metrics["grad_norm"] == 0 and metrics["groups/zero_std"] == 1
-    jax.tree.map(np.testing.assert_array_equal, state.train.weights, policy().train.weights)
-    _, mixed = step(policy(), rollout(), rl, optim_cfg)
+    chex.assert_trees_all_equal(state.train.weights, small.weights())
+    policy_ = PolicyState(new_state(small.weights(), run.optim), small.weights())
+    _, mixed = step(policy_, r, rl, run.optim)
     assert mixed["grad_norm"] > 0.01 and mixed["groups/zero_std"] == 0.25
 
 
@@ -246,7 +302,7 @@ def test_ratio_is_to_the_log_probs_of_the_sampler(shift, metric, sign):
     r = on_policy(rollout())
     _, plain = step(policy(), r)
     _, shifted = step(policy(), r.replace(logp_PGT=r.logp_PGT + shift))
-    advantage_PG = np.asarray(ALGORITHMS["grpo"].advantages(r.reward_PG))
+    advantage_PG = np.asarray(ALGORITHMS["grpo"].advantages(r.reward_PG, r.graded_PG))
     gone_PGT = (sign * advantage_PG[..., None] > 0) & r.reply_PGT
     other = {"clip/high": "clip/low", "clip/low": "clip/high"}[metric]
     assert float(shifted[metric]) == pytest.approx(gone_PGT.sum() / r.reply_PGT.sum(), rel=1e-6)
@@ -281,10 +337,12 @@ def test_router_bias_moves_by_the_rate_from_the_counts_of_all_valid_tokens():
     assert load == pytest.approx(load_LE.max() / load_LE.mean())
 
 
-def test_entropy_and_kl_are_means_over_reply_tokens():
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropy_and_kl_are_means_over_reply_tokens_at_the_samplers_temperature(temperature):
+    """The reference's distribution too: KL is between what is sampled."""
     r = rollout()
     policy_logp, ref_logp = (
-        small.log_softmax(small.logits(w, flat(r.tokens_PGT))[0])[:, :-1]
+        small.log_softmax(np.float64(small.logits(w, flat(r.tokens_PGT))[0]) / temperature)[:, :-1]
         for w in (policy().train.weights, policy().reference)
     )
     reply = flat(r.reply_PGT)[:, 1:]
@@ -292,7 +350,8 @@ def test_entropy_and_kl_are_means_over_reply_tokens():
     d = np.take_along_axis(ref_logp - policy_logp, flat(r.tokens_PGT)[:, 1:, None], axis=-1)[
         ..., 0
     ][reply]
-    metrics = reference_step()[1]
+    sampling = dataclasses.replace(SAMPLING, temperature=temperature)
+    metrics = step(policy(), r, sampling=sampling)[1]
     assert float(metrics["entropy"]) == pytest.approx(entropy.sum() / entropy.size, rel=1e-5)
     assert float(metrics["kl"]) == pytest.approx(np.mean(np.exp(d) - d - 1), rel=1e-4)
 
@@ -304,7 +363,7 @@ def test_sampler_and_trainer_agree_on_log_probs_at_their_temperature(temperature
     requests = [Request(list(range(1, 2 + q)), q, i) for q in range(P) for i in range(G)]
     completions, _ = engine.generate(small.weights(), requests, KEY)
     reward = np.arange(P * G) % 3
-    r = make_rollout([x.prompt for x in requests], completions, reward, G, T)
+    r = make_rollout([x.prompt for x in requests], completions, reward, [True] * (P * G), G, T)
     assert r.reply_PGT.sum() == sum(len(c.tokens) for c in completions)
     _, metrics = step(policy(), r, sampling=sampling)
     assert metrics["sampler/logp_diff"] < 1e-5
@@ -340,15 +399,60 @@ def test_one_step_gives_the_numbers_it_always_gave():
 
 
 def test_a_model_with_an_mtp_module_trains_and_its_mtp_module_stays():
-    """RL does not run it: it has no gradient, and its router no load."""
+    """RL does not run it: it has no gradient, its router no load, and nothing decays it."""
     model = small.config(mtp_depth=1)
-    optim_cfg = dataclasses.replace(OPTIM, weight_decay=0.0)
+    optim_cfg = dataclasses.replace(OPTIM, weight_decay=0.1)
     before = small.weights(model)
     state = PolicyState(new_state(before, optim_cfg), small.weights(model, seed=1))
     state, _ = grpo_step(
         state, rollout(), KEY, model=model, cfg=RL, optim_cfg=optim_cfg, sampling=SAMPLING
     )
     before, after = small.weights(model), state.train.weights
-    jax.tree.map(np.testing.assert_array_equal, after.params.mtp, before.params.mtp)
+    chex.assert_trees_all_equal(after.params.mtp, before.params.mtp)
     moved = np.any(after.router_bias_LE != before.router_bias_LE, axis=1)
     np.testing.assert_array_equal(moved, [True, False])
+
+
+R1_RATE = OptimConfig(lr=3e-6)
+
+
+def low_precision(**dtypes):
+    """What `grpo_step` takes, for parameters and computing of these types."""
+    model = small.config(**dtypes)
+    params = jax.tree.map(lambda a: a.astype(model.param_dtype), small.weights().params)
+    state = new_state(small.weights().replace(params=params), R1_RATE)
+    static = {"model": model, "cfg": RL, "optim_cfg": R1_RATE, "sampling": SAMPLING}
+    return PolicyState(state, small.weights(seed=1)), rollout(), KEY, static
+
+
+def test_bfloat16_computing_follows_float32_and_moves_float32_parameters_at_a_small_rate():
+    def moves(**dtypes):
+        *args, static = low_precision(**dtypes)
+        state, metrics = grpo_step(*args, **static)
+        change = jax.tree.map(jnp.subtract, state.train.weights.params, small.weights().params)
+        return np.concatenate(jax.tree.leaves(jax.tree.map(np.ravel, change))), metrics
+
+    moved, metrics = moves(dtype="bfloat16")
+    wanted, full = moves()
+    for name in ("loss", "kl", "entropy", "grad_norm"):
+        assert float(metrics[name]) == pytest.approx(float(full[name]), rel=0.03), name
+    assert np.mean(moved != 0) > 0.99 * np.mean(wanted != 0) > 0.5
+    assert np.corrcoef(moved, wanted)[0, 1] > 0.9
+
+
+def test_sums_of_gradients_and_moments_are_float32_where_parameters_are_bfloat16(monkeypatch):
+    given, update = [], optim.update
+
+    def spy(state, grads, *args, **kwargs):
+        given.append(grads)
+        return update(state, grads, *args, **kwargs)
+
+    monkeypatch.setattr(optim, "update", spy)
+    *args, static = low_precision(param_dtype="bfloat16")
+    static["cfg"] = of("grpo", microbatches=4)
+    state, _ = jax.eval_shape(lambda *args: grpo_step(*args, **static), *args)
+    opt_state = args[0].train.opt_state
+    chex.assert_trees_all_equal_dtypes(state.train.opt_state, opt_state)
+    for tree in (given, optax.tree_utils.tree_get(opt_state, "nu")):
+        assert {a.dtype for a in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
+    assert {a.dtype for a in jax.tree.leaves(state.train.weights.params)} == {jnp.dtype("bfloat16")}

@@ -3,6 +3,7 @@
 B rows  T tokens  N draws
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from r1jax.config import RLConfig
 from r1jax.rl.algorithms import ALGORITHMS
-from r1jax.rl.grpo import Tokens, policy_loss
+from r1jax.rl.grpo import BOUND, Tokens, policy_loss
 
 B, T = 6, 7
 START, END = np.array([[0, 2, 1, 6, 3, 0], [7, 5, 7, 7, 3, 1]])  # of each reply; one is empty
@@ -46,7 +47,8 @@ def by_hand(logp_BT, ref_BT, rows, cfg):
     )
     low, high = 1 - cfg.clip_low, 1 + cfg.clip_high
     loss, gradient_BT = 0.0, np.zeros((B, T))
-    sums = dict.fromkeys(("kl", "clip/low", "clip/high", "sampler/logp_diff"), 0.0)
+    metrics = ("kl", "clip/low", "clip/high", "sampler/logp_diff")
+    sums = dict.fromkeys((*metrics, "clip/bounded"), 0.0)
     for b, advantage in enumerate(advantage_B):
         reply = np.flatnonzero(rows.reply_BT[b])
         if not reply.size:
@@ -65,7 +67,7 @@ def by_hand(logp_BT, ref_BT, rows, cfg):
             slope = np.full(reply.size, slope.sum() / reply.size)
         gradient_BT[b, reply] = weight * cfg.kl_coef * (1 - np.exp(ref - logp)) - slope
         values = (k3, too_low, too_high, np.abs(logp - old))
-        sums = {name: sums[name] + v.sum() for name, v in zip(sums, values, strict=True)}
+        sums |= {name: sums[name] + v.sum() for name, v in zip(metrics, values, strict=True)}
     return loss, gradient_BT, sums
 
 
@@ -92,12 +94,12 @@ def test_masked_tokens_have_no_influence(algorithm):
     clean = loss_and_gradient(logp, ref, rows, cfg)
     nan = [jnp.where(REPLY_BT, a, jnp.nan) for a in (logp, ref, rows.old_logp_BT)]
     dirty = loss_and_gradient(nan[0], nan[1], rows.replace(old_logp_BT=nan[2]), cfg)
-    jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+    chex.assert_trees_all_equal(clean, dirty)
 
 
 def gradient_of(ratio: float, advantage: float, **bounds) -> tuple[float, dict]:
     """Of one token's loss with respect to its log-prob, without KL, and the metrics."""
-    cfg = RLConfig(kl_coef=0.0, **bounds)
+    cfg = RLConfig(**{"kl_coef": 0.0} | bounds)
     logp = jnp.full((1, 1), -1.0)
     rows = tokens(logp - np.log(ratio), [advantage], [[1.0]])
     (_, sums), gradient = loss_and_gradient(logp, logp, rows, cfg)
@@ -130,6 +132,36 @@ def test_epsilon_of_ten_bounds_only_above_and_at_eleven(ratio, advantage, stoppe
     gradient, sums = gradient_of(ratio, advantage, clip_low=10.0, clip_high=10.0)
     assert gradient == (0.0 if stopped else pytest.approx(-ratio * advantage, rel=1e-5))
     assert sums["clip/high"] == stopped and sums["clip/low"] == 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("log_ratio", [-1e30, -200.0, -40.0, 40.0, 89.0, 1e30])
+def test_ratios_at_extremes_are_bounded_and_counted(algorithm, log_ratio, advantage):
+    """exp(89) is inf, and inf x 0 NaN; one token of exp(40) would be all that is left of a clipped
+    gradient."""
+    cfg = RLConfig(algorithm=algorithm, kl_coef=0.1)
+    logp, zeros = jnp.full((2, 3), -1.0), jnp.zeros((2, 3))
+    rows = tokens(logp.at[0].add(-log_ratio), [advantage, advantage], zeros + 1 / 6)
+    (loss, sums), gradient = loss_and_gradient(logp, logp.at[1, 0].add(log_ratio), rows, cfg)
+    chex.assert_tree_all_finite((loss, gradient))
+    assert np.abs(loss) <= 1.1 * np.exp(BOUND) and np.abs(gradient[0]).max() == 0
+    assert gradient[1, 0] == pytest.approx(-advantage / 6)  # of the ratio alone: no KL beyond it
+    assert sums["clip/bounded"] == 4
+    assert 0 <= sums["kl"] <= np.exp(BOUND)
+
+
+def test_just_within_the_bound_nothing_is_changed():
+    near = BOUND - 0.01
+    gradient, sums = gradient_of(np.exp(near), -1.0)
+    assert gradient == pytest.approx(np.exp(near), rel=1e-4) and sums["clip/bounded"] == 0
+
+
+def test_gspo_clips_at_its_own_range():
+    """Its ratios lie within 1e-3 of 1: a range of 0.2 would never clip."""
+    for ratio, stopped in ((1.0003, False), (1.0005, True)):
+        gradient, sums = gradient_of(ratio, 1.0, algorithm="gspo")
+        assert (gradient == 0) == stopped == bool(sums["clip/high"])
 
 
 POLICY, REFERENCE = np.array([0.5, 0.3, 0.15, 0.05]), np.array([0.1, 0.2, 0.3, 0.4])

@@ -19,10 +19,12 @@ from r1jax.sampling.engine import (
     Engine,
     EngineStats,
     Request,
+    _collect,
     _decode,
+    _empty,
     _news,
 )
-from r1jax.sharding import make_mesh, shardings
+from r1jax.sharding import batch_sharding, make_mesh, shardings
 
 STOP = 0
 T = 26
@@ -205,3 +207,16 @@ def test_looking_at_tokens_compiles_nothing_again():
     generate(on_tokens=lambda *_: None, key=jax.random.key(1))
     generate()
     assert (_decode._cache_size(), _news._cache_size()) == before
+
+
+def test_what_hosts_read_is_replicated():
+    """A host can read no row of another's devices: whatever layout the compiler would choose, as
+    here for indices that are split themselves."""
+    mesh = make_mesh("2x4")
+    with jax.set_mesh(mesh):
+        slots = _empty(model=MODEL, cfg=dataclasses.replace(CFG, slots=8, refill=8), mesh=mesh)
+        assert not slots.tokens_SM.sharding.is_fully_replicated
+        which = jax.device_put(np.arange(8, dtype=np.int32), batch_sharding(mesh))
+        read = [*_collect(slots, which, mesh=mesh)]
+        read += _news(slots, np.zeros(8, np.int32))
+    assert len(read) == 5 and all(a.sharding.is_fully_replicated for a in read)
