@@ -7,6 +7,8 @@
     python -m experiments.r1_zero --data=gsm8k=train.jsonl:3,math=math.jsonl:1 --tokenizer=...
     python -m experiments.r1_zero --model=DIR                    # a Hugging Face directory
     python -m experiments.r1_zero --task=gym --data=leg_counting --tokenizer=... # reasoning-gym
+    python -m experiments.r1_zero --reward=mine.py:function      # a reward of your own
+    python -m experiments.r1_zero --reward.models=helpful=runs/reward_model:0.5
     python -m experiments.r1_zero --preset=tiny_dapo --seed=1 --out=runs/dapo
     python -m experiments.r1_zero --config=runs/r1_zero/config.json --out=runs/again
 
@@ -62,6 +64,8 @@ def _default_preset(args: list[str]) -> str:
 def main(args: list[str]) -> None:
     started = time.perf_counter()
     preset, folder = _default_preset(args), cli.take(args, "--model")
+    if own := cli.take(args, "--reward"):
+        args.append(f"--reward.own={own}")
     default = cli.starting_config(RUNS, preset, args)
     if folder:
         default = from_model(default, folder, resumes=cli.resumes(args))

@@ -286,6 +286,11 @@ class Grader:
                 )
         return found
 
+    @property
+    def has_together(self) -> bool:
+        """Whether `together` adds anything, so that every process must have every reply's text."""
+        return any(component.runs == "together" for component in self.components.values())
+
     def _grade(self, verdict: Verdict, answer: str | None, components: dict[str, float]) -> Grade:
         reward = sum(
             weight * components[name] for name, weight in self.weights.items() if name in components

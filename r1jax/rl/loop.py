@@ -22,10 +22,12 @@ from r1jax.checkpoint import abstract_like
 from r1jax.config import InputError, RunConfig, check
 from r1jax.data.conversation import Conversation
 from r1jax.data.pipeline import stream
-from r1jax.data.tasks import Task
+from r1jax.data.tasks import Task, fit_prompts
 from r1jax.model.params import Weights
-from r1jax.rewards.components import COMPONENTS, each, language, overlong
+from r1jax.reward_models.train import load_reward_model
+from r1jax.rewards.components import each, overlong
 from r1jax.rewards.grading import Grader
+from r1jax.rewards.own import components_of
 from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.grpo import PolicyState, grpo_step
 from r1jax.rl.rollout import Sample, draw, sample_metrics
@@ -57,17 +59,28 @@ def mixed(group: Sequence[Sample]) -> bool:
     return any(right) and not all(right)
 
 
-def new_grader(cfg: RunConfig, conversation: Conversation | None = None) -> Grader:
-    """Of the rewards that cfg weighs, and DAPO's overlong penalty where it is on. A chat model's
-    format is that of its conversation, without <answer> tags."""
-    weights, buffer = cfg.reward.weights, cfg.rl.overlong_buffer
-    components = COMPONENTS | {"language": language(cfg.reward.target_language)}
+def new_grader(
+    cfg: RunConfig, mesh: Mesh | None = None, conversation: Conversation | None = None
+) -> Grader:
+    """Of the rewards that cfg weighs: built-in components, the user's functions, reward models
+    (which need a mesh), and DAPO's overlong penalty where it is on.
+
+    A chat model's format is that of its conversation, without <answer> tags. Raises InputError for
+    a function or a model's folder that is not there.
+    """
+    models = {}
+    for part in cfg.reward.model_parts:
+        if mesh is None:
+            raise InputError(f"--reward.models: {part.name} runs on a mesh, and there is none")
+        models[part.name] = load_reward_model(part.path, mesh).component()
+    weights, components = cfg.reward.weights, components_of(cfg.reward, models)
     if conversation is not None and conversation.form == "chat":
         of_reply = conversation.in_format
-        components = components | {"format": each(lambda checked: of_reply(checked.reply))}
-    if buffer:
+        score = each(lambda checked: not checked.cut and of_reply(checked.reply))
+        components["format"] = dataclasses.replace(components["format"], score=score)
+    if buffer := cfg.rl.overlong_buffer:
         weights = weights | {"overlong": cfg.rl.overlong_weight}
-        components = components | {"overlong": overlong(cfg.sampling.max_tokens, buffer)}
+        components["overlong"] = overlong(cfg.sampling.max_tokens, buffer)
     unsafe = cfg.i_know_that_model_code_runs_unsandboxed
     return Grader(weights, cfg.grading_workers, components=components, unsafe=unsafe)
 
@@ -87,17 +100,6 @@ def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
         f"--mesh={cfg.mesh}: {rows} rows an update (questions x group / minibatches / "
         f"microbatches) do not divide over {mesh.size} devices",
     )
-
-
-def check_prompts(cfg: RunConfig, task: Task) -> None:
-    """Raises InputError that names the first problem whose prompt is too long, before any work."""
-    for problem in (*task.train, *task.heldout):
-        tokens, limit = len(task.prompt(problem)), cfg.sampling.max_prompt
-        check(
-            tokens <= limit,
-            f"prompt of problem {problem.id} has {tokens} tokens; "
-            f"SamplingConfig.max_prompt={limit}",
-        )
 
 
 class Trainer:
@@ -232,10 +234,12 @@ def train(
     grader of a step failed.
     """
     check_mesh(cfg, mesh)
-    check_prompts(cfg, task)
+    task, left_out = fit_prompts(task, cfg.sampling.max_prompt, cfg.long_prompts)
+    if left_out:
+        say(left_out)
     run = Run(cfg, cfg.model, cfg.steps, say=say)
-    with new_grader(cfg, task.conversation) as grader, run, jax.set_mesh(mesh):
-        grader.require((*task.train, *task.heldout))
+    with new_grader(cfg, mesh, task.conversation) as grader, run, jax.set_mesh(mesh):
+        grader.require((*task.train, *task.heldout), say)
         trainer = Trainer(cfg, task, mesh, grader)
         restored = run.restore(abstract_policy(cfg, mesh))
         state, note = restored or (new_policy(cfg, base(), mesh), {"position": 0})
