@@ -22,6 +22,7 @@ setup(
         # What its users already have.
         "tyro",
         "tokenizers",
+        "huggingface_hub>=2.4,<3",
         "safetensors",
         "math-verify",
         "latex2sympy2_extended",

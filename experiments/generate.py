@@ -5,7 +5,8 @@
     python -m experiments.generate --model=DIR --prompts=FILE --json    # one object a reply
     echo "Once upon a time" | python -m experiments.generate --model=DIR
 
-DIR is a Hugging Face directory, or the folder of a run. Without a prompt the text starts from the
+DIR is a Hugging Face directory, an id on its Hub (org/name or org/name@revision), or the folder of
+a run. Without a prompt the text starts from the
 beginning-of-sequence token. FILE (- for standard input, which is also read where no prompt is
 given and something is piped) has a prompt a line, a blank one too; a .jsonl has {"prompt": text} or
 {"messages": [{"role", "content"}, ...]}, which the model's chat template renders, as it does a

@@ -6,6 +6,7 @@
     python -m experiments.r1_zero --task=gsm8k --data=train.jsonl --tokenizer=tokenizer.json
     python -m experiments.r1_zero --data=gsm8k=train.jsonl:3,math=math.jsonl:1 --tokenizer=...
     python -m experiments.r1_zero --model=DIR                    # a Hugging Face directory
+    python -m experiments.r1_zero --model=org/name[@revision]    # a model on its Hub
     python -m experiments.r1_zero --task=gym --data=leg_counting --tokenizer=... # reasoning-gym
     python -m experiments.r1_zero --reward=mine.py:function      # a reward of your own
     python -m experiments.r1_zero --reward.models=helpful=runs/reward_model:0.5
@@ -16,7 +17,7 @@
 from by weight, or are one pool where they have none.
 
 Presets are complete configurations (`r1jax/presets.py`); every field of one is a flag. --model is a
-Hugging Face directory, or the folder of another run, to start from: its weights, its configuration
+Hugging Face directory or an id on its Hub, or the folder of another run, to start from: its weights, its configuration
 and its tokenizer; without a task, it is trained to use given words in a story. The run
 leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints and report.html in
 --out.

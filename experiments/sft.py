@@ -4,10 +4,10 @@
     python -m experiments.sft --model=DIR --data=... --mesh=2x4 --export=OUT
     python -m experiments.sft --resume                  # go on where it was stopped
 
-DIR is a Hugging Face directory, or the folder of a run. A row of --data is {"messages"}, {"prompt",
-"completion"}, {"conversations"} or {"instruction", "output"}; only the last reply is trained on.
-The prompt is of the model's --conversation: by its chat template if it has one, else as it stands.
-The run leaves metrics.jsonl, TensorBoard events and checkpoints in --out; --export also writes the
+DIR is a Hugging Face directory, an id on its Hub (org/name or org/name@revision), or the folder of
+a run. A row of --data is {"messages"}, {"prompt", "completion"}, {"conversations"} or
+{"instruction", "output"}; only the last reply is trained on. The prompt is of the model's
+--conversation: by its chat template if it has one, else as it stands. The run leaves metrics.jsonl, TensorBoard events and checkpoints in --out; --export also writes the
 result as a Hugging Face directory, as experiments.export does later.
 """
 
@@ -21,7 +21,7 @@ from r1jax.config import SFTConfig, check, load_config
 from r1jax.data.documents import read_documents
 from r1jax.metrics import first_and_last, read_jsonl
 from r1jax.model.params import weight_specs
-from r1jax.models import first_weights, open_model
+from r1jax.models import began_from, first_weights, open_model
 from r1jax.sft import train
 
 
@@ -30,7 +30,8 @@ def starting_config(args: list[str]) -> SFTConfig:
     folder, out = cli.take(args, "--model"), cli.take(list(args), "--out") or "runs/sft"
     if cli.resumes(args) and (Path(out) / "config.json").exists():
         cfg = load_config(SFTConfig, Path(out) / "config.json")
-        check(folder in (None, cfg.base), f"--model={folder}: {out} began from {cfg.base}")
+        same = folder is None or began_from(cfg.base, folder)
+        check(same, f"--model={folder}: {out} began from {cfg.base}")
         return cfg
     check(folder is not None or bool({"-h", "--help"} & set(args)), "--model=DIR is needed")
     source = open_model(folder or "")
@@ -38,7 +39,7 @@ def starting_config(args: list[str]) -> SFTConfig:
     model = dataclasses.replace(source.config, param_dtype="float32")
     return SFTConfig(
         model=model,
-        base=str(source.path),
+        base=source.base,
         tokenizer=source.files,
         conversation=source.conversation_name,
     )

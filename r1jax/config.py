@@ -520,8 +520,8 @@ class RunConfig:
     long_prompts: Long = "stop"  # what a prompt of more than sampling.max_prompt tokens does
     conversation: ConversationName = "auto"  # auto: chat if there is a template, else r1_zero
     tokenizer: str = ""  # tokenizer.json, or its directory; empty: the embedded words
-    # embedded | train | random | a run's folder | a .safetensors file | a Hugging Face directory,
-    # with which --model=DIR sets model and tokenizer too
+    # embedded | train | random | a run's folder | a .safetensors file | a Hugging Face directory or
+    # org/name@commit on its Hub, with which --model=DIR sets model and tokenizer too
     base: str = "embedded"
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
@@ -577,7 +577,7 @@ class SFTConfig:
     """Supervised fine-tuning of a model that exists."""
 
     model: ModelConfig
-    base: str  # the Hugging Face directory, or the folder of a run, that it starts from
+    base: str  # it starts from: a Hugging Face directory, org/name@commit, or a run's folder
     tokenizer: str  # the directory of its tokenizer, or tokenizer.json
     data: str = ""  # rows of "prompt" and "completion", or "messages"
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does

@@ -1,8 +1,9 @@
-"""A model as commands name it: a Hugging Face directory, the folder of a run, or the embedded
-one; and the weights that a run begins with."""
+"""A model as commands name it: a Hugging Face directory or an id on its Hub, the folder of a run,
+or the embedded one; and the weights that a run begins with."""
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -39,11 +40,13 @@ UNROLLED = 8  # layers, at most, that are compiled one by one where a preset say
 
 @dataclasses.dataclass(frozen=True)
 class OnDisk:
-    """config: as it is stored. weights: reads them for a config of the same shape, in its
+    """base: what a run that begins from it calls it: as it was named, with the commit if it is from
+    the Hub. config: as it is stored. weights: reads them for a config of the same shape, in its
     param_dtype where the directory is Hugging Face's. files: where the tokenizer is; empty for the
     embedded one. conversation_name: the one that its run was told to have."""
 
     path: Path
+    base: str
     config: ModelConfig
     weights: Callable[[ModelConfig, Mesh], Weights]
     files: str
@@ -69,40 +72,49 @@ class OnDisk:
         return tokenizer
 
 
-def open_model(path: str | Path) -> OnDisk:
-    """Reads what is small; raises InputError that names the file and what is wrong."""
-    path = Path(path)
-    check(path.is_dir(), f"{path}: no such directory")
+def open_model(name: str | Path) -> OnDisk:
+    """A folder, or an id on the Hub (`org/name` or `org/name@revision`), which is fetched first.
+
+    Of a folder it reads what is small; raises InputError that names the file and what is wrong.
+    """
+    if hub.is_hub_id(name):
+        path = hub.fetch(str(name))
+        base = hub.pinned(str(name), path)
+    else:
+        path, base = Path(name), str(name)
+    check(path.is_dir(), f"{name}: no such directory, and not a Hub id (org/name)")
     values = read_object(path / "config.json") or {}
     if not isinstance(values.get("model"), dict):
         config = hub.read_config(path)
-        return OnDisk(path, config, lambda m, mesh: hub.load_weights(path, m, mesh), str(path))
+        weights = partial(hub.load_weights, path)
+        return OnDisk(path, base, config, weights, str(path))
     run: RunConfig | SFTConfig = (
         load_config(RunConfig, path / "config.json")
         if "rl" in values
         else load_config(SFTConfig, path / "config.json")
     )
-    return OnDisk(
-        path,
-        run.model,
-        lambda m, mesh: checkpoint.load_weights(path, m, mesh),
-        run.tokenizer,
-        run.conversation,
-    )
+    weights = partial(checkpoint.load_weights, path)
+    return OnDisk(path, base, run.model, weights, run.tokenizer, run.conversation)
+
+
+def began_from(base: str, name: str) -> bool:
+    """Whether a run whose configuration has this `base` began from what --model=`name` means."""
+    return name == base or hub.names_pin(name, base)
 
 
 def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
-    """`cfg`, from the weights, the model and the tokenizer of a directory on disk.
+    """`cfg`, from the weights, the model and the tokenizer of a directory on disk or of the Hub.
 
     How the model runs stays as cfg says, but for the type that it computes in, and deep models are
     scanned. Raises InputError
     if cfg is that of a run to be resumed, which began from another.
     """
+    again = resumes and cfg.base not in ("embedded", "train", "random")
     check(
-        not resumes or cfg.base in ("embedded", "train", "random", folder),
+        not again or began_from(cfg.base, folder),
         f"--model={folder}: the run to be resumed began from {cfg.base}",
     )
-    source = open_model(folder)
+    source = open_model(cfg.base if again else folder)
     kept = ("param_dtype", "remat", "experts_impl", "logits_chunk")
     how = {name: getattr(cfg.model, name) for name in kept}
     # A loop over few layers costs more than their code takes to compile.
@@ -110,7 +122,7 @@ def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
     model = dataclasses.replace(source.config, scan_layers=scan, **how)
     asks = source.conversation_name if cfg.conversation == "auto" else cfg.conversation
     return dataclasses.replace(
-        cfg, model=model, base=folder, tokenizer=source.files, conversation=asks
+        cfg, model=model, base=source.base, tokenizer=source.files, conversation=asks
     )
 
 
@@ -138,8 +150,8 @@ def first_weights(
 
     embedded: those that the package ships, if `recipe` (or the shipped recipe, for this model) is
     what made them. train: made by `recipe` in the folder `making`, or from the user's cache.
-    random: of this seed. Else a .safetensors file, a run's folder or a Hugging Face directory.
-    Raises InputError that names --base, and Stopped if a signal ends the making.
+    random: of this seed. Else a .safetensors file, a run's folder, a Hugging Face directory or an
+    id on its Hub. Raises InputError that names --base, and Stopped if a signal ends the making.
     """
     recipe = recipe or dataclasses.replace(tiny_base(), model=model)
     if base == "train":
@@ -156,7 +168,7 @@ def first_weights(
     if Path(base).is_file():
         return load_weights(Path(base), model)
     check(
-        Path(base).is_dir(),
-        f"--base={base}: neither embedded, train or random, nor a file or folder",
+        Path(base).is_dir() or hub.is_hub_id(base),
+        f"--base={base}: neither embedded, train or random, nor a file, a folder or a Hub id",
     )
     return open_model(base).weights(model, mesh)

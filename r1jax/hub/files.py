@@ -6,10 +6,11 @@ writes a file from arrays that are all in memory at once; a model of any size ne
 """
 
 import dataclasses
+import fnmatch
 import json
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def has_weights(folder: str | Path) -> bool:
     return any(Path(folder).glob("*.safetensors*"))
 
 
+def no_weights(where: str, names: Iterable[str]) -> str:
+    """Says that there are no *.safetensors; and what to do, if these names are of PyTorch's."""
+    said = f"{where}: no *.safetensors files"
+    if not any(fnmatch.fnmatch(name, "pytorch_model*.bin") for name in names):
+        return said
+    return (
+        f"{said}, only pytorch_model*.bin: load it in Transformers and save it with "
+        "save_pretrained(DIR, safe_serialization=True)"
+    )
+
+
 def stored_tensors(folder: str | Path) -> dict[str, Stored]:
     """Every tensor of a directory's *.safetensors files, by name; reads their headers only.
 
@@ -75,7 +87,7 @@ def stored_tensors(folder: str | Path) -> dict[str, Stored]:
         files = _indexed(index)
     else:
         found = sorted(folder.glob("*.safetensors"))
-        check(bool(found), f"{folder}: no *.safetensors files")
+        check(bool(found), no_weights(str(folder), [file.name for file in folder.glob("*")]))
         files = {file: None for file in found}
     stored: dict[str, Stored] = {}
     for file, expected in files.items():
