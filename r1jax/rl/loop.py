@@ -23,8 +23,11 @@ from r1jax.config import InputError, RunConfig, check
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task
 from r1jax.model.params import Weights
-from r1jax.rewards.components import COMPONENTS, language, overlong
+from r1jax.reward_models.train import load_reward_model
+from r1jax.rewards.components import overlong
 from r1jax.rewards.grading import Grader
+from r1jax.rewards.own import components_of
+from r1jax.rewards.sandbox import Limits
 from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.grpo import PolicyState, grpo_step
 from r1jax.rl.rollout import Sample, draw, sample_metrics
@@ -56,15 +59,24 @@ def mixed(group: Sequence[Sample]) -> bool:
     return any(right) and not all(right)
 
 
-def new_grader(cfg: RunConfig) -> Grader:
-    """Of the rewards that cfg weighs, and DAPO's overlong penalty where it is on."""
+def new_grader(cfg: RunConfig, mesh: Mesh | None = None) -> Grader:
+    """Of the rewards that cfg weighs, and DAPO's overlong penalty where it is on.
+
+    mesh: where reward models are, if cfg has some. Raises InputError for a reward model or a
+    function that cannot be opened.
+    """
     weights, buffer = cfg.reward.weights, cfg.rl.overlong_buffer
-    components = COMPONENTS | {"language": language(cfg.reward.target_language)}
+    models = {}
+    for part in cfg.reward.model_parts:
+        where = mesh or sharding.make_mesh(cfg.mesh)
+        models[part.name] = load_reward_model(part.path, where).component()
+    components = components_of(cfg.reward, models)
     if buffer:
         weights = weights | {"overlong": 1.0}
         components = components | {"overlong": overlong(cfg.sampling.max_tokens, buffer)}
     unsafe = cfg.i_know_that_model_code_runs_unsandboxed
-    return Grader(weights, cfg.grading_workers, components=components, unsafe=unsafe)
+    limits = Limits(numpy=cfg.sandbox_numpy)
+    return Grader(weights, cfg.grading_workers, components=components, limits=limits, unsafe=unsafe)
 
 
 def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
@@ -228,8 +240,8 @@ def train(
     check_mesh(cfg, mesh)
     check_prompts(cfg, task)
     run = Run(cfg, cfg.model, cfg.steps, say=say)
-    with new_grader(cfg) as grader, run, jax.set_mesh(mesh):
-        grader.require((*task.train, *task.heldout))
+    with new_grader(cfg, mesh) as grader, run, jax.set_mesh(mesh):
+        grader.require((*task.train, *task.heldout), say)
         trainer = Trainer(cfg, task, mesh, grader)
         restored = run.restore(abstract_policy(cfg, mesh))
         state, note = restored or (new_policy(cfg, base(), mesh), {"position": 0})

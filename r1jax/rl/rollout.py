@@ -20,7 +20,7 @@ from r1jax.analysis.reflection import count_terms, has_thoughts, reflection_metr
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import Task
 from r1jax.model.params import Weights
-from r1jax.rewards.components import PLAIN, Outcome
+from r1jax.rewards.components import Outcome
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.sampling.engine import Completion, Engine, Request
 
@@ -49,7 +49,7 @@ class Sample:
     @property
     def graded(self) -> bool:
         """Whether its grader gave an answer: one that failed says nothing about the reply."""
-        return self.grade.outcome != "failed"
+        return self.grade.graded
 
     @property
     def correct(self) -> bool:
@@ -102,14 +102,9 @@ def draw(
     problems = [problem for _, problem, _ in wanted]
     mine = processes.share(range(len(wanted)))
     texts = [task.text(completions[i].tokens.tolist()) for i in mine]
-    # A reply that was cut is no reply: it has no end, whatever answer it may hold. The beginning of
-    # a plain text is one.
-    graded = [
-        "" if completions[i].truncated and problems[i].kind not in PLAIN else text
-        for i, text in zip(mine, texts, strict=True)
-    ]
     tokens = [len(completions[i].tokens) for i in mine]
-    pending = grader.submit([problems[i] for i in mine], graded, tokens)
+    cut = [bool(c.truncated) for c in completions]
+    pending = grader.submit([problems[i] for i in mine], texts, tokens, [cut[i] for i in mine])
     submitted = time.perf_counter()
 
     def found() -> list[dict[str, Any]]:
@@ -122,6 +117,9 @@ def draw(
         waiting = time.perf_counter()
         gathered = processes.gather(found)
         grades = [Grade(**one["grade"]) for one in gathered]
+        if grader.asks_together:
+            replies = [task.text(c.tokens.tolist()) for c in completions]
+            grades = grader.together(problems, replies, grades, cut)
         samples = [
             Sample(problem, i, prompts[q], completion, grade, one["terms"], task.text)
             for (q, problem, i), completion, grade, one in zip(
