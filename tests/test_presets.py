@@ -42,7 +42,8 @@ def test_every_number_of_a_published_run_has_a_source_or_is_marked_unreported(na
         "rl.microbatches", "rl.max_draws", "rl.overlong_buffer", "rl.overlong_weight",
         "sampling.slots", "sampling.refill", "sampling.top_k", "sampling.top_p",
         "optim.schedule", "optim.steps", "optim.final", "optim.mtp_weight",
-        "reward.repetition", "reward.partial", "reward.target_language",
+        "reward.repetition", "reward.partial", "reward.target_language", "reward.only",
+        "reward.own", "reward.own_seconds", "reward.models",
     }  # fmt: skip
     for part in ("rl", "sampling", "optim", "reward"):
         for f in dataclasses.fields(field(run, part)):

@@ -123,7 +123,7 @@ def test_a_few_readable_lines(config, tmp_path, capfd):
 
 
 def test_a_run_chooses_its_reward(config, tmp_path):
-    """Every component is logged apart; a weight of 0 leaves one out, of metrics, too."""
+    """Every component is logged apart; one without a weight is left out, of metrics, too."""
     flags = ["--reward.format=0.5", "--reward.repetition=2", "--reward.accuracy=0", "--steps=1"]
     out = tiny_run.run(config, tmp_path / "run", *flags)
     (row, _) = read_jsonl(out / "metrics.jsonl")

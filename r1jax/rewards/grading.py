@@ -32,7 +32,7 @@ from r1jax.rewards.checks import (
     verdict_of,
 )
 from r1jax.rewards.code import CodeGrader
-from r1jax.rewards.components import COMPONENTS, Checked, Component, Outcome
+from r1jax.rewards.components import COMPONENTS, PLAIN, Checked, Component, Outcome
 from r1jax.rewards.math import grade_math
 from r1jax.rewards.sandbox import Limits
 from r1jax.rewards.workers import Job, WorkerDied, Workers
@@ -92,6 +92,25 @@ class Pending:
 
 
 _Item = tuple[Problem, str | None]  # a problem and the answer read from a reply
+
+
+class _Given(NamedTuple):
+    """What is graded, by index."""
+
+    problems: Sequence[Problem]
+    replies: Sequence[str]
+    tokens: Sequence[int | None]
+    truncated: Sequence[bool]
+
+    def checked(self, i: int, outcome: Outcome | None = None, credit: float = 0.0) -> Checked:
+        return Checked(
+            self.problems[i],
+            self.replies[i],
+            outcome,
+            credit,
+            self.tokens[i],
+            bool(self.truncated[i]),
+        )
 
 
 class _Values(NamedTuple):
@@ -220,42 +239,48 @@ class Grader:
         for values in (replies, tokens, truncated):
             if values is not None and len(values) != len(problems):
                 raise ValueError(f"{len(problems)} problems but {len(values)} replies")
-        lengths: Sequence[int | None] = tokens or [None] * len(problems)
-        cut = truncated or [False] * len(problems)
-        texts = [
-            Checked(problem, reply, None, 0.0, length, bool(flag))
-            for problem, reply, length, flag in zip(problems, replies, lengths, cut, strict=True)
+        given = _Given(
+            problems,
+            replies,
+            [None] * len(problems) if tokens is None else tokens,
+            [False] * len(problems) if truncated is None else truncated,
+        )
+        items = [
+            (p, None if cut and p.kind not in PLAIN else answer_of(p, reply))
+            for p, reply, cut in zip(problems, replies, given.truncated, strict=True)
         ]
-        items = [(c.problem, None if c.cut else answer_of(c.problem, c.reply)) for c in texts]
         begun = {item: self._begin(*item) for item in dict.fromkeys(items)}
-        chunks = {chunk: self._score(texts, chunk) for chunk in self._chunks(texts)}
+        chunks = {chunk: self._score(given, chunk) for chunk in self._chunks(given)}
 
         def finish() -> list[Grade]:
             verdicts = _finish(begun, lambda item: self._begin(*item))
-            scored = _finish(chunks, lambda chunk: self._score(texts, chunk))
+            scored = _finish(chunks, lambda chunk: self._score(given, chunk))
             names = [name for name, c in self.components.items() if c.runs != "together"]
-            columns, failures = _columns(scored, names, len(texts))
-            batch = []
-            found = []
-            for i, (text, item) in enumerate(zip(texts, items, strict=True)):
-                verdict = verdicts[item]
-                if text.problem.kind == "own":
-                    verdict = self._own_verdict(text, i, columns)
-                if i in failures:
-                    verdict = Verdict("failed", 0.0, failures[i], verdict.seconds, verdict.check)
-                found.append(verdict)
-                batch.append(
-                    dataclasses.replace(text, outcome=verdict.outcome, credit=verdict.credit)
-                )
+            columns, failures = _columns(scored, names, len(items))
+            found = [verdicts[item] for item in items]
+            for i, problem in enumerate(problems):
+                if problem.kind == "own":
+                    found[i] = self._own_verdict(given, i, columns)
+            for i, detail in failures.items():
+                found[i] = found[i]._replace(outcome="failed", credit=0.0, detail=detail)
+            batch = [
+                given.checked(i, verdict.outcome, verdict.credit) for i, verdict in enumerate(found)
+            ]
             for name, component in self.components.items():
                 if component.runs == "here":
                     columns[name] = _of_its_kinds(component, batch)
+            rows = zip(*(columns[name] for name in names), strict=True)
             return [
-                self._grade(verdict, answer, {name: columns[name][i] for name in names})
-                for i, (verdict, (_, answer)) in enumerate(zip(found, items, strict=True))
+                self._grade(verdict, answer, dict(zip(names, row, strict=True)))
+                for verdict, (_, answer), row in zip(found, items, rows, strict=True)
             ]
 
         return Pending(finish)
+
+    @property
+    def asks_together(self) -> bool:
+        """Whether `together` has anything to do, and so needs the text of every reply."""
+        return any(component.runs == "together" for component in self.components.values())
 
     def together(
         self,
@@ -268,7 +293,9 @@ class Grader:
 
         To be called in every process of a run with the same replies, all of them.
         """
-        cut = truncated or [False] * len(grades)
+        if not self.asks_together:
+            return list(grades)
+        cut = [False] * len(grades) if truncated is None else truncated
         batch = [
             Checked(problem, reply, grade.outcome, grade.credit, None, bool(flag))
             for problem, reply, grade, flag in zip(problems, replies, grades, cut, strict=True)
@@ -285,11 +312,6 @@ class Grader:
                     reward=found[i].reward + self.weights.get(name, 0.0) * value,
                 )
         return found
-
-    @property
-    def has_together(self) -> bool:
-        """Whether `together` adds anything, so that every process must have every reply's text."""
-        return any(component.runs == "together" for component in self.components.values())
 
     def _grade(self, verdict: Verdict, answer: str | None, components: dict[str, float]) -> Grade:
         reward = sum(
@@ -314,28 +336,28 @@ class Grader:
         job = self._workers.submit(timed, function, answer, problem.answer)
         return functools.partial(self._from_worker, job, name)
 
-    def _chunks(self, texts: Sequence[Checked]) -> Iterator[_Chunk]:
+    def _chunks(self, given: _Given) -> Iterator[_Chunk]:
         """The jobs of the components that run in workers, each of about as many characters."""
         for name, component in self.components.items():
             if component.runs != "workers":
                 continue
             chunk: list[int] = []
             size = 0
-            for i, text in enumerate(texts):
-                if not component.is_for(text.problem):
+            for i, (problem, reply) in enumerate(zip(given.problems, given.replies, strict=True)):
+                if not component.is_for(problem):
                     continue
                 chunk.append(i)
-                size += len(text.reply)
+                size += len(reply)
                 if size >= component.characters:
                     yield name, tuple(chunk)
                     chunk, size = [], 0
             if chunk:
                 yield name, tuple(chunk)
 
-    def _score(self, texts: Sequence[Checked], chunk: _Chunk) -> Callable[[], _Values]:
+    def _score(self, given: _Given, chunk: _Chunk) -> Callable[[], _Values]:
         name, places = chunk
-        component, batch = self.components[name], [texts[i] for i in places]
-        if sum(len(text.reply) for text in texts) < component.characters:
+        component, batch = self.components[name], [given.checked(i) for i in places]
+        if sum(map(len, given.replies)) < component.characters:
             return lambda: _Values(component.score(batch))
         job = self._workers.submit(component.score, batch, timeout_s=component.timeout_s)
         return functools.partial(self._values, job, name)
@@ -353,14 +375,13 @@ class Grader:
                 return name
         return None
 
-    def _own_verdict(self, text: Checked, i: int, columns: Mapping[str, list[float]]) -> Verdict:
-        name = self._judge(text.problem)
+    def _own_verdict(self, given: _Given, i: int, columns: Mapping[str, list[float]]) -> Verdict:
+        name = self._judge(given.problems[i])
         if name is None:
             return Verdict("failed", detail="no reward function is for a problem of kind own")
-        if text.cut:
+        if given.truncated[i]:
             return Verdict("unparseable", check=name)
-        value = columns[name][i]
-        return verdict_of(min(max(value, 0.0), 1.0), name, 0.0)
+        return verdict_of(min(max(columns[name][i], 0.0), 1.0), name, 0.0)
 
     def _start_sandboxes(self) -> CodeGrader:
         if self._sandboxes is None:
@@ -431,9 +452,11 @@ def _columns(
 
 
 def _of_its_kinds(component: Component, batch: Sequence[Checked]) -> list[float]:
+    """0 for the other kinds."""
     places = [i for i, checked in enumerate(batch) if component.is_for(checked.problem)]
     column = [0.0] * len(batch)
-    for i, value in zip(places, component.score([batch[i] for i in places]), strict=True):
+    asked = batch if len(places) == len(batch) else [batch[i] for i in places]
+    for i, value in zip(places, component.score(asked), strict=True):
         column[i] = float(value)
     return column
 

@@ -28,6 +28,7 @@ from r1jax.reward_models.train import load_reward_model
 from r1jax.rewards.components import each, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
+from r1jax.rewards.sandbox import Limits
 from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.grpo import PolicyState, grpo_step
 from r1jax.rl.rollout import Sample, draw, sample_metrics
@@ -63,16 +64,15 @@ def new_grader(
     cfg: RunConfig, mesh: Mesh | None = None, conversation: Conversation | None = None
 ) -> Grader:
     """Of the rewards that cfg weighs: built-in components, the user's functions, reward models
-    (which need a mesh), and DAPO's overlong penalty where it is on.
+    (on `mesh`, or the one that cfg names), and DAPO's overlong penalty where it is on.
 
     A chat model's format is that of its conversation, without <answer> tags. Raises InputError for
     a function or a model's folder that is not there.
     """
     models = {}
     for part in cfg.reward.model_parts:
-        if mesh is None:
-            raise InputError(f"--reward.models: {part.name} runs on a mesh, and there is none")
-        models[part.name] = load_reward_model(part.path, mesh).component()
+        where = mesh or sharding.make_mesh(cfg.mesh)
+        models[part.name] = load_reward_model(part.path, where).component()
     weights, components = cfg.reward.weights, components_of(cfg.reward, models)
     if conversation is not None and conversation.form == "chat":
         of_reply = conversation.in_format
@@ -82,7 +82,8 @@ def new_grader(
         weights = weights | {"overlong": cfg.rl.overlong_weight}
         components["overlong"] = overlong(cfg.sampling.max_tokens, buffer)
     unsafe = cfg.i_know_that_model_code_runs_unsandboxed
-    return Grader(weights, cfg.grading_workers, components=components, unsafe=unsafe)
+    limits = Limits(numpy=cfg.sandbox_numpy)
+    return Grader(weights, cfg.grading_workers, components=components, limits=limits, unsafe=unsafe)
 
 
 def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:

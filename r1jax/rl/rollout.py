@@ -102,12 +102,9 @@ def draw(
     problems = [problem for _, problem, _ in wanted]
     mine = processes.share(range(len(wanted)))
     texts = [task.text(completions[i].tokens.tolist()) for i in mine]
-    pending = grader.submit(
-        [problems[i] for i in mine],
-        texts,
-        [len(completions[i].tokens) for i in mine],
-        [completions[i].truncated for i in mine],
-    )
+    tokens = [len(completions[i].tokens) for i in mine]
+    cut = [bool(c.truncated) for c in completions]
+    pending = grader.submit([problems[i] for i in mine], texts, tokens, [cut[i] for i in mine])
     submitted = time.perf_counter()
 
     def found() -> list[dict[str, Any]]:
@@ -120,10 +117,9 @@ def draw(
         waiting = time.perf_counter()
         gathered = processes.gather(found)
         grades = [Grade(**one["grade"]) for one in gathered]
-        if grader.has_together:
-            whole = [task.text(c.tokens.tolist()) for c in completions]
-            cut = [c.truncated for c in completions]
-            grades = grader.together(problems, whole, grades, cut)
+        if grader.asks_together:
+            replies = [task.text(c.tokens.tolist()) for c in completions]
+            grades = grader.together(problems, replies, grades, cut)
         samples = [
             Sample(problem, i, prompts[q], completion, grade, one["terms"], task.text)
             for (q, problem, i), completion, grade, one in zip(
