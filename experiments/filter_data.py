@@ -23,14 +23,14 @@ from r1jax.data.decontamination import GRAM, SHORTEST, Grams, decontaminate
 from r1jax.data.difficulty import by_difficulty, read_tallies
 from r1jax.data.problems import Problem
 from r1jax.data.sources import write_problems
-from r1jax.data.tasks import parse_data, read_mixture
+from r1jax.data.tasks import parse_data, read_files
 
 SHOWN = 10  # dropped problems that are printed, for each reason
 
 
 @dataclasses.dataclass(frozen=True)
 class FilterConfig:
-    task: TaskName = "problems"  # the form of files that do not say another
+    task: TaskName = "problems"  # of files that do not say another
     data: str = ""  # [TASK=]FILE,...
     against: str = ""  # evaluation problems, in the same way
     grades: str = ""
@@ -40,12 +40,6 @@ class FilterConfig:
     out: str = ""
     dropped: str = ""
     bad_rows: Literal["stop", "skip"] = "stop"
-
-
-def read(data: str, cfg: FilterConfig) -> list[Problem]:
-    files = parse_data(data)
-    check(all(weight is None for *_, weight in files), f"{data}: files are not weighted here")
-    return [problem for some, _ in read_mixture(data, cfg.task, cfg.bad_rows) for problem in some]
 
 
 def report(title: str, lines: Sequence[str]) -> None:
@@ -59,7 +53,7 @@ def without_evaluation(
     problems: list[Problem], cfg: FilterConfig
 ) -> tuple[list[Problem], dict[str, str]]:
     """(kept, why each of the others was dropped)."""
-    evaluation = read(cfg.against, cfg)
+    evaluation = read_files(cfg.against, cfg.task, cfg.bad_rows, "--against")
     grams = Grams(evaluation)
     kept, matches = decontaminate(problems, grams)
     reasons = {m.problem.id: f"shares with {m.evaluation}: {m.words}" for m in matches}
@@ -109,7 +103,7 @@ def check_files(cfg: FilterConfig) -> None:
 def main(args: list[str]) -> None:
     cfg = cli.parse(FilterConfig, FilterConfig(), args, __doc__ or "")
     check_files(cfg)
-    problems = read(cfg.data, cfg)
+    problems = read_files(cfg.data, cfg.task, cfg.bad_rows)
     (name, count), *_ = Counter(problem.id for problem in problems).most_common(1)
     check(count == 1, f"--data={cfg.data}: {count} problems have the id {name!r}")
     kept = problems

@@ -1,49 +1,62 @@
 """Text from a model, as it streams.
 
     python -m experiments.generate --model=DIR --prompt="Once upon a time"
+    echo "Once upon a time" | python -m experiments.generate --model=DIR
     python -m experiments.generate --model=DIR --chat                   # until the end of input
     python -m experiments.generate --model=DIR --prompts=FILE --json    # one object a reply
-    echo "Once upon a time" | python -m experiments.generate --model=DIR
+    python -m experiments.generate --model=DIR --data=gsm8k=test.jsonl --n=4 --json > replies.jsonl
+    python -m experiments.grade --data=gsm8k=test.jsonl --completions=replies.jsonl
 
-DIR is a Hugging Face directory, an id on its Hub (org/name or org/name@revision), or the folder of
-a run. Without a prompt the text starts from the
-beginning-of-sequence token. FILE (- for standard input, which is also read where no prompt is
-given and something is piped) has a prompt a line, a blank one too; a .jsonl has {"prompt": text} or
-{"messages": [{"role", "content"}, ...]}, which the model's chat template renders, as it does a
-chat, and may have an "id". --n draws several replies to each. Those to several prompts are printed
-whole, in order. Thinking is dim on a terminal, and elsewhere stands between <think> and </think>.
+DIR is a Hugging Face directory, or the folder of a run. --conversation says how the model is asked:
+by its chat template if it has one; else a text goes on, and a problem is asked by R1-Zero's prompt.
+Without a prompt the text starts from the beginning-of-sequence token.
+
+FILE has a prompt a line, - is standard input; a .jsonl has {"prompt": text} or {"messages":
+[{"role", "content"}, ...]}, and an optional "id". --data names problems as experiments.r1_zero
+does. What is piped in is read as --prompts=- where no prompt is given. A blank line is not asked,
+and has an empty reply in its place. Replies to several prompts are printed whole, in order, --n to
+a prompt one after the other. Thinking is dim on a terminal, and elsewhere stands between <think>
+and </think>.
 
 An object of --json is {"id", "sample", "prompt", "completion", "thinking", "text", "tokens",
-"finish_reason"}: the row's id (else its line), which of its replies, the text that the model read,
-the whole reply and its two parts, how many tokens it drew, and "stop" or "length". A reply that is
-cut while it thinks has an empty text. experiments.grade reads such objects.
+"finish_reason"}: the id of the problem or row (else its line), which of its replies, the text that
+the model read, the reply whole, as RL's graders read it, and in its two parts, how many tokens it
+drew, and "stop", "length", or "not asked" (a blank line, or a prompt that --long-prompts=drop
+leaves out). A reply that is cut while it thinks has an empty text. experiments.grade reads these.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal
 
 import jax
 
 from experiments import cli
 from r1jax import sharding
-from r1jax.config import InputError, ModelConfig, SamplingConfig, check
-from r1jax.data.chat import OPEN, Message, Split, ThinkingSplitter, opens_thinking
-from r1jax.data.rows import Place, field, read_rows
-from r1jax.data.tokenizer import Tokenizer
+from r1jax.config import (
+    ConversationName,
+    InputError,
+    Long,
+    ModelConfig,
+    SamplingConfig,
+    TaskName,
+    check,
+)
+from r1jax.data.asked import Asked, read_lines, read_prompts, read_questions
+from r1jax.data.chat import Message, Split, ThinkingSplitter, opens_thinking
+from r1jax.data.conversation import Conversation
 from r1jax.model.params import Weights
 from r1jax.models import OnDisk, open_model
 from r1jax.sampling.engine import Engine, Request
 
 SLOTS, REFILL = 64, 16  # replies decoded side by side, where there are more prompts than that
 ROUND = 32  # prompts are padded to a multiple, so that a chat compiles for few lengths
+EVERY = 10.0  # seconds between two lines of progress
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -52,56 +65,63 @@ class GenerateConfig:
     model: str = ""
     prompt: str = ""
     prompts: str = ""  # a file of them; -: standard input
-    n: int = 1  # replies to each prompt
+    data: str = ""  # problems: [TASK=]FILE,...
+    task: TaskName = "problems"  # of files that do not say another
     chat: bool = False
+    conversation: ConversationName = "auto"  # how the model is asked
     json: bool = False
+    n: int = 1  # replies to a prompt
     temperature: float = 0.6  # 0: greedy
     top_p: float = 0.95
     top_k: int = 0  # 0: off
     max_tokens: int = 1024  # of a reply; fewer where the model's context ends before
+    long_prompts: Long = "stop"  # what a prompt does that leaves no room for a reply
+    bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of --data does
     seed: int = 0
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     dtype: Literal["stored", "float32", "bfloat16"] = "stored"
 
     def __post_init__(self):
+        check(self.max_tokens > 0, f"--max-tokens must be positive, got {self.max_tokens}")
         check(self.n > 0, f"--n must be positive, got {self.n}")
         check(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
-        check(self.max_tokens > 0, f"--max-tokens must be positive, got {self.max_tokens}")
-        given = [f for f in ("prompt", "prompts", "chat") if getattr(self, f)]
+        given = [f for f in ("prompt", "prompts", "data", "chat") if getattr(self, f)]
         check(len(given) < 2, f"--{' and --'.join(given)} exclude each other")
-
-
-class Prompt(NamedTuple):
-    """What the model reads, what it is called, and where it stands, for errors."""
-
-    text: str
-    id: str
-    where: str = "the prompt"
+        check(not self.chat or self.n == 1, "--chat goes on from one reply: leave out --n")
 
 
 class Reading:
     """One reply as it comes in: tokens to text, thinking apart from answer."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: str, ids: Sequence[int], max_tokens: int):
-        self._tokenizer, self._max_tokens = tokenizer, max_tokens
-        self._decoder = tokenizer.stream(skip_special_tokens=True)
+    def __init__(
+        self, conversation: Conversation, prompt: str, ids: Sequence[int], max_tokens: int
+    ):
+        self._conversation, self._prompt, self._max_tokens = conversation, prompt, max_tokens
+        self._decoder = conversation.tokenizer.stream(skip_special_tokens=True)
         for token in ids:  # the first token of a text loses its blank; a reply goes on with one
             self._decoder.feed(token)
         self._decoder.flush()
         self._splitter = ThinkingSplitter(opens_thinking(prompt))
-        self.whole = prompt[prompt.rindex(OPEN) :] if opens_thinking(prompt) else ""
+        self._ids: list[int] = []
         self.thinking = self.text = self.finish_reason = ""
-        self.tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        return len(self._ids)
+
+    @property
+    def completion(self) -> str:
+        """The whole, as RL hands it to graders."""
+        return self._conversation.reply(self._prompt, self._ids) if self._ids else ""
 
     def feed(self, tokens: Sequence[int]) -> Split:
         """What is new, of thinking and of answer."""
-        self.tokens += len(tokens)
-        stopped = bool(tokens) and tokens[-1] in self._tokenizer.end_ids
+        self._ids += tokens
+        stopped = bool(tokens) and tokens[-1] in self._conversation.tokenizer.end_ids
         piece = "".join(self._decoder.feed(t) for t in tokens[: len(tokens) - stopped])
         if stopped or self.tokens == self._max_tokens:
             self.finish_reason = "stop" if stopped else "length"
             piece += self._decoder.flush()
-        self.whole += piece
         thinking, text = self._splitter.feed(piece)
         if self.finish_reason:
             rest = self._splitter.flush()
@@ -142,11 +162,27 @@ class Writer:
         self._thinking = not self._thinking
 
 
-class Generator:
-    """A model and its tokenizer, ready to reply."""
+class Progress:
+    """A line on standard error every so often, while nothing else tells that work goes on."""
 
-    def __init__(self, cfg: GenerateConfig, source: OnDisk):
-        self.cfg, self.source, self.tokenizer = cfg, source, source.conversation().tokenizer
+    def __init__(self, replies: int):
+        self._replies, self._shown = replies, time.perf_counter()
+
+    def update(self, done: int, tokens: int, seconds: float) -> None:
+        now = time.perf_counter()
+        if now - self._shown < EVERY or done == self._replies:
+            return
+        self._shown = now
+        rate = f", {tokens / seconds:,.1f} tokens/s" if seconds else ""
+        print(f"{done:,} of {self._replies:,} replies{rate}", file=sys.stderr, flush=True)
+
+
+class Generator:
+    """A model and its conversation, ready to reply."""
+
+    def __init__(self, cfg: GenerateConfig, source: OnDisk, conversation: Conversation):
+        self.cfg, self.source, self.conversation = cfg, source, conversation
+        self.tokenizer = conversation.tokenizer
         self.model = source.config
         if cfg.dtype != "stored":
             self.model = dataclasses.replace(self.model, dtype=cfg.dtype, param_dtype=cfg.dtype)
@@ -155,70 +191,95 @@ class Generator:
         self._weights: Weights | None = None
         self.drawn, self.seconds = 0, 0.0  # tokens, once a set of prompts is compiled for
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        ids = self.tokenizer.encode_prompt(prompt.text)
-        check(
-            bool(ids),
-            f"{self.source.path}: its texts have no beginning-of-sequence token to start from: "
-            "give a prompt",
-        )
-        check(
-            len(ids) < self.model.context,
-            f"{prompt.where}: a prompt has {len(ids):,} tokens, and the model's context is "
-            f"{self.model.context:,}: it is too long to be answered",
-        )
-        return ids
+    def encoded(self, asked: Sequence[Asked]) -> list[list[int]]:
+        """Token ids of each prompt; none of one that is not asked. Raises InputError that names
+        the place of a prompt that cannot be answered."""
+        found = [self.tokenizer.encode_prompt(a.prompt) if a.told else [] for a in asked]
+        for a, ids in zip(asked, found, strict=True):
+            check(
+                bool(ids) or not a.told,
+                f"{self.source.path}: its texts have no beginning-of-sequence token to start "
+                "from: give a prompt",
+            )
+        context = self.model.context
+        long = [i for i, ids in enumerate(found) if len(ids) >= context]
+        if long:
+            worst = max(long, key=lambda i: len(found[i]))
+            said = (
+                f"{len(long):,} of {len(asked):,} prompts leave no room in the model's context of "
+                f"{context:,} tokens; the longest, {asked[worst].where}, has {len(found[worst]):,}"
+            )
+            drop = self.cfg.long_prompts == "drop"
+            check(drop, f"{said}: too long to be answered; --long-prompts=drop leaves such out")
+            self._say(f"{said}: not asked")
+            found = [[] if i in long else ids for i, ids in enumerate(found)]
+        return found
 
-    def replies(self, prompts: Sequence[Prompt], first: int = 0, live: Writer | None = None):
-        """The readings of cfg.n replies to each prompt, in order. `live` is told the first
-        prompt's as it streams. first: the number of the first prompt, which its randomness comes
-        from."""
-        cfg = self.cfg
-        wanted = [(prompt, i) for prompt in prompts for i in range(cfg.n)]
-        each = [self.prompt_ids(prompt) for prompt in prompts]
-        ids = [tokens for tokens in each for _ in range(cfg.n)]
-        sampling = sizes(cfg, self.model, ids)
+    def replies(self, asked: Sequence[Asked], first: int = 0, live: Writer | None = None):
+        """The readings of all replies, in order. `live` is told the only one as it streams.
+        first: the number of the first prompt, which its randomness comes from."""
+        cfg, n, ids = self.cfg, self.cfg.n, self.encoded(asked)
+        wanted = [(i, k) for i in range(len(asked)) for k in range(n)]
+        drawn = [j for j, (i, _) in enumerate(wanted) if ids[i]]
+        if not drawn:
+            raise InputError("there is nothing to be asked")
+        sampling = sizes(cfg, self.model, [ids[i] for i in range(len(asked)) if ids[i]], n)
+        if sampling.max_tokens < cfg.max_tokens:
+            self._say(
+                f"replies end after {sampling.max_tokens:,} tokens: the longest prompt leaves no "
+                f"more of the model's context of {self.model.context:,}"
+            )
         readings = [
-            Reading(self.tokenizer, prompt.text, tokens, sampling.max_tokens)
-            for (prompt, _), tokens in zip(wanted, ids, strict=True)
+            Reading(self.conversation, asked[i].prompt, ids[i], sampling.max_tokens)
+            for i, _ in wanted
         ]
         if self._weights is None:
             self._weights = self.source.weights(self.model, self.mesh)
         printed, started, before = 0, 0.0, 0
+        progress, done, tokens_drawn = Progress(len(drawn)), 0, 0
 
-        def on_tokens(i: int, tokens: list[int]) -> None:
-            nonlocal printed, started, before
-            new = readings[i].feed(tokens)
+        def show() -> None:
+            nonlocal printed
+            while printed < len(wanted) and readings[printed].finish_reason:
+                i, k = wanted[printed]
+                self._show(asked[i], k, readings[printed], several=len(wanted) > 1)
+                printed += 1
+
+        def on_tokens(j: int, tokens: list[int]) -> None:
+            nonlocal started, before, done, tokens_drawn
+            reading = readings[drawn[j]]
+            new = reading.feed(tokens)
+            tokens_drawn += len(tokens)
             if not started:  # what came before was compiling
                 started, before = time.perf_counter(), len(tokens)
             if live:
                 live.write(new)
                 return
-            while printed < len(readings) and readings[printed].finish_reason:
-                self._show(*wanted[printed], readings[printed], several=len(wanted) > 1)
-                printed += 1
-                self._count(printed, len(wanted))
+            done += bool(reading.finish_reason)
+            show()
+            if self.first_process and not sys.stdout.isatty():
+                progress.update(done, tokens_drawn - before, time.perf_counter() - started)
 
-        requests = [Request(tokens, first + i // cfg.n, i % cfg.n) for i, tokens in enumerate(ids)]
+        for j in set(range(len(wanted))) - set(drawn):
+            readings[j].finish_reason = "not asked"
+        requests = [Request(ids[i], first + i, k) for i, k in wanted if ids[i]]
         engine = Engine(self.model, sampling, self.mesh, sorted(self.tokenizer.end_ids))
         engine.generate(self._weights, requests, jax.random.key(cfg.seed), on_tokens)
         self.seconds += time.perf_counter() - started
-        self.drawn += sum(reading.tokens for reading in readings) - before
+        self.drawn += tokens_drawn - before
         if live:
             live.end()
         return readings
 
-    def _count(self, done: int, of: int) -> None:
-        """How far it is, over itself, where someone watches and the replies go elsewhere."""
-        watched = sys.stderr.isatty() and not sys.stdout.isatty() and self.first_process
-        if watched and of > 1:
-            print(f"\r{done:,} of {of:,} replies", end="\n" if done == of else "", file=sys.stderr)
+    def _say(self, line: str) -> None:
+        if self.first_process:
+            print(line, file=sys.stderr, flush=True)
 
-    def _show(self, prompt: Prompt, sample: int, reading: Reading, several: bool) -> None:
+    def _show(self, asked: Asked, sample: int, reading: Reading, several: bool) -> None:
         if not self.first_process:
             return
         if self.cfg.json:
-            print(json.dumps(row(prompt, sample, reading), ensure_ascii=False), flush=True)
+            print(json.dumps(row(asked, sample, reading), ensure_ascii=False), flush=True)
             return
         writer = Writer(sys.stdout)
         writer.write(Split(reading.thinking, reading.text))
@@ -227,13 +288,13 @@ class Generator:
             print(flush=True)
 
 
-def row(prompt: Prompt, sample: int, reading: Reading) -> dict[str, Any]:
+def row(asked: Asked, sample: int, reading: Reading) -> dict[str, Any]:
     """A line of --json."""
     return {
-        "id": prompt.id,
+        "id": asked.id,
         "sample": sample,
-        "prompt": prompt.text,
-        "completion": reading.whole,
+        "prompt": asked.prompt,
+        "completion": reading.completion,
         "thinking": reading.thinking.strip(),
         "text": reading.text,
         "tokens": reading.tokens,
@@ -241,52 +302,34 @@ def row(prompt: Prompt, sample: int, reading: Reading) -> dict[str, Any]:
     }
 
 
-def sizes(cfg: GenerateConfig, model: ModelConfig, ids: Sequence[Sequence[int]]) -> SamplingConfig:
-    """One compiled length for all prompts, each of which leaves room."""
+def sizes(
+    cfg: GenerateConfig, model: ModelConfig, ids: Sequence[Sequence[int]], n: int = 1
+) -> SamplingConfig:
+    """One compiled length for all prompts, which must leave room for a reply."""
     longest = max(map(len, ids))
     max_tokens = min(cfg.max_tokens, model.context - longest)
-    few = len(ids) <= SLOTS
+    replies = n * len(ids)
+    few = replies <= SLOTS
     return SamplingConfig(
         temperature=cfg.temperature,
         top_k=cfg.top_k,
         top_p=cfg.top_p,
         max_prompt=min(-(-longest // ROUND) * ROUND, model.context - max_tokens),
         max_tokens=max_tokens,
-        slots=len(ids) if few else SLOTS,
-        refill=len(ids) if few else REFILL,
+        slots=replies if few else SLOTS,
+        refill=replies if few else REFILL,
     )
-
-
-def read_prompts(path: str, source: OnDisk) -> list[Prompt]:
-    """The prompts of a file, as the model reads them. Raises InputError that names the line."""
-    if not path.endswith((".jsonl", ".json")):
-        try:
-            text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8-sig")
-        except UnicodeDecodeError:
-            raise InputError(f"{path}: not UTF-8 text") from None
-        lines = text.splitlines() or [""]
-        check(bool(text.strip()) or path == "-", f"{path}: no prompts")
-        return [Prompt(line, str(n), f"{path}:{n}") for n, line in enumerate(lines, start=1)]
-    opened = functools.cache(lambda: source.conversation("chat"))
-
-    def parse(row: dict[str, Any], at: Place) -> Prompt:
-        name = str(row.get("id", at.number))
-        if "messages" in row:
-            return Prompt(opened().prompt(row["messages"]), name, str(at))
-        return Prompt(field(row, "prompt", str), name, str(at))
-
-    return read_rows(path, parse)
 
 
 def chat(generator: Generator) -> None:
     """Line by line: the user's from standard input, the model's to standard output."""
-    conversation = generator.source.conversation("chat")
+    conversation = generator.conversation
     messages: list[Message] = []
     for turn, line in enumerate(_lines()):
         messages.append({"role": "user", "content": line})
-        prompt = Prompt(conversation.prompt(messages), str(turn))
+        asked = Asked(conversation.prompt(messages), f"turn {turn + 1}", str(turn + 1))
         live = None if generator.cfg.json or not generator.first_process else Writer(sys.stdout)
-        reading = generator.replies([prompt], turn, live)[0]
+        reading = generator.replies([asked], turn, live)[0]
         messages.append({"role": "assistant", "content": reading.text})
 
 
@@ -309,21 +352,34 @@ def _is_piped(file: IO[str]) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
+def asked_for(cfg: GenerateConfig, conversation: Conversation) -> list[Asked]:
+    """All that cfg asks. Raises InputError that names the place at fault."""
+    if cfg.data:
+        return read_questions(cfg.data, cfg.task, cfg.bad_rows, conversation)
+    if cfg.prompts and cfg.prompts != "-":
+        return read_prompts(cfg.prompts, conversation)
+    if cfg.prompts or (not cfg.prompt and _is_piped(sys.stdin)):
+        text = sys.stdin.read()
+        if text or cfg.prompts:
+            return read_lines(text, "standard input", conversation)
+    # Without a prompt there is nothing to ask: the model begins a text.
+    return [Asked(conversation.prompt(cfg.prompt) if cfg.prompt else "", "the prompt", "1")]
+
+
 def main(args: list[str]) -> None:
     cfg = cli.parse(GenerateConfig, GenerateConfig(), args, __doc__ or "")
     check(bool(cfg.model), "--model=DIR is needed")
     source = open_model(cfg.model)
-    if cfg.chat:
-        source.conversation("chat")  # or the model has none, before anything is read
-    piped = not cfg.prompt and not cfg.chat and not cfg.prompts and _is_piped(sys.stdin)
-    file = "-" if piped else cfg.prompts
-    prompts = read_prompts(file, source) if file else [Prompt(cfg.prompt, "1")]
-    generator = Generator(cfg, source)
+    wanted = "chat" if cfg.chat and cfg.conversation == "auto" else cfg.conversation
+    conversation = source.conversation(wanted, "r1_zero" if cfg.data else "plain")
+    asked = [] if cfg.chat else asked_for(cfg, conversation)
+    generator = Generator(cfg, source, conversation)
     if cfg.chat:
         chat(generator)
     else:
-        one = not cfg.json and len(prompts) * cfg.n == 1 and generator.first_process
-        generator.replies(prompts, live=Writer(sys.stdout) if one else None)
+        one = not cfg.json and len(asked) == cfg.n == 1
+        live = Writer(sys.stdout) if one and generator.first_process else None
+        generator.replies(asked, live=live)
     if generator.drawn and generator.first_process:
         rate = generator.drawn / generator.seconds
         print(f"{rate:,.1f} tokens/s ({generator.drawn:,} tokens)", file=sys.stderr)

@@ -3,12 +3,15 @@
     python -m experiments.grade --data=problems.jsonl --completions=completions.jsonl
     python -m experiments.grade --data=... --completions=... --out=grades.jsonl
     python -m experiments.grade --data=... --completions=... --explain=ID
+    python -m experiments.grade --data=gsm8k=test.jsonl --completions=replies.jsonl
 
-A problem is a line {"id", "kind", "prompt", "answer" or "tests"}; a completion is a line
-{"id", "completion"}, of which a problem may have several. One without tags is graded as a bare
-answer. A line of --out is {"id", "outcome", "correct", "components", "seconds"}, in the order of
-the completions. Prints accuracy by source, outcomes, and disagreements: between the completions
-of one problem, and with the "correct" or "outcome" that a line of --completions may say itself.
+--data names problems as experiments.r1_zero does, [TASK=]FILE,...; without a task a problem is a
+line {"id", "kind", "prompt", "answer" or "tests"}. A completion is a line {"id", "completion"}, of
+which a problem may have several; `experiments.generate --json` writes them, from the same --data.
+One without tags is graded as a bare answer. A line of --out is {"id", "outcome", "correct",
+"components", "seconds"}, in the order of the completions. Prints accuracy by source, outcomes, and
+disagreements: between the completions of one problem, and with the "correct" or "outcome" that a
+line of --completions may say itself.
 --explain shows how the grades of one problem came about, and grades nothing else.
 """
 
@@ -18,12 +21,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from experiments import cli
-from r1jax.config import InputError, check
+from r1jax.config import InputError, TaskName, check
 from r1jax.data.problems import Problem
-from r1jax.data.sources import READERS, field, read_jsonl
+from r1jax.data.rows import field, read_jsonl
+from r1jax.data.tasks import read_files
 from r1jax.rewards.components import COMPONENTS, language
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.rewards.sandbox import Limits
@@ -34,7 +38,9 @@ WIDTH = 200  # characters of a text that are printed in a summary
 
 @dataclasses.dataclass(frozen=True)
 class GradeConfig:
-    data: str = ""  # the problems
+    data: str = ""  # the problems: [TASK=]FILE,...
+    task: TaskName = "problems"  # of files that do not say another
+    bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
     completions: str = ""
     out: str = ""  # where the grades go, if anywhere
     explain: str = ""  # the id of a problem
@@ -204,7 +210,7 @@ def main(args: list[str]) -> None:
         check(bool(getattr(cfg, flag)), f"--{flag}=FILE is needed")
     out = Path(cfg.out) if cfg.out else None
     check(out is None or out.parent.is_dir(), f"--out={cfg.out}: no such folder")
-    problems = READERS["problems"](cfg.data)
+    problems = read_files(cfg.data, cfg.task, cfg.bad_rows)
     pairs = pair(problems, read_completions(cfg.completions), cfg)
     weights = {"accuracy": 1.0} | dict.fromkeys(COMPONENTS, 0.0)
     with Grader(

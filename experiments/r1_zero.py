@@ -17,10 +17,10 @@
 from by weight, or are one pool where they have none.
 
 Presets are complete configurations (`r1jax/presets.py`); every field of one is a flag. --model is a
-Hugging Face directory or an id on its Hub, or the folder of another run, to start from: its weights, its configuration
-and its tokenizer; without a task, it is trained to use given words in a story. The run
-leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints and report.html in
---out.
+Hugging Face directory or an id on its Hub, or the folder of another run, to start from: its
+weights, its configuration and its tokenizer; without a task, it is trained to use given words in a
+story. The run leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints and
+report.html in --out.
 """
 
 import dataclasses

@@ -10,10 +10,10 @@ import llama
 import pytest
 from test_bad_input import error_of  # noqa: F401
 
-from experiments import generate
+from experiments import generate, grade
 from experiments.generate import Reading, Writer
-from experiments.grade import read_completions
 from r1jax.data.chat import Split
+from r1jax.data.conversation import make_conversation
 from r1jax.data.tokenizer import Tokenizer
 
 # What llama2.c's doc/stories260K.md prints for temperature 0.
@@ -90,33 +90,10 @@ def test_one_object_a_prompt_in_order(run, folder, tmp_path):
         reply = llama.greedy(folder, ids, 20, tokenizer.end_ids)
         # The blank between the two is there, which the reply's tokens alone would not show.
         whole, shown = (tokenizer.decode(i[1:]) for i in ([*ids, *reply], ids))
-        text = whole.removeprefix(shown)
         assert row == {
-            "id": str(n), "sample": 0, "prompt": prompt, "completion": text, "thinking": "",
-            "text": text, "tokens": 20, "finish_reason": "length",
+            "id": str(n), "sample": 0, "prompt": prompt, "thinking": "", "text": whole.removeprefix(shown), "tokens": 20,
+            "completion": tokenizer.decode(reply), "finish_reason": "length",
         }  # fmt: skip
-
-
-def test_several_replies_to_prompts_with_ids_are_what_grade_reads(run, tmp_path):
-    asked = [{"id": "a/1", "prompt": "Once upon a time"}, {"id": "b", "prompt": "Tim had a"}]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    out, _ = run(f"--prompts={tmp_path}/prompts.jsonl", "--json", "--n=3", "--max-tokens=6")
-    found = rows(out)
-    assert [(row["id"], row["sample"]) for row in found] == [
-        (row["id"], i) for row in asked for i in range(3)
-    ]
-    assert len({row["completion"] for row in found[:3]}) > 1
-    (tmp_path / "replies.jsonl").write_text(out)
-    read = read_completions(str(tmp_path / "replies.jsonl"))
-    assert [(c.id, c.text) for c in read] == [(row["id"], row["completion"]) for row in found]
-
-
-def test_standard_input_is_read_where_it_is_piped(folder):
-    command = [sys.executable, "-m", "experiments.generate", f"--model={folder}", "--max-tokens=4"]
-    done = subprocess.run(
-        [*command, "--json"], input="Once upon a time\n\nTim had", text=True, capture_output=True
-    )
-    assert [row["prompt"] for row in rows(done.stdout)] == ["Once upon a time", "", "Tim had"]
 
 
 def test_a_story_ends_where_the_next_one_would_begin(run, folder, tmp_path):
@@ -128,6 +105,8 @@ def test_a_story_ends_where_the_next_one_would_begin(run, folder, tmp_path):
     assert [row["prompt"] for row in found] == [
         "The end was near.", "", "They all lived happily ever after.",
     ]  # fmt: skip
+    # The blank line keeps its place, and is not asked.
+    assert (found[1]["text"], found[1]["tokens"], found[1]["finish_reason"]) == ("", 0, "not asked")
     assert "stop" in {row["finish_reason"] for row in found}
     assert not any("<s>" in row["text"] or "Once upon" in row["text"][20:] for row in found)
 
@@ -159,7 +138,8 @@ def test_thinking_is_apart_however_it_comes_in():
     words = Tokenizer.words(["<pad>", "<eos>", "<think>", "</think>", "so", "hm", "then", "yes"])
     ids = words.encode("<think> so hm </think> then yes <eos>")
     for size in (1, 2, 3, 7):
-        reading, out = Reading(words, "", [], max_tokens=9), io.StringIO()
+        plain = make_conversation(words, "", "plain")
+        reading, out = Reading(plain, "", [], max_tokens=9), io.StringIO()
         writer = Writer(out)
         for i in range(0, len(ids), size):
             writer.write(reading.feed(ids[i : i + size]))
@@ -196,6 +176,10 @@ def changed(folder, tmp_path, **fields):
         (["--prompt=" + "Once upon a time. " * 200], "too long to be answered"),
         (["--prompt=a", "--chat"], "--prompt and --chat exclude each other"),
         (["--max-tokens=0"], "--max-tokens must be positive, got 0"),
+        (["--n=0"], "--n must be positive, got 0"),
+        (["--n=2", "--chat"], "--chat goes on from one reply: leave out --n"),
+        (["--conversation=chat", "--prompt=a"], "no chat_template"),
+        (["--data=gsn8k=x.jsonl"], "no task is called 'gsn8k' (did you mean gsm8k?)"),
         (["--top-p=2"], "SamplingConfig.top_p must lie in (0, 1], got 2.0"),
         (["--prompts=/absent.txt"], "/absent.txt"),
         (["--model=/absent"], "/absent: no such directory"),
@@ -223,3 +207,84 @@ def test_a_tokenizer_that_does_not_match(error_of, folder, tmp_path):  # noqa: F
 
 def test_a_model_is_needed(error_of):  # noqa: F811
     assert "--model=DIR is needed" in error_of(main=generate.main)
+
+
+def test_standard_input_is_read_where_it_is_piped(run, folder, tmp_path, monkeypatch):
+    command = [sys.executable, "-m", "experiments.generate", f"--model={folder}", "--max-tokens=4"]
+    done = subprocess.run(
+        [*command, "--json"], input="Once upon a time\n\nTim had", text=True, capture_output=True
+    )
+    assert [row["prompt"] for row in rows(done.stdout)] == ["Once upon a time", "", "Tim had"]
+
+    def piped(text, *flags):
+        (tmp_path / "in.txt").write_text(text)
+        monkeypatch.setattr(sys, "stdin", (tmp_path / "in.txt").open())
+        return run("--temperature=0", "--max-tokens=9", *flags)[0]
+
+    given = run("--prompt=Tim had a red", "--temperature=0", "--max-tokens=9")[0]
+    assert piped("Tim had a red\n") == piped("Tim had a red", "--prompts=-") == given
+    assert piped("") == run("--temperature=0", "--max-tokens=9")[0]  # as from nothing
+
+
+def test_n_replies_a_prompt_keep_its_id_and_feed_grade(run, tmp_path, capfd):
+    problems = [
+        {"id": 7, "kind": "words", "prompt": "Tim had a", "answer": "dog"},
+        {"id": "b", "kind": "words", "prompt": "Lily saw", "answer": "ball"},
+    ]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in problems))
+    flags = "--n=3", "--json", "--max-tokens=12", "--conversation=plain"
+    out, _ = run(f"--prompts={path}", *flags)
+    found = rows(out)
+    assert [(row["id"], row["sample"], row["prompt"]) for row in found] == [
+        (str(p["id"]), k, p["prompt"]) for p in problems for k in range(3)
+    ]
+    assert len({row["completion"] for row in found}) > 2  # each drawn by itself
+    # As problems they are asked the same, and drawn the same.
+    (tmp_path / "replies.jsonl").write_text(out)
+    again = rows(run(f"--data={path}", *flags)[0])
+    assert [row["completion"] for row in again] == [row["completion"] for row in found]
+    grade.main([f"--data={path}", f"--completions={tmp_path}/replies.jsonl"])
+    assert "6" in capfd.readouterr().out.split("words")[1].splitlines()[0]
+
+
+def test_a_prompt_that_is_too_long_is_named_or_left_out(error_of, run, tmp_path):  # noqa: F811
+    path = tmp_path / "prompts.txt"
+    path.write_text("Tim\n" + "once upon a time " * 200 + "\n" + "a " * 600 + "\n")
+    said = "2 of 3 prompts leave no room in the model's context of 512 tokens; the longest, "
+    out, err = run(f"--prompts={path}", "--json", "--long-prompts=drop", "--max-tokens=5")
+    assert [row["finish_reason"] for row in rows(out)] == ["length", "not asked", "not asked"]
+    assert f"{said}{path}:" in err and "not asked" in err
+
+
+def test_a_long_prompt_is_named_by_its_line(error_of, folder, tmp_path):  # noqa: F811
+    path = tmp_path / "prompts.txt"
+    path.write_text("Tim\n" + "once upon a time " * 200 + "\n")
+    error = error_of(f"--model={folder}", f"--prompts={path}", main=generate.main)
+    assert f"the longest, {path}:2, has " in error and "--long-prompts=drop" in error
+
+
+def test_replies_that_end_early_are_said(run, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("Tim\n" + "once upon a time " * 90 + "\n")
+    out, err = run(f"--prompts={path}", "--json", "--max-tokens=500")
+    most = max(row["tokens"] for row in rows(out))
+    assert f"replies end after {most} tokens: the longest prompt leaves no more" in err
+
+
+def test_progress_of_many_prompts_is_on_standard_error(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "EVERY", 0.0)
+    (tmp_path / "prompts.txt").write_text("Tim had a red\n" * 70)
+    out, err = run(f"--prompts={tmp_path}/prompts.txt", "--json", "--max-tokens=20")
+    assert len(rows(out)) == 70 and " of 70 replies, " in err and "tokens/s" in err
+
+
+def test_problems_are_asked_in_the_conversation(run, chatty, tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text('{"question": "2+2?", "answer": "#### 4"}\n')
+    flags = f"--data=gsm8k={path}", "--json", "--max-tokens=5"
+    (zero,), (chat,) = rows(run(*flags)[0]), rows(run(*flags, model=chatty)[0])
+    assert zero["id"] == chat["id"] == "gsm8k/gsm8k/1"
+    assert zero["prompt"].startswith("A conversation between User") and zero["completion"]
+    assert chat["prompt"] == "<s>user: 2+2?\nassistant: <think>"
+    assert chat["completion"].startswith("<think>") and not chat["thinking"].startswith("<think>")

@@ -13,6 +13,7 @@ from test_bad_input import error_of  # noqa: F401
 from experiments import export, generate, r1_zero, sft
 from r1jax import hub
 from r1jax.config import RunConfig, load_config
+from r1jax.data.conversation import document
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import read_jsonl
 from r1jax.models import open_model
@@ -183,7 +184,7 @@ def test_fine_tuning_resumes_exactly(tuned, tmp_path):
 def test_documents_are_those_that_generation_would_draw(folder):
     """Prompt and completion are one text: no blank comes between them that was not there."""
     tokenizer = Tokenizer.load(folder)
-    prompt, reply = sft.document(tokenizer, "Once upon a time", ", there was a cat.")
+    prompt, reply = document(tokenizer, "Once upon a time", ", there was a cat.")
     assert [*prompt, *reply[:-1]] == tokenizer.encode_prompt("Once upon a time, there was a cat.")
     assert prompt == tokenizer.encode_prompt("Once upon a time") and reply[-1] == 2
 

@@ -178,6 +178,14 @@ def read_mixture(data: str, task: str, bad: Bad) -> Mixture[Problem]:
     return mixture
 
 
+def read_files(data: str, task: str, bad: Bad = "stop", flag: str = "--data") -> list[Problem]:
+    """The problems of "[TASK=]FILE,...", of the form `task` where a file does not say another.
+    Raises InputError as `parse_data` and the readers do."""
+    parts = parse_data(data, flag)
+    check(all(weight is None for *_, weight in parts), f"{data}: files are not weighted here")
+    return [problem for name, path, _ in parts for problem in READERS[name or task](path, bad)]
+
+
 def _in_words(problem: Problem, path: str) -> Problem:
     """A user's countdown problem as the embedded base reads it: four numbers, largest first."""
     numbers = tuple(sorted(problem.numbers, reverse=True))

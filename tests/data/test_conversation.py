@@ -1,5 +1,5 @@
-"""What a model is asked and trained on: the templates of R1-Distill, Qwen2.5's kind and DeepSeek-R1,
-a thought in the message and beside it."""
+"""What a model is asked and trained on, by the templates of R1-Distill, Qwen2.5's kind and
+DeepSeek-R1, with a thought in the message and beside it."""
 
 import json
 import shutil
@@ -32,7 +32,9 @@ def folders(data_dir, tmp_path_factory):
     root, tokenizers = tmp_path_factory.mktemp("models"), data_dir / "tokenizers"
     published = json.loads((tokenizers / "deepseek_r1" / "tokenizer_config.json").read_text())
     source = published["chat_template"]
-    distill = source.replace("{{'<｜Assistant｜>'}}{% endif %}", "{{'<｜Assistant｜><think>\\n'}}{% endif %}")
+    distill = source.replace(
+        "{{'<｜Assistant｜>'}}{% endif %}", "{{'<｜Assistant｜><think>\\n'}}{% endif %}"
+    )
     assert distill != source
     for name, tokenizer, template in (
         ("deepseek", "deepseek_r1", source),
@@ -158,7 +160,9 @@ def test_what_is_chosen(folders, data_dir):
     prompt = embedded.prompt("use 1 to make 1")
     assert prompt == embedded.prompt(prompt) == "use 1 to make 1 <think>"
     assert embedded.reply(prompt, words.encode("1 </think> <eos>")) == "<think> 1 </think>"
-    with pytest.raises(InputError, match="--conversation=r1_zero: the embedded model knows its own"):
+    with pytest.raises(
+        InputError, match="--conversation=r1_zero: the embedded model knows its own"
+    ):
         make_conversation(words, "", "r1_zero")
 
 
@@ -220,7 +224,10 @@ def test_rows_without_a_thought_are_counted(folders, conversations, tmp_path):
 @pytest.mark.parametrize(
     "row, error",
     [
-        ({"text": "a"}, r'rows.jsonl:1: missing field "prompt"; a row has "prompt" and "comp.*text'),
+        (
+            {"text": "a"},
+            r'rows.jsonl:1: missing field "prompt"; a row has "prompt" and "comp.*text',
+        ),
         ({"conversations": [{"from": "bot", "value": "a"}]}, "must be one of system, human.*'bot'"),
         ({"prompt": "a"}, 'rows.jsonl:1: missing field "completion"'),
     ],

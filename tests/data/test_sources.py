@@ -255,3 +255,13 @@ def test_a_reader_goes_on_where_asked(tmp_path):
 
 def test_the_tasks_of_a_run_are_the_readers_and_the_embedded_ones():
     assert set(get_args(TaskName)) == set(READERS) | set(EMBEDDED)
+
+
+def test_field_cases_of_boxed_solutions(data_dir, tmp_path):
+    """Published MATH rows have a blank before the brace, \\fbox, or no braces."""
+    file = data_dir / "field_cases" / "cases.jsonl"
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    rows = [row for row in rows if row["area"] == "reader math"]
+    path = write(tmp_path, *(json.dumps(row["row"]) for row in rows))
+    answers = [problem.answer for problem in READERS["math"](path)]
+    assert answers == [row["expected"].removeprefix("answer ") for row in rows] and len(rows) == 3

@@ -9,7 +9,8 @@ import tiny_run
 
 from r1jax.config import InputError
 from r1jax.data.pipeline import stream
-from r1jax.data.tasks import make_task, parse_data
+from r1jax.data.problems import Problem
+from r1jax.data.tasks import fit_prompts, make_task, parse_data
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from r1jax.data.tasks import make_task, parse_data
         ("a.jsonl", [("", "a.jsonl", None)]),
         ("gsm8k=a.jsonl,b.csv", [("gsm8k", "a.jsonl", None), ("", "b.csv", None)]),
         ("a.jsonl:2,math=b/c:0.5", [("", "a.jsonl", 2.0), ("math", "b/c", 0.5)]),
-        ("x=1/a.jsonl", [("", "x=1/a.jsonl", None)]),
+        ("./x=1/a.jsonl", [("", "./x=1/a.jsonl", None)]),
         ("math=x=1/a.jsonl", [("math", "x=1/a.jsonl", None)]),
     ],
 )
@@ -36,11 +37,19 @@ def test_parse_data(data, want):
         ("a:nan", "the weight must be positive"),
         ("a,,b", "a file has no name"),
         ("gsm8k=", "a file has no name"),
+        ("gsn8k=a.jsonl", r"no task is called 'gsn8k' \(did you mean gsm8k\?\), and there is no"),
+        ("gsm8k=a,xyzzy=b.jsonl", r"no task is called 'xyzzy' \(there are problems, countdown"),
     ],
 )
 def test_bad_data(data, message):
     with pytest.raises(InputError, match=message):
         parse_data(data)
+
+
+def test_a_file_that_exists_may_have_the_sign_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x=a.jsonl").touch()
+    assert parse_data("x=a.jsonl:2") == [("", "x=a.jsonl", 2.0)]
 
 
 @pytest.fixture
@@ -82,3 +91,56 @@ def test_embedded_words_read_only_countdown(files):
     cfg = dataclasses.replace(tiny_run.CONFIG, data=f"gsm8k={b}", bad_rows="skip")
     with pytest.raises(InputError, match="problem gsm8k/b/1: the embedded tokenizer knows four"):
         make_task(cfg)
+
+
+def test_shares_that_leave_nothing(files, tmp_path):
+    """One line each: no problem to train on, none of one file, none held out."""
+    a, _, tokenizer = files
+
+    def error(data, **fields):
+        with pytest.raises(InputError) as raised:
+            make_task(dataclasses.replace(tiny_run.CONFIG, data=data, **fields))
+        return str(raised.value)
+
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"numbers": [1, 2, 3, 4], "target": 10}\n')
+    assert "one.jsonl: there is one problem" in error(str(one))
+    two = tmp_path / "two.jsonl"
+    two.write_text(one.read_text() + '{"numbers": [1, 2, 3, 5], "target": 11}\n')
+    given = {"heldout_share": 0.99}
+    assert "leaves 0 problems to train on and 2 held out" in error(str(two), **given)
+    mixed = error(f"{two}:1,{a}:1", tokenizer=tokenizer, heldout_share=0.9)
+    assert f"of {two} all are held out" in mixed
+    assert "0 held out" in error("", heldout_share=1e-6)
+
+
+def with_prompts(*lengths):
+    task = make_task(dataclasses.replace(tiny_run.CONFIG))
+    problems = [Problem(str(n), "countdown", f"use {' '.join('1' * n)} to make 1") for n in lengths]
+    return dataclasses.replace(
+        task, mixture=[(problems[:2], 1.0), (problems[2:4], 2.0)], heldout=problems[4:]
+    )
+
+
+def test_long_prompts_are_counted_and_the_longest_named():
+    task = with_prompts(1, 2, 8, 3, 1, 9)
+    limit = len(task.prompt(task.train[-1]))
+    assert fit_prompts(task, limit + 6, "stop") == (task, "")
+    for policy in ("stop", "drop"):
+        fits = fit_prompts(task, limit + 6, policy)
+        assert fits[0] is task
+    said = rf"2 of 6 prompts have more than SamplingConfig.max_prompt={limit} tokens; the longest, "
+    longest = rf"of problem 9, has {limit + 6}"
+    with pytest.raises(InputError, match=f"{said}{longest}: --sampling.max-prompt={limit + 6} "):
+        fit_prompts(task, limit, "stop")
+    fitting, message = fit_prompts(task, limit, "drop")
+    assert message == f"{said}{longest}: left out"
+    assert [[p.id for p in some] for some, _ in fitting.mixture] == [["1", "2"], ["3"]]
+    assert [p.id for p in fitting.heldout] == ["1"]
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 8, 9, 1), (1, 2, 3, 4, 9)])
+def test_long_prompts_leave_something_of_every_source_and_held_out(lengths):
+    task = with_prompts(*lengths)
+    with pytest.raises(InputError, match="a file has none left to train on, or none is held out"):
+        fit_prompts(task, 10, "drop")
