@@ -139,7 +139,7 @@ def batching(mesh_text: str) -> None:
 
 def main(args: list[str]) -> None:
     mesh = cli.take(args, "--mesh") or "1"
-    cli.reject(args)
+    cli.reject(args, __doc__ or "")
     step_split(mesh)
     batching(mesh)
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):

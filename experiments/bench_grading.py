@@ -111,7 +111,7 @@ def waiting(rollouts: int) -> None:
 
 def main(args: list[str]) -> None:
     workers = cli.take(args, "--workers") or "2"
-    cli.reject(args)
+    cli.reject(args, __doc__ or "")
     if not workers.isdigit():
         raise InputError(f"--workers={workers}: expected a number of processes")
     print(f"grades, {workers} workers:")

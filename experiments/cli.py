@@ -68,8 +68,12 @@ def take(args: list[str], flag: str) -> str | None:
     return None
 
 
-def reject(args: Sequence[str]) -> None:
-    """Raises InputError if flags are left that nobody took."""
+def reject(args: Sequence[str], about: str) -> None:
+    """Ends the program with `about` for --help, and raises InputError if other flags are left that
+    nobody took."""
+    if {"-h", "--help"} & set(args):
+        print(about.strip())
+        sys.exit(0)
     if args:
         raise InputError(f"Unrecognized options: {' '.join(args)}")
 
@@ -108,9 +112,8 @@ def run(main: Callable[[list[str]], None]) -> None:
         main(args)
     except (InputError, OSError) as error:
         message = " ".join(str(error).split())
-        rich.console.Console(stderr=True, soft_wrap=True).print(
-            f"error: {message}", markup=False, highlight=False
-        )
+        console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)
+        console.print(f"error: {message}", markup=False, highlight=False)
         sys.exit(2)
     except Stopped as stopped:
         print(stopped)

@@ -93,7 +93,7 @@ def table(cases: Sequence[Case], grades: Sequence[Grade]) -> str:
 def main(args: list[str]) -> None:
     data = cli.take(args, "--data") or os.environ.get("R1JAX_DATA")
     workers = cli.take(args, "--workers") or "2"
-    cli.reject(args)
+    cli.reject(args, __doc__ or "")
     check(data is not None, "--data=DIR: no directory of problems is given, nor is R1JAX_DATA")
     if not workers.isdigit():
         raise InputError(f"--workers={workers}: expected a number of processes")

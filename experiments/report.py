@@ -16,14 +16,11 @@ from r1jax.config import check
 
 
 def main(args: list[str]) -> None:
-    if {"-h", "--help"} & set(args):
-        print((__doc__ or "").strip())
-        return
     args, runs = list(args), []
     while run := cli.take(args, "--run"):
         runs.append(run)
     runs += [arg for arg in args if not arg.startswith("-")]
-    cli.reject([arg for arg in args if arg.startswith("-")])
+    cli.reject([arg for arg in args if arg.startswith("-")], __doc__ or "")
     check(bool(runs), "a run's folder is needed: python -m experiments.report runs/r1_zero")
     for run in runs:
         print(f"report              {write_report(Path(run))}")

@@ -7,8 +7,9 @@
 DIR is a Hugging Face directory, an id on its Hub (org/name or org/name@revision), or the folder of
 a run. A row of --data is {"messages"}, {"prompt", "completion"}, {"conversations"} or
 {"instruction", "output"}; only the last reply is trained on. The prompt is of the model's
---conversation: by its chat template if it has one, else as it stands. The run leaves metrics.jsonl, TensorBoard events and checkpoints in --out; --export also writes the
-result as a Hugging Face directory, as experiments.export does later.
+--conversation: by its chat template if it has one, else as it stands. The run leaves metrics.jsonl,
+TensorBoard events and checkpoints in --out; --export also writes the result as a Hugging Face
+directory, as experiments.export does later.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from r1jax.data.documents import read_documents
 from r1jax.metrics import first_and_last, read_jsonl
 from r1jax.model.params import weight_specs
 from r1jax.models import began_from, first_weights, open_model
+from r1jax.published import tiny
 from r1jax.sft import train
 
 
@@ -33,7 +35,9 @@ def starting_config(args: list[str]) -> SFTConfig:
         same = folder is None or began_from(cfg.base, folder)
         check(same, f"--model={folder}: {out} began from {cfg.base}")
         return cfg
-    check(folder is not None or bool({"-h", "--help"} & set(args)), "--model=DIR is needed")
+    if {"-h", "--help"} & set(args):
+        return SFTConfig(model=tiny(), base="DIR", tokenizer="")
+    check(folder is not None, "--model=DIR is needed")
     source = open_model(folder or "")
     # Small updates would be lost in bfloat16 parameters.
     model = dataclasses.replace(source.config, param_dtype="float32")

@@ -555,6 +555,7 @@ class RunConfig:
             "checkpoint_every",
             "grading_workers",
         )
+        check(self.seed >= 0, f"RunConfig.seed must not be negative, got {self.seed}")
         check(
             self.evaluate_dense >= 0 and self.checkpoint_minutes >= 0,
             "RunConfig.evaluate_dense and checkpoint_minutes must not be negative",

@@ -91,8 +91,9 @@ def test_one_object_a_prompt_in_order(run, folder, tmp_path):
         # The blank between the two is there, which the reply's tokens alone would not show.
         whole, shown = (tokenizer.decode(i[1:]) for i in ([*ids, *reply], ids))
         assert row == {
-            "id": str(n), "sample": 0, "prompt": prompt, "thinking": "", "text": whole.removeprefix(shown), "tokens": 20,
-            "completion": tokenizer.decode(reply), "finish_reason": "length",
+            "id": str(n), "sample": 0, "prompt": prompt, "thinking": "",
+            "text": whole.removeprefix(shown), "tokens": 20, "finish_reason": "length",
+            "completion": tokenizer.decode(reply),
         }  # fmt: skip
 
 
