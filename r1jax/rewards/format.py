@@ -19,8 +19,8 @@ RULES: dict[str, str] = {
     "box": r"the last \boxed{...} or \fbox{...}, or \boxed before a bare token; boxes that only "
     "`and`, `or`, a comma ties together are one answer, a list",
     "hashes": "what follows the last `####`, to the end of the line (GSM8K)",
-    "answer is": "what follows the last `answer is`, `Answer:`, `答案是` or heading `Answer`, to the "
-    "end of its sentence, or the display formula below it",
+    "answer is": "what follows the last `answer is`, `Answer:`, `答案是` or heading `Answer`, to "
+    "the end of its sentence, or the display formula below it",
     "closing sentence": "the last sentence, if it begins with `therefore`, `so` and the like",
     "whole text": f"the text itself, if at most {MAX_BARE} characters long",
 }
@@ -43,7 +43,9 @@ _ANSWER_IS = re.compile(
 )
 _DISPLAYS = (("$$", "$$"), (r"\[", r"\]"))
 _SPECIAL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>.*", re.DOTALL)  # <|im_start|> and all behind
-_SENTENCE_END = re.compile(r"(?:(?<![A-Z.])(?<![.\s][a-z])(?<!Mr)(?<!Dr)(?<!sq)[.!]\s+(?=\S)|。)")
+_SENTENCE_END = re.compile(
+    r"(?<![A-Z.])(?<![.\s][a-z])(?<!Mr)(?<!Dr)(?<!sq)(?:\.\s+(?=\S)|(?<!\\)!\s+(?=[A-Z]))|。"
+)
 _SECOND_THOUGHT = re.compile(
     r"\b(?:or|wait|no|not|actually|but|alternatively|however|hmm|maybe|perhaps|correction|sorry|"
     r"instead|rather|also|and|another|otherwise|second|mistake)\b|n't\b",
@@ -125,11 +127,10 @@ def last_boxed(text: str) -> str | None:
     A box is `\boxed{...}` or `\fbox{...}`, blanks before the brace allowed, or `\boxed 3`: TeX
     takes one token, but the published solutions that are written so mean all up to a blank or `$`.
     """
-    box = None
-    for box in _BOX.finditer(text):
-        pass
-    if box is None:
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
         return None
+    box = boxes[-1]
     if not box[1]:
         return _bare(box[2])
     end = _closing(text, box.end())

@@ -95,14 +95,19 @@ _SPELLINGS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
         (r"\\[lcd]?dots[a-z]?(?![a-zA-Z])|\.\.\.", r"\\ldots "),
         (r"\\(?:mathrm|text|operatorname)\s*\{([eid])\}", r"\1"),
         (r"\\operatorname\s*\{(arc)?(sin|cos|tan|log|ln|gcd|lcm)\}", r"\\\1\2 "),
-        (r"\\&|(?<=[0-9)}])\s+&\s+(?=[0-9(\\])", " and "),
+        (r"\\&|(?<=^[0-9])\s*&\s*(?=[0-9]$)", " and "),
         (r"(?<=[^\W_])\s*[和与或及]\s*(?=\S)", ", "),
         (r"(?<=[0-9)\]}])\s*(?:\\text\s*\{\s*to\s*\}|\bto\b)\s*(?=[0-9(\\])", ":"),
         (r"(?<=[0-9])\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
         (r"(?<=[0-9])\s*\^?\s*\{?\s*\\mathrm\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
         (r"^(-?[0-9,]+)\s*\^?\s*\{?(?:st|nd|rd|th)\}?$", r"\1"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"(?<=\d)\s*\\Omega\s*$", r" \\text{ohm}"),
+        *[(r"(\\(?:mathrm|text)\s*\{[^{}]*)\^\s*\{\s*(-?[0-9])\s*\}", r"\1^\2")] * 2,
+        (
+            r"^([0-9]+),?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(?:R|r|rem|remainder)\.?(?:\s*\}\s*|\s+)([0-9]+)$",
+            r"\\text{\1 R \2}",
+        ),
+        (r"(?<=[0-9])(?:\s|\\[,; ])*\\Omega\s*$", r" \\text{ohm}"),
         (r"^both\s+(?=[0-9\\-])", ""),
         (r"(?<=[0-9]),?(?:\\!|\\,|\\ |\{,\})\s*(?=[0-9]{3}(?![0-9]))", ","),  # 10,\!080
         (r"\\!", ""),
@@ -146,7 +151,9 @@ _AND = re.compile(
 )
 
 
-_ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align(?:ed|\*)?|gather(?:ed|\*)?|split|equation\*?)\}")
+_ALIGNED = re.compile(
+    r"\\(?:begin|end)\s*\{(?:align(?:ed|\*)?|gather(?:ed|\*)?|split|equation\*?)\}"
+)
 _BUILDER = re.compile(  # {x | x > 3}, {x \in R : x > 3}
     r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*)?(?:\\mid(?![a-zA-Z])|\||:)\s*(.*)\\\}"
 )

@@ -1,4 +1,4 @@
-r"""What is said in words: dates, clock times, number words, conditions, sentences that end in a value.
+r"""What is said in words: dates, times, number words, conditions, sentences that end in a value.
 
 All of it is read off the text, in time linear in it.
 """
@@ -20,11 +20,13 @@ _CLOCK = re.compile(
 )
 _HOUR = re.compile(r"(?P<h>[0-9]{1,2})\s*(?P<half>[ap]\.?\s?m\.?)")
 _ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 99, 10)))
-_WORD_VALUES = {word: i for i, word in enumerate(_ONES)} | _TENS
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORD_VALUES = {word: i for i, word in enumerate(_ONES.split())} | {
+    word: 10 * i for i, word in enumerate(_TENS.split(), 2)
+}
 MULTIPLES = {
     "hundred": 100,
     "thousand": 1000,
@@ -45,7 +47,11 @@ _CONDITION = re.compile(
     r"(?:\(?\s*\\text\s*\{[\s,(]*(?:for|where|with|when|if|since|because|as|given)\b"
     r"|\(?\s*\\forall(?![a-zA-Z])"
     r"|\(?\s*(?:for (?:all|any|every|some|each|integers?)|where|since|because)\b"
-    r"|\(?\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZNQRC])"
+    r")"
+)
+_DOMAIN = re.compile(
+    r"(?:[,;]|\\q?quad(?![a-zA-Z])|\\[ ,;]|\s(?=\s*\())\s*\(?\s*"
+    r"[a-zA-Z](?:\s*,\s*[a-zA-Z])*\s*\\in\s*\\mathbb\s*\{?\s*[ZNQRC]"
 )
 _REASON = re.compile(r"\\text\s*\{\s*[,(]\s*(?:for|where|with|when|if|since|because|as|given)\b")
 _RANGE = re.compile(r",\s*\(?\s*([a-zA-Z])\s*(?:\\geq?|>|>=|≥)\s*[0-9]+\)?")
@@ -137,7 +143,7 @@ def unconditional(text: str) -> str:
     speaks of n."""
     if r"\begin" in text:
         return text
-    for pattern in (_CONDITION, _REASON):
+    for pattern in (_CONDITION, _DOMAIN, _REASON):
         match = pattern.search(text)
         if match and text[: match.start()].strip(" ,;({") and "\\{" not in text[: match.start()]:
             text = text[: match.start()].rstrip(" ,;(")
