@@ -46,6 +46,7 @@ _SPECIAL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>.*", re.DOTALL)  # <|im_s
 _SENTENCE_END = re.compile(
     r"(?<![A-Z.])(?<![.\s][a-z])(?<!Mr)(?<!Dr)(?<!sq)(?:\.\s+(?=\S)|(?<!\\)!\s+(?=[A-Z]))|。"
 )
+_EMPHASIS_ENDS = re.compile(r"(?<=[^*_`\s])[*_`]{1,3}[.!]{1,3}$|(?<=\$)!+$")
 _SECOND_THOUGHT = re.compile(
     r"\b(?:or|wait|no|not|actually|but|alternatively|however|hmm|maybe|perhaps|correction|sorry|"
     r"instead|rather|also|and|another|otherwise|second|mistake)\b|n't\b",
@@ -209,6 +210,7 @@ def _declared(rest: str) -> str:
     # What follows may take the answer back: then all of it is read, and picks nothing.
     if end and not _SECOND_THOUGHT.search(line, end.end()):
         line = line[: end.start()]
+    line = _EMPHASIS_ENDS.sub("", line)  # a `!` behind a number may be a factorial
     bare = line.rstrip(" .").rstrip("*_`").rstrip()
     return bare if bare else line
 
