@@ -15,13 +15,19 @@ _WRAPPED = re.compile(
     r"\\(?:boxed|text|textbf|textrm|mathrm|mathbf|mbox)\s*\{(?P<a>[^{}]*)\}"
     r"|\\\((?P<b>[^()]*)\\\)|\$(?P<c>[^$]*)\$|\*\*(?P<d>[^*]*)\*\*"
 )
-_ALONE = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*[.:]?")  # B, (B), B., b
-_LED_BY = re.compile(r"(?:\(\s*([A-Z])\s*\)|([A-Z])\s*[).:])\s*(.+)", re.DOTALL)  # B. the option
+_ALONE = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?")  # B, (B), [B], B., b
+_LED_BY = re.compile(  # B. the option; B: , B) , B - , (B)
+    r"(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:-]?|([A-Z])\s*(?:[).:]|\s[-–—]+\s|[–—]))\s*(.+)", re.DOTALL
+)
 _NAMED = re.compile(
-    r"\b(?i:answer|option|choice)\b(?:[\s:]|(?i:is|option|choice)\b)*+"
-    r"(?:\(\s*+([A-Z])\s*+\)|([A-Z])(?![\w']))"
+    r"(?:\b(?i:answer|option|choice)\b|答案|选项|選項)"
+    r"(?:[\s:*]|(?i:is|option|choice)\b|是|为|選|选)*+"
+    r"(?:[(\[]\s*+([A-Z])\s*+[)\]]|([A-Z])(?![\w'])|([a-z])(?=[\s.*)]*$)(?<![\w][a-z]))"
 )
 _MARKED = re.compile(r"\(([A-Z])\)")
+_OTHER_LETTER = re.compile(r"\b(?:or|and|not|also)\s+[A-Z]\b|(?:^|\s)[A-Z][).:]|\bnot\b|n't\b")
+# Full-width letters, digits and brackets.
+_WIDE = str.maketrans({chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | {"。": "."})
 
 
 def check_choice(answer: str, choices: Sequence[str], reference: str) -> bool | None:
@@ -39,25 +45,43 @@ def check_choice(answer: str, choices: Sequence[str], reference: str) -> bool | 
 def chosen_letter(answer: str, choices: Sequence[str] = ()) -> str | None:
     r"""The letter of the option that an answer picks; None if that is none or more than one.
 
-    It is the letter alone (`B`, `(B)`, `B.`, `\boxed{\text{B}}`), the exact text of an option, a
-    letter before the exact text of its option (`(B) Paris`), or the letter in a sentence that
-    names it ("the answer is (B)", "option B").
+    It is the letter alone (`B`, `(B)`, `[B]`, `B.`, `\boxed{\text{B}}`), the exact text of an
+    option, a letter before a text (`(B) Paris`, `B: Paris, the capital`, `B - Paris`) unless this
+    names another option, or the letter in a sentence that names it ("the answer is (B)",
+    "option B", `选项B`). A small letter counts alone or behind "option" at the end. Full-width text
+    is read as plain text. Where no options are known, a letter before a text picks nothing.
     """
     if len(answer) > MAX_CHARS:
         return None
-    text = _unwrap(answer)
+    text = _unwrap(answer.translate(_WIDE))
     options = dict(zip(string.ascii_uppercase, choices, strict=False))
     alone, led = _ALONE.fullmatch(text), _LED_BY.fullmatch(text)
     found = {letter for letter, option in options.items() if _same(option, text)}
     if not found and alone:
         found = {alone[1].upper()}
-    elif not found and led and _same(options.get(led[1] or led[2], ""), led[3]):
+    elif not found and led and _agrees(led[1] or led[2], led[3], options):
         found = {led[1] or led[2]}
     elif not found:
-        found = {a or b for a, b in _NAMED.findall(text)}
+        found = {(a or b or c).upper() for a, b, c in _NAMED.findall(text)}
         found |= set(_MARKED.findall(text)) if found else set()
     picked = found.pop() if len(found) == 1 else ""
     return picked if picked and picked in _letters(choices) else None
+
+
+def _agrees(letter: str, text: str, options: dict[str, str]) -> bool:
+    """Whether the text behind a letter is its option's, or at least speaks of no other one."""
+    if not options or letter not in options:
+        return False
+    if _same(options[letter], text):
+        return True
+    if _MARKED.search(text) or _OTHER_LETTER.search(text) or _NAMED.search(text):
+        return False
+    plain = _plain(text)
+    return not any(
+        (other := _plain(option)) and re.search(rf"(?<!\w){re.escape(other)}(?!\w)", plain)
+        for name, option in options.items()
+        if name != letter
+    )
 
 
 def _letters(choices: Sequence[str]) -> str:
@@ -72,5 +96,9 @@ def _unwrap(text: str) -> str:
 
 
 def _same(option: str, text: str) -> bool:
-    a, b = (" ".join(_unwrap(t).casefold().split()).rstrip(".") for t in (option, text))
+    a, b = _plain(option), _plain(text)
     return bool(a) and a == b
+
+
+def _plain(text: str) -> str:
+    return " ".join(_unwrap(text).casefold().split()).rstrip(".")

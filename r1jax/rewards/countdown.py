@@ -15,6 +15,19 @@ from fractions import Fraction
 MAX_CHARS = 200
 # Python would also read 0x1f, 1_000 and comments.
 _ALLOWED = re.compile(r"[0-9+\-*/() ]+")
+_SPELLINGS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[,;:! ()\[\]]|[`$]|^\*\*|\*\*$", " "),
+        (r"\\(?:times|cdot|ast)(?![a-zA-Z])|[×·⋅∗✕]", "*"),
+        (r"\\div(?![a-zA-Z])|[÷∕]", "/"),
+        (r"[−–]", "-"),
+        (r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"((\1)/(\2))"),
+        (r"\.\s*$", ""),
+    ]
+]
+_WIDE = str.maketrans({chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)} | {"。": "."})
+_RESULT = re.compile(r"=\s*(-?[0-9]{1,12})\s*$")
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -24,13 +37,22 @@ _OPERATORS = {
 
 
 def check_countdown(expression: str, numbers: Sequence[int], target: int) -> bool | None:
-    """True if correct, False if not, None if the text is not such an expression.
+    r"""True if correct, False if not, None if the text is not such an expression.
 
     An expression is made of non-negative integer literals, `+ - * /` and parentheses; no unary
-    sign, no `= target`. It is correct if its literals are `numbers` (as a multiset) and its
-    exact value is `target`. Division by zero is incorrect. Raises nothing for any text.
+    sign. `×`, `\times`, `\cdot`, `÷`, `\div` and `\frac{}{}` are read as well, and so is a full
+    stop, or an `= target`, behind it; with another number behind the `=` it is incorrect. It is
+    correct if its literals are `numbers` (as a multiset) and its exact value is `target`. Division
+    by zero is incorrect. Raises nothing for any text.
     """
-    expression = expression.strip()
+    if len(expression) > 2 * MAX_CHARS:
+        return None
+    expression = expression.translate(_WIDE).strip()
+    for pattern, replacement in _SPELLINGS:
+        expression = pattern.sub(replacement, expression).strip()
+    result = _RESULT.search(expression)
+    if result:
+        expression = expression[: result.start()].strip()
     if len(expression) > MAX_CHARS or not _ALLOWED.fullmatch(expression):
         return None
     try:
@@ -44,6 +66,8 @@ def check_countdown(expression: str, numbers: Sequence[int], target: int) -> boo
         return False
     except _NotAnExpression:
         return None
+    if result and int(result[1]) != target:
+        return False
     return value == target and Counter(used) == Counter(numbers)
 
 

@@ -11,15 +11,55 @@ from typing import NamedTuple
 from r1jax.data.problems import Kind
 
 MAX_BARE = 400  # characters of a text that is itself an answer, not a text with one in it
+_TAIL = 2_000  # characters at the end of a text that are searched for its closing sentence
+
+# The order of trust, in one place: the first of these that a text has is its answer.
+RULES: dict[str, str] = {
+    "answer line": "of a choice only: a line `Answer: B` behind the last box",
+    "box": r"the last \boxed{...} or \fbox{...}, or \boxed before a bare token; boxes that only "
+    "`and`, `or`, a comma ties together are one answer, a list",
+    "hashes": "what follows the last `####`, to the end of the line (GSM8K)",
+    "answer is": "what follows the last `answer is`, `Answer:`, `答案是` or heading `Answer`, to "
+    "the end of its sentence, or the display formula below it",
+    "closing sentence": "the last sentence, if it begins with `therefore`, `so` and the like",
+    "whole text": f"the text itself, if at most {MAX_BARE} characters long",
+}
 
 _TAG = re.compile(r"(</?(?:think|answer)>)")
 _ANSWER = re.compile(r"<answer>((?:[^<]|<(?!/?answer>))*+)</answer>")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # `\{` is a character, not a brace
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*+(?:(\{)|([^\s{$]++))")
+_TIED = re.compile(  # what may stand between two boxes of one answer
+    r"[\s$]*+(?:\\[()\[\],;: ]|\\q?quad)*+[\s$]*+(?:,|;|、)?[\s$]*+(?:\\q?quad)?[\s$]*+"
+    r"(?:(?:\\text\s*+\{)?\s*+(?:and|or|or maybe|or perhaps|or possibly|和|或)\s*+\}?)?"
+    r"[\s$]*+(?:\\[()\[\],;: ]|\\q?quad)*+[\s$]*+"
+)
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _ANSWER_IS = re.compile(
-    r"\b(?:answer|result|solution)\b[ \t*]*+(?:(?:is|are|equals)\b|:)[\s:*]*+(?=\S)",
+    r"(?:\b(?:answer|result|solution)\b[ \t*_]*+(?:(?:is|are|equals)\b|[:：])"
+    r"|答案[ \t*]*+(?:是|为|為|[:：])|^[#*_ \t]*+(?:final[ ]+)?answer[*_ \t]*+$)"
+    r"[\s:：*_`]*+(?=\S)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DISPLAYS = (("$$", "$$"), (r"\[", r"\]"))
+_SPECIAL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>.*", re.DOTALL)  # <|im_start|> and all behind
+_SENTENCE_END = re.compile(
+    r"(?<![A-Z.])(?<![.\s][a-z])(?<!Mr)(?<!Dr)(?<!sq)(?:\.\s+(?=\S)|(?<!\\)!\s+(?=[A-Z]))|。"
+)
+_EMPHASIS_ENDS = re.compile(r"(?<=[^*_`\s])[*_`]{1,3}[.!]{1,3}$|(?<=\$)!+$")
+_SECOND_THOUGHT = re.compile(
+    r"\b(?:or|wait|no|not|actually|but|alternatively|however|hmm|maybe|perhaps|correction|sorry|"
+    r"instead|rather|also|and|another|otherwise|second|mistake)\b|n't\b",
     re.IGNORECASE,
 )
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=。)|\n+")
+_CLOSING = re.compile(
+    r"\W*(?:therefore|thus|hence|so|finally|consequently|in conclusion|in total|altogether|"
+    r"this means|this gives|所以|因此|故)\b",
+    re.IGNORECASE,
+)
+_SAYS_A_VALUE = re.compile(r"[0-9$\\]")
+_LETTER_LINE = re.compile(r"[\s:*_`(\[（]*+[A-Za-z](?![A-Za-z'])")
 
 
 class Reply(NamedTuple):
@@ -40,23 +80,40 @@ def parse_reply(text: str) -> Reply | None:
     return Reply(think, answer) if think and answer and not before + between + after else None
 
 
+class Read(NamedTuple):
+    """An answer as it was read from a reply, and the rule of RULES that read it."""
+
+    answer: str
+    rule: str
+
+
 def final_answer(reply: str, kind: Kind) -> str | None:
-    r"""The answer that a reply ends in, not blank; None if it has none.
+    """The answer that a reply ends in, not blank; None if it has none. See `read_answer`."""
+    found = read_answer(reply, kind)
+    return found.answer if found else None
+
+
+def read_answer(reply: str, kind: Kind) -> Read | None:
+    r"""The answer that a reply ends in, not blank, with its rule; None if it has none.
 
     Only what follows the last `</think>` counts, as in R1's summaries: an answer that was merely
     thought of is never taken. There, it is in the last complete `<answer>` block, or in the whole
     if that has no tags at all (a completion without tags is a bare answer). In this text, for
-    "math", "choice" and "countdown", it is the first of: the last `\boxed{}`; what follows the
-    last `####` (GSM8K), or the last "answer is", up to the end of the line; the text itself, if
-    at most MAX_BARE long. For the other kinds it is the text as it stands.
+    "math", "choice" and "countdown", the first of RULES that applies finds it; for the other kinds
+    it is the text as it stands ("whole text").
+
+    Where a text declares several answers one after another, the last counts, as in the published
+    evaluations; boxes tied by "and" or "or" are one list, so that hedging with them does not pay.
     """
     summary = reply.rpartition("</think>")[2]
     text = extract_answer(summary)
     if text is None:
         text = "" if _TAG.search(summary) else summary.strip()
     if kind in ("math", "choice", "countdown"):
-        text = _stated(text)
-    return text or None
+        found = _stated(text, kind)
+    else:
+        found = Read(text, "whole text")
+    return found if found.answer else None
 
 
 def extract_answer(text: str) -> str | None:
@@ -66,27 +123,106 @@ def extract_answer(text: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{...}, braces balanced; None if there is none or it is cut."""
-    _, found, rest = text.rpartition(r"\boxed{")
-    if not found:
+    r"""The content of the last box, braces balanced; None if there is none or it is cut.
+
+    A box is `\boxed{...}` or `\fbox{...}`, blanks before the brace allowed, or `\boxed 3`: TeX
+    takes one token, but the published solutions that are written so mean all up to a blank or `$`.
+    """
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
         return None
+    box = boxes[-1]
+    if not box[1]:
+        return _bare(box[2])
+    end = _closing(text, box.end())
+    return None if end is None else text[box.end() : end].strip()
+
+
+def boxed_answers(text: str) -> list[str]:
+    """The contents of the last box and of those tied to it, each once, in order."""
+    found: list[tuple[int, int, str]] = []  # start, end, content
+    position = 0
+    while box := _BOX.search(text, position):
+        position = box.end()
+        if not box[1]:
+            bare = _bare(box[2])
+            found.append((box.start(), box.start(2) + len(bare), bare))
+        else:
+            end = _closing(text, box.end())
+            if end is None:  # cut, and so may be all that follows
+                last = last_boxed(text)
+                return [last] if last else []
+            found.append((box.start(), end + 1, text[box.end() : end].strip()))
+            position = end + 1
+    tied = found[-1:]
+    for before in reversed(found[:-1]):
+        if not _TIED.fullmatch(text, before[1], tied[0][0]):
+            break
+        tied.insert(0, before)
+    return list(dict.fromkeys(content for _, _, content in tied))
+
+
+def _bare(token: str) -> str:
+    return token.rstrip(".,;:*").removesuffix(r"\)").removesuffix(r"\]")
+
+
+def _closing(text: str, start: int) -> int | None:
+    """Where the brace that was opened before `start` is closed."""
     depth = 1
-    for brace in _BRACE.finditer(rest):
+    for brace in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
-            return rest[: brace.start()].strip()
+            return brace.start()
     return None
 
 
-def _stated(text: str) -> str:
-    """The part of a text that it declares its answer, else the text if that is short."""
-    boxed = last_boxed(text)
-    if boxed is not None:
-        return boxed
+def _stated(text: str, kind: Kind) -> Read:
+    """The part of a text that it declares its answer, by RULES."""
+    text = _SPECIAL.sub("", text).strip()
+    ends = [match.end() for match in _ANSWER_IS.finditer(text)]
+    boxes = boxed_answers(text)
+    if kind == "choice" and ends and boxes:
+        behind = ends[-1] > max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+        if behind and _LETTER_LINE.match(text, ends[-1]):
+            return Read(_declared(text[ends[-1] :]), "answer line")
+    if boxes:
+        return Read(", ".join(boxes) if all(boxes) else "", "box")
     marks = _HASHES.findall(text)
     if marks:
-        return marks[-1].strip()
-    ends = [match.end() for match in _ANSWER_IS.finditer(text)]
+        return Read(marks[-1].strip(), "hashes")
     if ends:
-        return text[ends[-1] :].partition("\n")[0].strip()
-    return text if len(text) <= MAX_BARE else ""
+        return Read(_declared(text[ends[-1] :]), "answer is")
+    closing = _closing_sentence(text)
+    if closing:
+        return Read(closing, "closing sentence")
+    return Read(text if len(text) <= MAX_BARE else "", "whole text")
+
+
+def _declared(rest: str) -> str:
+    """What is declared behind "answer is": a display formula, or the sentence in the line."""
+    for opening, closing in _DISPLAYS:
+        if rest.startswith(opening):
+            inside, found, _ = rest[len(opening) :].partition(closing)
+            if found and inside.strip():
+                return inside.strip()
+    line = rest.partition("\n")[0].strip()
+    end = _SENTENCE_END.search(line)
+    # What follows may take the answer back: then all of it is read, and picks nothing.
+    if end and not _SECOND_THOUGHT.search(line, end.end()):
+        line = line[: end.start()]
+    line = _EMPHASIS_ENDS.sub("", line)  # a `!` behind a number may be a factorial
+    bare = line.rstrip(" .").rstrip("*_`").rstrip()
+    return bare if bare else line
+
+
+def _closing_sentence(text: str) -> str:
+    """The last sentence that says a value, if a concluding word leads it; "" if none does."""
+    sentences = [s.strip() for s in _SENTENCES.split(text[-_TAIL:]) if s.strip()]
+    if len(sentences) < 2:
+        return ""
+    while len(sentences) > 1 and not _SAYS_A_VALUE.search(sentences[-1]):
+        if _SECOND_THOUGHT.search(sentences[-1]):
+            return ""
+        sentences.pop()
+    last = sentences[-1]
+    return last if _CLOSING.match(last) and len(last) <= MAX_BARE else ""

@@ -2,8 +2,13 @@ r"""One spelling for LaTeX that means the same, and the items of the lists, sets
 and matrices in it. All of it is read off the text; nothing is evaluated.
 """
 
+import math
 import re
+from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
+
+from r1jax.rewards.prose import unconditional
 
 _SYMBOLS = str.maketrans(
     {
@@ -21,8 +26,6 @@ _SYMBOLS = str.maketrans(
         "≥": r"\geq ",
         "≠": r"\neq ",
         "≈": r"\approx ",
-        "²": "^2",
-        "³": "^3",
         "°": r"^\circ",
         "½": r"\frac{1}{2}",
         "⅓": r"\frac{1}{3}",
@@ -30,21 +33,90 @@ _SYMBOLS = str.maketrans(
         "¼": r"\frac{1}{4}",
         "¾": r"\frac{3}{4}",
         "¢": r"\text{cents}",
+        "、": ", ",
+        "。": ".",
+        "…": r"\ldots ",
+        "⋯": r"\ldots ",
+        "⋅": r"\cdot ",
+        "∙": r"\cdot ",
+        "∠": r"\angle ",
+        "△": r"\triangle ",
+        "⇒": r"\implies ",
+        "∴": "",
+        "∅": r"\emptyset ",
+        "ℝ": r"\mathbb{R}",
+        "ℤ": r"\mathbb{Z}",
+        "∀": r"\forall ",
+        "∖": r"\setminus ",
+        "∩": r"\cap ",
+        "′": "'",
+        "’": "'",
+        "∶": ":",
+        "⟨": r"\langle ",
+        "⟩": r"\rangle ",
+        "Ω": r"\Omega ",
+        "θ": r"\theta ",
+        "α": r"\alpha ",
+        "β": r"\beta ",
+        "γ": r"\gamma ",
+        "λ": r"\lambda ",
+        "μ": r"\mu ",
+        "φ": r"\phi ",
+        "ω": r"\omega ",
+        "σ": r"\sigma ",
         "\u00a0": " ",
         "~": " ",
     }
+    | {chr(c): chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F) if c != 0xFF04}  # full width
 )
-_SPELLINGS = [
+_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n", strict=True))
+_LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
+_SCRIPTS = re.compile("[⁰¹²³⁴-⁹⁻⁺ⁿ]+|[₀-₉]+")
+
+
+def _matrix_name(match: re.Match) -> str:
+    """A determinant's bars are no matrix; the other brackets are."""
+    return match[0] if "vmatrix" in match[0] else rf"\{match[1]}{{pmatrix}}"
+
+
+_SPELLINGS: list[tuple[re.Pattern, str | Callable[[re.Match], str]]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
-        (r"\\(?:left|right|displaystyle|limits|[bB]ig{1,2}[lr]?)(?![a-zA-Z])\s*", ""),
+        # what only changes the look
+        (r"\\(?:left|right|(?:display|text)style|limits|[bB]ig{1,2}[lr]?)(?![a-zA-Z])\s*", ""),
+        (r"</?(?:b|i|em|u|strong|span)>|`", ""),
+        (r"\\[hv]space\s*\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}", " "),
+        (r"\\textcolor\s*\{\w*\}\s*\{([^{}]*)\}", r"\1"),
+        (r"\\textcolor\s*\{\w*\}", ""),
+        (r"\\(begin|end)\s*\{(?:small|B|v)matrix\}", _matrix_name),
+        (r"^\s*(?:\\(?:approx|simeq|sim)(?![a-zA-Z])|(?:approximately|approx\.?|about|≈)\s)", ""),
+        (r"^.*\\(?:implies|Rightarrow|Longrightarrow|therefore)(?![a-zA-Z])", ""),
+        # one word for each thing
+        (r"\\[lcd]?dots[a-z]?(?![a-zA-Z])|\.\.\.", r"\\ldots "),
+        (r"\\(?:mathrm|text|operatorname)\s*\{([eid])\}", r"\1"),
+        (r"\\operatorname\s*\{(arc)?(sin|cos|tan|log|ln|gcd|lcm)\}", r"\\\1\2 "),
+        (r"\\&|(?<=^[0-9])\s*&\s*(?=[0-9]$)", " and "),
+        (r"(?<=[^\W_])\s*[和与或及]\s*(?=\S)", ", "),
+        (r"(?<=[0-9)\]}])\s*(?:\\text\s*\{\s*to\s*\}|\bto\b)\s*(?=[0-9(\\])", ":"),
+        (r"(?<=[0-9])\s*\^?\s*\{?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
+        (r"(?<=[0-9])\s*\^?\s*\{?\s*\\mathrm\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?", ""),
+        (r"^(-?[0-9,]+)\s*\^?\s*\{?(?:st|nd|rd|th)\}?$", r"\1"),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        *[(r"(\\(?:mathrm|text)\s*\{[^{}]*)\^\s*\{\s*(-?[0-9])\s*\}", r"\1^\2")] * 2,
+        (
+            r"^([0-9]+),?\s*(?:\\(?:text|mathrm)\s*\{)?\s*(?:R|r|rem|remainder)\.?(?:\s*\}\s*|\s+)([0-9]+)$",
+            r"\\text{\1 R \2}",
+        ),
+        (r"(?<=[0-9])(?:\s|\\[,; ])*\\Omega\s*$", r" \\text{ohm}"),
+        (r"^both\s+(?=[0-9\\-])", ""),
         (r"(?<=[0-9]),?(?:\\!|\\,|\\ |\{,\})\s*(?=[0-9]{3}(?![0-9]))", ","),  # 10,\!080
         (r"\\!", ""),
         (r"√\s*([0-9]+|[a-zA-Z])", r"\\sqrt{\1}"),
         (r"√", "sqrt"),
         (r"(?<![\\a-zA-Z{])(pi|(?:arc)?(?:sin|cos|tan)|cot|csc|log|ln)(?![a-zA-Z])", r"\\\1 "),
         (r"\b([ap])\.\s?m\b\.?", r"\1m"),
-        (r"\\mathbb\s*\{?\s*R\s*\}?", r"(-\\infty, \\infty)"),
+        (r"^(?:\\text\s*\{)?\s*(?:the set of )?all real(?: number)?s\s*\}?$", r"\\mathbb{R}"),
+        (r"\\mathbb\s*\{?\s*R\s*\}?(?!\s*\^)", r"(-\\infty, \\infty)"),
         (r"(?<![\\a-zA-Z])inf(?:inity)?(?![a-zA-Z])", r"\\infty "),
         (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
         (r"\\varnothing", r"\\emptyset"),
@@ -79,15 +151,53 @@ _AND = re.compile(
 )
 
 
+_ALIGNED = re.compile(
+    r"\\(?:begin|end)\s*\{(?:align(?:ed|\*)?|gather(?:ed|\*)?|split|equation\*?)\}"
+)
+_BUILDER = re.compile(  # {x | x > 3}, {x \in R : x > 3}
+    r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*)?(?:\\mid(?![a-zA-Z])|\||:)\s*(.*)\\\}"
+)
+_BOUNDED = re.compile(r"\|\s*([a-zA-Z])\s*\|\s*(<|\\leq)\s*([0-9.]+|\\frac\{[0-9]+\}\{[0-9]+\})")
+_MINUTES = re.compile(r"([0-9]+)\^\\circ\s*([0-5]?[0-9])\s*(?:'|\^\{?\\prime\}?|\\text\{')")
+_DOUBLE_FACTORIAL = re.compile(r"(?<![0-9.])([0-9]{1,2})!!(?!!)")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
+
+
 def tidy(text: str) -> str:
     """The text in one spelling; a formula that `$` or a bracket marks in a sentence, alone."""
     text = text.strip().strip("*").strip()
     text = _formula(text.rstrip(".").rstrip())
-    text = text.translate(_SYMBOLS)
+    text = _SCRIPTS.sub(_script, text).translate(_SYMBOLS)
+    if _ALIGNED.search(text):
+        text = re.sub(r"\\\\(?:\[[^\]]*\])?\s*(?!\s*(?:&\s*)?=)", ", ", _ALIGNED.sub("", text))
+        text = text.replace(r"\\", " ").replace("&", "").strip(" ,")
+    text = unconditional(_BOX.sub("", text))
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
     text = " ".join(text.split()).rstrip(".,;").rstrip()
+    builder = _BUILDER.fullmatch(text)
+    text = builder[2].strip() if builder else text
+    text = _BOUNDED.sub(r"-\3 \2 \1 \2 \3", text) if _BOUNDED.fullmatch(text) else text
+    text = _MINUTES.sub(_degrees, text) if _MINUTES.fullmatch(text) else text
+    text = _DOUBLE_FACTORIAL.sub(_double_factorial, text)
+    while text.startswith("{") and _inside(text)[1] == "{}":
+        text = _inside(text)[0]
     return text.replace(" ", "") if re.fullmatch(r"-?[0-9]{1,3}(?: [0-9]{3})+", text) else text
+
+
+def _script(match: re.Match) -> str:
+    scripts = _RAISED if match[0][0] in _RAISED else _LOWERED
+    mark = "^" if scripts is _RAISED else "_"
+    return f"{mark}{{{''.join(scripts[c] for c in match[0])}}}"
+
+
+def _degrees(match: re.Match) -> str:
+    value = int(match[1]) + Fraction(int(match[2]), 60)
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}^\circ"
+
+
+def _double_factorial(match: re.Match) -> str:
+    return str(math.prod(range(int(match[1]), 0, -2)))
 
 
 def _formula(text: str) -> str:
@@ -97,7 +207,10 @@ def _formula(text: str) -> str:
     found = list(_WRAPPED.finditer(text))
     if not found:
         return text
-    before, behind = text[: found[0].start()], text[found[-1].end() :].strip(" *.")
+    before, behind = text[: found[0].start()], text[found[-1].end() :]
+    if re.match(r"\s*[.!]\s", behind) and not re.search("[0-9]", behind):
+        behind = ""  # another sentence
+    behind = behind.strip(" *.,")
     if re.search(r"\bnot\b|n't\b", text) or (behind and not re.fullmatch(r"[a-zA-Z ]+", behind)):
         return text
     first = len(found) - 1
@@ -150,7 +263,17 @@ def group(text: str) -> Group | None:
         return Group("matrix", tuple(cell.strip() for row in rows for cell in row), len(rows[0]))
     union = _split(text, r"\cup")
     if len(union) > 1:
+        sets = [_inside(part) for part in union]
+        if all(kind == "{}" for _, kind in sets):  # of finite sets: their elements
+            members = dict.fromkeys(item for inside, _ in sets for item in _list(inside))
+            return Group("{}", tuple(members))
         return Group("union", union)
+    if brackets == "[]" and inner.startswith("["):
+        rows = [_inside(row) for row in _split(inner, ",")]
+        if rows and all(kind == "[]" for _, kind in rows):  # [[1,2],[3,4]]
+            cells = [_list(inside) for inside, _ in rows]
+            if len({len(row) for row in cells}) == 1:
+                return Group("matrix", tuple(c for row in cells for c in row), len(cells[0]))
     items = _list(inner if brackets else text)
     if "" in items or (len(items) == 1 and brackets != "{}"):
         return None

@@ -18,12 +18,16 @@ What is equal, beyond equal values, follows the data sets' references:
 - Words are equal as words, without case. A letter in brackets is one without.
 """
 
+import itertools
 import re
 from fractions import Fraction
 
+from r1jax.rewards.format import last_boxed
 from r1jax.rewards.latex import Group, group, interval, tidy
-from r1jax.rewards.symbolic import constant, same_formula
-from r1jax.rewards.units import CHANGES_VALUE, quantity
+from r1jax.rewards.names import Row, assigned, is_combined, is_name, sides, squeeze
+from r1jax.rewards.prose import clock, date, plain, same_time, spelled_number, spoken_value
+from r1jax.rewards.symbolic import constant, parses, same_formula
+from r1jax.rewards.units import CHANGES_VALUE, measure, quantity
 
 MAX_CHARS = 400  # of an answer; the longest reference in MATH-500 has 53
 SIGNIFICANT = 6  # digits that a decimal needs to stand for a number that it only rounds
@@ -51,22 +55,43 @@ _NUMERAL = re.compile(  # 52_8, 2A_{16}, (52)_{\text{eight}}, 52 (base 8)
     r"\(?(?P<digits>[0-9][0-9A-Z]*)\)?(?:_|\s*\(?(?:\\text\s*\{\s*\(?)?base\s*)"
     rf"[{{\s]*(?:\\text\s*\{{)?\s*(?P<base>[0-9]+|{'|'.join(_BASES)})[)}}\s]*"
 )
-_NAME = re.compile(  # (x, y); x, \theta, a_1, f(x); Area of the base
-    r"\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\)"
-    r"|(?:[a-zA-Z]|\\[a-zA-Z]+)(?:_\{?\w+\}?)?(?:\s*\([a-zA-Z, ]*\))?"
-    r"|[a-zA-Z][a-zA-Z ]{2,40}|\\text\s*\{[^{}]*\}"
-)
-_SUM = re.compile(r"[a-zA-Z](?:\s*[+-]?\s*[a-zA-Z]){1,4}")  # m+n, as AIME asks for
-_BLANKS = re.compile(
-    r"(\\[a-zA-Z]+ (?=[a-zA-Z])|(?<=[0-9])\s+(?=[0-9])|(?<=,)\s+(?=[0-9]{3}(?![0-9])))|\s+"
-)
-_EQUALS = re.compile(r"(?<![<>!:=])=(?!=)|\\in(?![a-zA-Z])")
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq|geq|neq|lt|gt)(?![a-zA-Z])")
 _WORDS = re.compile(
-    r"\\text\s*\{\s*(?P<a>[^{}\\]*[a-zA-Z][^{}\\]*)\}|(?P<b>\(?[a-zA-Z]+(?:[ .'-]+\w+)*\)?)"
+    r"\\text\s*\{\s*(?P<a>[^{}\\]*[^\W\d_][^{}\\]*)\}|(?P<b>\(?[^\W\d_]+(?:[ .'-]+\w+)*\)?)"
 )
-_OPTION = re.compile(r"\\text\s*\{\s*\(([A-Z])\)\s*\}")  # the letter of a multiple choice
-_PROSE = re.compile(r"[^\\0-9]*[a-zA-Z]{4}[^\\0-9]*|.*\\text.*")  # no product of variables
+_HAN = re.compile("[\u4e00-\u9fff]")
+_OPTION = re.compile(  # the letter of a multiple choice, and perhaps what it says
+    r"\\text\s*\{\s*\(([A-J])\)\s*[.:]?\s*\}\s*(?P<value>.*)|\(([A-J])\)\s+(?P<value2>(?!or|and|\(|,)[^()]+)"
+)
+_SYNONYMS = {
+    name: group[0]
+    for group in (
+        (
+            "none",
+            "no solution",
+            "no solutions",
+            "no real solution",
+            "no real solutions",
+            "no root",
+            "no real roots",
+            "empty set",
+            "the empty set",
+            r"\emptyset",
+            r"\{\}",
+            r"\{ \}",
+        ),
+        ("does not exist", "dne", "doesnt exist", "doesn't exist", "undefined limit"),
+        ("true", "yes"),
+        ("false", "no"),
+    )
+    for name in group
+}
+_CALL = re.compile(r"(?<![a-zA-Z\\])C\(\s*([0-9]+)\s*,\s*([0-9]+)\s*\)")
+_TOWER = re.compile(r"\^\s*\{?\s*[0-9]+\s*\^\s*\{?\s*[0-9]+\s*\^")
+MAX_DEPTH = 40  # of brackets; the parser's time grows fast with it
+_PROSE = re.compile(
+    r"[^\\0-9]*(?:[a-zA-Z]{4}|[\u4e00-\u9fff])[^\\0-9]*|.*\\text.*"
+)  # no product of variables
 
 
 def grade_math(answer: str, reference: str) -> bool | None:
@@ -79,8 +104,62 @@ def grade_math(answer: str, reference: str) -> bool | None:
         return True
     if len(answer) > MAX_CHARS:
         return None
+    reference = last_boxed(reference) or reference  # a solution, or a box, for its answer
     same_number = compare_numbers(answer, reference)
-    return _equal(tidy(answer), tidy(reference)) if same_number is None else same_number
+    if same_number is not None:
+        return same_number
+    got, wanted = tidy(answer), tidy(reference)
+    if _hostile(got):
+        return None
+    verdict = _equal(got, wanted)
+    if verdict:
+        return True
+    said = spoken_value(got)  # a sentence for its value
+    return _equal(tidy(said), wanted) if said != got else verdict
+
+
+def unreadable(reference: str) -> str | None:
+    """Why a reference answer cannot be read, so that every reply to it would fail; else None.
+
+    To be asked before a run. Takes milliseconds for a formula, but may run for ever on a hostile
+    one, as `grade_math` does.
+    """
+    if not reference.strip():
+        return "it is empty"
+    text = tidy(last_boxed(reference) or reference)
+    if _hostile(text):
+        return f"its brackets are nested more than {MAX_DEPTH} deep, or its powers three deep"
+    return _unreadable(text)
+
+
+def _unreadable(text: str) -> str | None:
+    if not text:
+        return "it is empty"
+    if compare_numbers(text, text) or _words(text) or date(text) or clock(text):
+        return None
+    if _OPTION.fullmatch(text) or _rational(text) is not None or text == r"\ldots":
+        return None
+    named = sides(text)
+    if len(named) > 1 and (is_name(named[0]) or is_combined(named[0])):
+        return _unreadable(named[-1])
+    items = _collection(text)
+    if items:
+        return next((why for item in items.items if (why := _unreadable(item))), None)
+    held = quantity(text)
+    if held.unit:
+        return _unreadable(held.value)
+    if ":" in text or r"\text" in text or _NUMERAL.fullmatch(text) or measure(text):
+        return None  # compared as texts
+    return None if parses(text) else f"{text!r} is no formula, number or word that can be parsed"
+
+
+def _hostile(text: str) -> bool:
+    """Whether brackets or powers are stacked so that parsing or evaluating would take for ever."""
+    depth = deepest = 0
+    for c in text:
+        depth += (c in "([{") - (c in ")]}")
+        deepest = max(deepest, depth)
+    return deepest > MAX_DEPTH or bool(_TOWER.search(text))
 
 
 def compare_numbers(answer: str, reference: str) -> bool | None:
@@ -123,39 +202,99 @@ def _only_number(text: str) -> Fraction | None:
 
 def _equal(answer: str, gold: str) -> bool | None:
     """`grade_math` of two tidy texts."""
-    if _squeeze(answer) == _squeeze(gold):
+    if squeeze(answer) == squeeze(gold):
         return True
     if not answer:
         return None
-    option = _OPTION.fullmatch(gold), _OPTION.match(answer)
-    if option[0] and option[1]:
-        return option[0][1] == option[1][1]
-    words = _words(answer), _words(gold)
-    if words[1] and (_PROSE.fullmatch(gold) or (words[0] and _PROSE.fullmatch(answer))):
-        return words[0] == words[1]
+    options = _OPTION.fullmatch(gold), _OPTION.fullmatch(answer)
+    if options[0] or options[1]:
+        return _equal_options(answer, gold, *options)
+    by_words = _equal_words(answer, gold)
+    if by_words is not None:
+        return by_words
     numbers = _rational(answer), _rational(gold)
     if numbers[0] is not None and numbers[1] is not None:
         return numbers[0] == numbers[1] or _rounds(answer, numbers[1]) or _rounds(gold, numbers[0])
+    sets = [_punctured(text) or text for text in (answer, gold)]
+    if sets != [answer, gold]:
+        return _equal(*sets)
+    rows = assigned(answer), assigned(gold)
+    if rows[0] or rows[1]:
+        return _equal_assigned(answer, gold, *rows)
     groups = _collection(answer), _collection(gold)
     if groups[0] and groups[1]:
         return _equal_groups(groups[0], groups[1])
-    if _EQUALS.search(answer) or _EQUALS.search(gold):
+    if len(sides(answer)) > 1 or len(sides(gold)) > 1:
         return _equal_named(answer, gold)
     if groups[0] or groups[1]:
         return _equal_group_to_one(answer, gold, groups[0], groups[1])
     return _equal_scalars(answer, gold)
 
 
+def _equal_options(answer: str, gold: str, g: re.Match | None, a: re.Match | None) -> bool | None:
+    """`(B) 6` against the letter, or the value, or both: letters decide where both have one."""
+    if g and a:
+        return (g[1] or g[3]) == (a[1] or a[3])
+    option, other = (g, answer) if g else (a, gold)
+    assert option is not None
+    value, letter = option["value"] or option["value2"] or "", option[1] or option[3]
+    alone = re.fullmatch(
+        r"(?:\\text\s*\{)?\s*(?:选项|option\s|choice\s)?\(?([A-Ja-j])\)?\s*\}?", other
+    )
+    if alone:
+        return alone[1].upper() == letter
+    if not value:
+        return False
+    return _equal(value, gold) if a else _equal(answer, value)
+
+
+def _equal_words(answer: str, gold: str) -> bool | None:
+    """The verdict where either is words, a date or a time; None where neither is."""
+    dates, times = (date(answer), date(gold)), (clock(answer), clock(gold))
+    if dates[1] and not dates[0]:
+        return False
+    if dates[0] and dates[1]:
+        years = {dates[0][2], dates[1][2]} - {None}
+        return dates[0][:2] == dates[1][:2] and len(years) < 2
+    if times[0] and times[1]:
+        return same_time(times[0], times[1])
+    spelled = [
+        spelled_number(t) if re.search(r"[a-zA-Z\u4e00-\u9fff]", t) else None
+        for t in (answer, gold)
+    ]
+    if any(value is not None for value in spelled):
+        values = [
+            s if s is not None else _rational(quantity(t).value)
+            for s, t in zip(spelled, (answer, gold), strict=True)
+        ]
+        if None not in values:
+            return values[0] == values[1]
+    letter = [re.fullmatch(r"(?:选项|選項)\s*\(?([A-J])\)?", t) for t in (answer, gold)]
+    if letter[0] or letter[1]:
+        picked = [
+            m[1] if m else t.strip("() ") for m, t in zip(letter, (answer, gold), strict=True)
+        ]
+        return picked[0] == picked[1]
+    synonyms = [_SYNONYMS.get(plain(text)) for text in (answer, gold)]
+    if synonyms[0] and synonyms[0] == synonyms[1]:
+        return True
+    yes = re.match(r"(yes|no|true|false)[,.;]\s", plain(answer))
+    if yes and not re.search(r"\b(?:yes|no|not|true|false)\b", plain(answer)[yes.end(1) :]):
+        return plain(gold) == yes[1] if plain(gold) in ("yes", "no", "true", "false") else False
+    words = _words(answer), _words(gold)
+    if not words[1] or not (_PROSE.fullmatch(gold) or (words[0] and _PROSE.fullmatch(answer))):
+        return None
+    if words[0] == words[1]:
+        return True
+    lists = [re.split(r"\s*(?:,|;|\band\b|\bor\b)\s*", plain(t)) for t in (answer, gold)]
+    lists = [sorted(item for item in items if item) for items in lists]
+    return len(lists[0]) > 1 and lists[0] == lists[1]
+
+
 def _collection(text: str) -> Group | None:
     if _rational(quantity(text).value) is not None:
         return None  # the commas in 1,000 cm separate nothing
     return group(text) or interval(text)
-
-
-def _squeeze(text: str) -> str:
-    r"""Without `\text{}`, and without blanks but for those that end a command or a number."""
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
-    return _BLANKS.sub(r"\1", text)
 
 
 def _words(text: str) -> str | None:
@@ -205,6 +344,7 @@ def _all(verdicts: list[bool | None]) -> bool | None:
 
 
 def _equal_groups(a: Group, g: Group) -> bool | None:
+    a, g = _distinct(a), _distinct(g)
     if len(a.items) != len(g.items) or (a.name and g.name and a.name != g.name):
         return False
     if a.ordered or g.ordered:
@@ -222,6 +362,15 @@ def _equal_groups(a: Group, g: Group) -> bool | None:
             left.pop(tried.index(True))
         verdicts.append(True if True in tried else None if None in tried else False)
     return _all(verdicts)
+
+
+def _distinct(items: Group) -> Group:
+    """A set without repeats, and so a list of tuples; the numbers of a bare list may repeat."""
+    if items.ordered:
+        return items
+    if items.brackets == "" and not all(item[:1] == "(" for item in items.items):
+        return items
+    return items._replace(items=tuple({squeeze(item): item for item in items.items}.values()))
 
 
 def _order(items: Group) -> str:
@@ -245,20 +394,53 @@ def _equal_group_to_one(answer: str, gold: str, a: Group | None, g: Group | None
 
 def _equal_named(answer: str, gold: str) -> bool | None:
     """`name = value` against a value or another equation; a chain of equals against a value."""
-    left, right = _EQUALS.split(answer), _EQUALS.split(gold)
-    names = [len(s) > 1 and bool(_NAME.fullmatch(s[0].strip())) for s in (left, right)]
+    left, right = sides(answer), sides(gold)
+    names = [len(s) > 1 and is_name(s[0]) for s in (left, right)]
     if len(left) > 1 and len(right) > 1:
-        heads = left[0].strip(), right[0].strip()
+        heads = [re.sub(r"[\s{}]|\\left|\\right|^m(?=\\angle)", "", s[0]) for s in (left, right)]
         if all(names) and (heads[0] == heads[1] or "(" in heads[0] + heads[1]):
-            return _equal(left[-1].strip(), right[-1].strip())
+            return _equal(left[-1], right[-1])
         return same_formula(answer, gold)
     if len(left) == 1:
-        return _equal(answer, right[-1].strip()) if names[1] else False
-    values = left[1:] if names[0] or _SUM.fullmatch(left[0].strip()) else left
-    return _all([_equal(value.strip(), gold) for value in values])
+        return _equal(answer, right[-1]) if names[1] else False
+    values = left[1:] if names[0] or is_combined(left[0]) else left
+    return _all([_equal(value, gold) for value in values])
+
+
+def _equal_assigned(
+    answer: str, gold: str, a: tuple[Row, ...] | None, g: tuple[Row, ...] | None
+) -> bool | None:
+    """By name where both name their values; else in order, as a tuple or a list of tuples."""
+    if a and g:
+        if {n for n, _ in a[0]} != {n for n, _ in g[0]}:
+            return False
+        order = [n for n, _ in g[0]]
+        a, g = (tuple(tuple((n, dict(row)[n]) for n in order) for row in rows) for rows in (a, g))
+    texts = [
+        ", ".join(f"({', '.join(value for _, value in row)})" for row in rows) if rows else text
+        for rows, text in ((a, answer), (g, gold))
+    ]
+    return _equal(texts[0], texts[1])
+
+
+def _punctured(text: str) -> str | None:
+    r"""The union of intervals that `\mathbb{R} \setminus \{a, b\}` is; None for anything else."""
+    head, _, rest = text.partition(r"(-\infty, \infty)")
+    match = re.fullmatch(r"\s*(?:\\setminus|\\backslash|-)\s*(.*)", rest)
+    points = group(match[1]) if match else None
+    if head.strip() or points is None or points.brackets != "{}":
+        return None
+    values = [(constant(item), item) for item in points.items]
+    if any(value is None for value, _ in values):
+        return None
+    ends = [r"-\infty", *(item for _, item in sorted(values)), r"\infty"]
+    return r" \cup ".join(f"({a}, {b})" for a, b in itertools.pairwise(ends))
 
 
 def _equal_scalars(answer: str, gold: str) -> bool | None:
+    measures = measure(answer), measure(gold)
+    if measures[0] and measures[1]:
+        return measures[0] == measures[1]
     a, g = quantity(answer), quantity(gold)
     if a.unit and g.unit and a.unit != g.unit:
         return False
@@ -269,8 +451,12 @@ def _equal_scalars(answer: str, gold: str) -> bool | None:
     numerals = _NUMERAL.fullmatch(answer), _NUMERAL.fullmatch(gold)
     if numerals[0] or numerals[1]:
         return _equal_numerals(answer, gold, *numerals)
-    if ":" in answer + gold or r"\text" in gold:  # times, ratios and texts: equal to nothing else
+    ratios = answer.split(":"), gold.split(":")
+    if len(ratios[0]) == len(ratios[1]) > 1:
+        return _all([_equal(x.strip(), y.strip()) for x, y in zip(*ratios, strict=True)])
+    if ":" in answer + gold or r"\text" in gold or r"\ldots" in gold:  # equal to nothing else
         return False
+    answer, gold = (_CALL.sub(r"\\binom{\1}{\2}", text) for text in (answer, gold))
     for decimal, other in ((answer, gold), (gold, answer)):
         if _DECIMAL.fullmatch(decimal) and (exact := constant(other)) is not None:
             return _rounds(decimal, exact)

@@ -56,6 +56,11 @@ def same_formula(answer: str, reference: str) -> bool | None:
     return math_verify.verify(gold, found, timeout_seconds=None, raise_on_error=True)
 
 
+def parses(text: str) -> bool:
+    """Whether a tidy text is a formula that `same_formula` can take for a reference."""
+    return _parse(text) is not None
+
+
 def constant(text: str) -> Fraction | None:
     """The value of a formula without variables, to 50 digits, if it has one that is real."""
     parsed = _parse(text)
