@@ -33,7 +33,7 @@ from r1jax.rewards.checks import (
 )
 from r1jax.rewards.code import CodeGrader
 from r1jax.rewards.components import COMPONENTS, PLAIN, Checked, Component, Outcome
-from r1jax.rewards.math import grade_math
+from r1jax.rewards.math import grade_math, unreadable
 from r1jax.rewards.sandbox import Limits
 from r1jax.rewards.workers import Job, WorkerDied, Workers
 
@@ -405,13 +405,19 @@ class Grader:
         return verdict_of(score, name, seconds)
 
     def _unreadable(self, problems: Sequence[Problem]) -> list[Problem]:
-        """Those at whose reference the check of any answer fails."""
-        rules = [p for p in problems if p.kind not in ("own", "gym", "code")]
+        """Those at whose reference the check of any answer fails. Formulas are only read: to check
+        one against thousands of references would take minutes."""
+        formulas = {p.answer for p in problems if p.kind == "math"}
+        bad_formulas = {answer for answer in formulas if unreadable(answer) is not None}
+        unread = [p for p in problems if p.kind == "math" and p.answer in bad_formulas]
+        rules = [p for p in problems if p.kind not in ("math", "own", "gym", "code")]
         probes = {dataclasses.replace(p, id="", prompt="", source=""): p for p in rules}
         begun = {probe: self._begin(probe, PROBE) for probe in probes}
         verdicts = _finish(begun, lambda probe: self._begin(probe, PROBE))
         bad = {probe for probe, verdict in verdicts.items() if verdict.outcome == "failed"}
-        return [p for p in rules if dataclasses.replace(p, id="", prompt="", source="") in bad]
+        return unread + [
+            p for p in rules if dataclasses.replace(p, id="", prompt="", source="") in bad
+        ]
 
 
 def report_unreadable(
