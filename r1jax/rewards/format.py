@@ -17,7 +17,7 @@ _TAIL = 2_000  # characters at the end of a text that are searched for its closi
 RULES: dict[str, str] = {
     "answer line": "of a choice only: a line `Answer: B` behind the last box",
     "box": r"the last \boxed{...} or \fbox{...}, or \boxed before a bare token; boxes that only "
-    "`and`, `or`, a comma ties together are one answer, a list",
+    "`and`, `or`, a comma ties together, or a name `y =`, are one answer, a list",
     "hashes": "what follows the last `####`, to the end of the line (GSM8K)",
     "answer is": "what follows the last `answer is`, `Answer:`, `答案是` or heading `Answer`, to "
     "the end of its sentence, or the display formula below it",
@@ -32,7 +32,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*+(?:(\{)|([^\s{$]++))")
 _TIED = re.compile(  # what may stand between two boxes of one answer
     r"[\s$]*+(?:\\[()\[\],;: ]|\\q?quad)*+[\s$]*+(?:,|;|、)?[\s$]*+(?:\\q?quad)?[\s$]*+"
     r"(?:(?:\\text\s*+\{)?\s*+(?:and|or|or maybe|or perhaps|or possibly|和|或)\s*+\}?)?"
-    r"[\s$]*+(?:\\[()\[\],;: ]|\\q?quad)*+[\s$]*+"
+    r"[\s$]*+(?:\\[()\[\],;: ]|\\q?quad)*+[\s$]*+(?:[a-zA-Z]\w?\s*+=\s*+)?"
 )
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _ANSWER_IS = re.compile(
@@ -46,6 +46,7 @@ _SPECIAL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>.*", re.DOTALL)  # <|im_s
 _SENTENCE_END = re.compile(
     r"(?<![A-Z.])(?<![.\s][a-z])(?<!Mr)(?<!Dr)(?<!sq)(?:\.\s+(?=\S)|(?<!\\)!\s+(?=[A-Z]))|。"
 )
+_BOLD_END = re.compile(r"(?<=[^\s*])\*\*(?=,\s)")
 _EMPHASIS_ENDS = re.compile(r"(?<=[^*_`\s])[*_`]{1,3}[.!]{1,3}$|(?<=\$)!+$")
 _SECOND_THOUGHT = re.compile(
     r"\b(?:or|wait|no|not|actually|but|alternatively|however|hmm|maybe|perhaps|correction|sorry|"
@@ -210,6 +211,9 @@ def _declared(rest: str) -> str:
     # What follows may take the answer back: then all of it is read, and picks nothing.
     if end and not _SECOND_THOUGHT.search(line, end.end()):
         line = line[: end.start()]
+    bold = _BOLD_END.search(line)
+    if bold and line.count("**") % 2:  # it began before the answer
+        line = line[: bold.start()]
     line = _EMPHASIS_ENDS.sub("", line)  # a `!` behind a number may be a factorial
     bare = line.rstrip(" .").rstrip("*_`").rstrip()
     return bare if bare else line

@@ -199,6 +199,9 @@ def _double_factorial(match: re.Match) -> str:
     return str(math.prod(range(int(match[1]), 0, -2)))
 
 
+_FOR_ALL = re.compile(r"\s*,?\s*for (?:all|every|any|each)\b")
+
+
 def _formula(text: str) -> str:
     """The last formula marked in a text with those that "and", "or" or a comma ties to it, and
     the words behind it, which may be its unit. The text itself if no formula is marked, or if it
@@ -206,6 +209,8 @@ def _formula(text: str) -> str:
     found = list(_WRAPPED.finditer(text))
     if not found:
         return text
+    if _FOR_ALL.match(text, found[0].end()):
+        return found[0][found[0].lastgroup or 0].strip()
     before, behind = text[: found[0].start()], text[found[-1].end() :]
     if re.match(r"\s*[.!]\s", behind) and not re.search("[0-9]", behind):
         behind = ""  # another sentence

@@ -69,6 +69,7 @@ WAVERS = re.compile(
     r"root|factorial|wait|incorrect)\b|n't\b",
     re.IGNORECASE,
 )
+_CLAUSE = re.compile(r",\s+(?:which|where|when|attained|achieved|reached|obtained)\b.*", re.DOTALL)
 _LEADING = re.compile(r"\\text\s*\{([^{}0-9]*[a-zA-Z]{2}[^{}0-9]*)\}\s*(?=[0-9$\\(\[.-])")
 
 
@@ -164,6 +165,7 @@ def spoken_value(text: str) -> str:
     lead = _LEADING.match(text)
     if lead and not WAVERS.search(lead[1]) and _LEADING.sub("", text, count=1).strip():
         return _LEADING.sub("", text, count=1).strip()
+    inner = _CLAUSE.sub("", inner)
     said = list(_SAYS.finditer(inner))
     if said and not WAVERS.search(_TEXT.sub(r" \1 ", inner[: said[-1].end()])):
         value = inner[said[-1].end() :].strip(" .:*}")

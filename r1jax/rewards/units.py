@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 # Beside a number, these make it another number, or more than one.
 CHANGES_VALUE = re.compile(
-    "and|or|not?|minus|negative|plus|times|over|half|thirds?|quarters?|dozen|hundred|thousand|"
+    "and|or|not?|least|most|than|minus|negative|plus|times|over|half|thirds?|quarters?|dozen|hundred|thousand|"
     "million|billion|trillion|remainder|percent|point|squared|cubed|root|sqrt|pi|log|ln|exp|sin|cos|tan|base"
 )
 
