@@ -83,7 +83,7 @@ def outcomes(grades):
 
 
 def test_countdown_without_workers():
-    answers = ["3 + 5", "3 * 5", "3 + 5 = 8", ""]
+    answers = ["3 + 5", "3 * 5", "3 + 5 equals", ""]
     before = worker_processes()
     with Grader(WEIGHTS) as grader:
         grades = grader.grade([COUNTDOWN] * 5, [*map(reply, answers), "<answer>3 + 5</answer>"])
@@ -125,7 +125,7 @@ def test_lengths_must_agree():
 def test_math(workers):
     answers = [r"\boxed{\frac{2}{4}}", "0.5", "1/3", "x+", r"\boxed{1} or \boxed{0.5}"]
     grades = workers.grade([MATH] * 5, [reply(a) for a in answers])
-    assert outcomes(grades) == ["correct", "correct", "incorrect", "unparseable", "correct"]
+    assert outcomes(grades) == ["correct", "correct", "incorrect", "unparseable", "incorrect"]
 
 
 def test_unparseable_answers_shift_nothing(workers):
