@@ -20,10 +20,16 @@ _LED_BY = re.compile(  # B. the option; B: , B) , B - , (B)
     r"(?:[(\[]\s*([A-Z])\s*[)\]]\s*[.:-]?|([A-Z])\s*(?:[).:]|\s[-–—]+\s|[–—]))\s*(.+)", re.DOTALL
 )
 _NAMED = re.compile(
-    r"(?:\b(?i:answer|option|choice)\b|答案|选项|選項)"
+    r"(?:\b(?i:answer|option|choice)\b|答案|选项|選項|选|選)"
     r"(?:[\s:*]|(?i:is|option|choice)\b|是|为|選|选)*+"
-    r"(?:[(\[]\s*+([A-Z])\s*+[)\]]|([A-Z])(?![\w'])|([a-z])(?=[\s.*)]*$)(?<![\w][a-z]))"
+    r"(?:[(\[]\s*+([A-Za-z])\s*+[)\]]|([A-Z])(?![\w'])|([a-z])(?=[\s.*)]*$)(?<![\w][a-z]))"
 )
+_SAID = re.compile(  # C is correct; C, because ...; It's C
+    r"[(\[]?([A-Z])[)\]]?(?:\s+is\s+(?:the\s+)?(?:correct|right|answer|best)\b"
+    r"|,?\s+(?:because|since)\b).*|(?i:it's|it\s+is)\s+[(\[]?([A-Z])[)\]]?\.?",
+    re.DOTALL,
+)
+_BEHIND = re.compile(r"(.+?)\s*[(\[]([A-Z])[)\]]\.?", re.DOTALL)  # Lyon (B)
 _MARKED = re.compile(r"\(([A-Z])\)")
 _OTHER_LETTER = re.compile(r"\b(?:or|and|not|also)\s+[A-Z]\b|(?:^|\s)[A-Z][).:]|\bnot\b|n't\b")
 # Full-width letters, digits and brackets.
@@ -56,11 +62,16 @@ def chosen_letter(answer: str, choices: Sequence[str] = ()) -> str | None:
     text = _unwrap(answer.translate(_WIDE))
     options = dict(zip(string.ascii_uppercase, choices, strict=False))
     alone, led = _ALONE.fullmatch(text), _LED_BY.fullmatch(text)
+    behind, said = _BEHIND.fullmatch(text), _SAID.fullmatch(text)
     found = {letter for letter, option in options.items() if _same(option, text)}
     if not found and alone:
         found = {alone[1].upper()}
     elif not found and led and _agrees(led[1] or led[2], led[3], options):
         found = {led[1] or led[2]}
+    elif not found and behind and _same(options.get(behind[2], ""), behind[1]):
+        found = {behind[2]}
+    elif not found and said and not _OTHER_LETTER.search(text) and not _MARKED.search(text[3:]):
+        found = {said[1] or said[2]}
     elif not found:
         found = {(a or b or c).upper() for a, b, c in _NAMED.findall(text)}
         found |= set(_MARKED.findall(text)) if found else set()

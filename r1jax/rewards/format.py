@@ -157,10 +157,10 @@ def boxed_answers(text: str) -> list[str]:
             position = end + 1
     tied = found[-1:]
     for before in reversed(found[:-1]):
-        if not _TIED.fullmatch(text, before[1], tied[0][0]):
+        if not _TIED.fullmatch(text, before[1], tied[-1][0]):
             break
-        tied.insert(0, before)
-    return list(dict.fromkeys(content for _, _, content in tied))
+        tied.append(before)
+    return list(dict.fromkeys(content for _, _, content in reversed(tied)))
 
 
 def _bare(token: str) -> str:

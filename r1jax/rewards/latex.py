@@ -79,10 +79,10 @@ def _matrix_name(match: re.Match) -> str:
     return match[0] if "vmatrix" in match[0] else rf"\{match[1]}{{pmatrix}}"
 
 
-_Replacement = str | Callable[[re.Match], str]
-_WRITTEN: list[tuple[str, _Replacement]] = [
+_RULES: list[tuple[str, str | Callable[[re.Match], str]]] = [
     # what only changes the look
     (r"\\(?:left|right|(?:display|text)style|limits|[bB]ig{1,2}[lr]?)(?![a-zA-Z])\s*", ""),
+    (r"(?<![\w)])\*\*([^*]+)\*\*", r" \1 "),
     (r"</?(?:b|i|em|u|strong|span)>|`", ""),
     (r"\\[hv]space\s*\*?\s*\{[^{}]*\}|\\[hv]?phantom\s*\{[^{}]*\}", " "),
     (r"\\textcolor\s*\{\w*\}\s*\{([^{}]*)\}", r"\1"),
@@ -139,7 +139,7 @@ _WRITTEN: list[tuple[str, _Replacement]] = [
     (r">=", r"\\geq "),
     (r"^\s*=", ""),
 ]
-_SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in _WRITTEN]
+_SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in _RULES]
 _WRAPPED = re.compile(
     r"\$\$(?P<a>[^$]+)\$\$|\$(?P<b>(?:[^$\\]|\\.)+)\$|\\\((?P<c>(?:(?!\\\)).)+)\\\)"
     r"|\\\[(?P<d>(?:(?!\\\]).)+)\\\]",

@@ -25,7 +25,7 @@ from fractions import Fraction
 from r1jax.rewards.format import last_boxed
 from r1jax.rewards.latex import Group, group, interval, tidy
 from r1jax.rewards.names import Row, assigned, is_combined, is_name, sides, squeeze
-from r1jax.rewards.prose import clock, date, plain, same_time, spelled_number, spoken_value
+from r1jax.rewards.prose import MONTHS, clock, date, plain, same_time, spelled_number, spoken_value
 from r1jax.rewards.symbolic import constant, parses, same_formula
 from r1jax.rewards.units import CHANGES_VALUE, measure, quantity
 
@@ -86,6 +86,8 @@ _SYNONYMS = {
     )
     for name in group
 }
+_GOES_ON = re.compile(r"^(-?[0-9]*\.[0-9]+)\s*\\ldots$")
+_POINT = re.compile(r"[A-Z]\s*(?=\()")  # P(1, 0), where the reference is a point
 _CALL = re.compile(r"(?<![a-zA-Z\\])C\(\s*([0-9]+)\s*,\s*([0-9]+)\s*\)")
 _TOWER = re.compile(r"\^\s*\{?\s*[0-9]+\s*\^\s*\{?\s*[0-9]+\s*\^")
 MAX_DEPTH = 40  # of brackets; the parser's time grows fast with it
@@ -195,7 +197,11 @@ def _only_number(text: str) -> Fraction | None:
         number = _number(token)
         if number is not None:
             numbers.append(number)
-        elif not re.fullmatch("[a-z]{2,}", token) or CHANGES_VALUE.fullmatch(token):
+        elif (
+            token in MONTHS
+            or not re.fullmatch("[a-z]{2,}", token)
+            or CHANGES_VALUE.fullmatch(token)
+        ):
             return None
     return numbers[0] if len(numbers) == 1 else None
 
@@ -206,6 +212,8 @@ def _equal(answer: str, gold: str) -> bool | None:
         return True
     if not answer:
         return None
+    if gold.startswith("(") and _POINT.match(answer):
+        answer = _POINT.sub("", answer, count=1)
     options = _OPTION.fullmatch(gold), _OPTION.fullmatch(answer)
     if options[0] or options[1]:
         return _equal_options(answer, gold, *options)
@@ -288,7 +296,8 @@ def _equal_words(answer: str, gold: str) -> bool | None:
         return True
     lists = [re.split(r"\s*(?:,|;|\band\b|\bor\b)\s*", plain(t)) for t in (answer, gold)]
     lists = [sorted(item for item in items if item) for items in lists]
-    return len(lists[0]) > 1 and lists[0] == lists[1]
+    ways = [bool(re.search(r"\bor\b", plain(t))) for t in (answer, gold)]  # "or" is no "and"
+    return len(lists[0]) > 1 and lists[0] == lists[1] and ways[0] == ways[1]
 
 
 def _collection(text: str) -> Group | None:
@@ -454,7 +463,12 @@ def _equal_scalars(answer: str, gold: str) -> bool | None:
     ratios = answer.split(":"), gold.split(":")
     if len(ratios[0]) == len(ratios[1]) > 1:
         return _all([_equal(x.strip(), y.strip()) for x, y in zip(*ratios, strict=True)])
-    if ":" in answer + gold or r"\text" in gold or r"\ldots" in gold:  # equal to nothing else
+    answer = _GOES_ON.sub(r"\1", answer)
+    if len(answer) == len(gold) == 1 and answer.isalpha() and gold.isalpha():
+        return answer == gold  # the parser takes E for e
+    if (
+        ":" in answer + gold or r"\text" in gold or r"\ldots" in answer + gold
+    ):  # equal to nothing else
         return False
     answer, gold = (_CALL.sub(r"\\binom{\1}{\2}", text) for text in (answer, gold))
     for decimal, other in ((answer, gold), (gold, answer)):

@@ -20,6 +20,8 @@ _LOOK = re.compile(  # around a name, changes only its look
 _MEANT = re.compile(  # an angle, a length, a triangle's area, a sine, a probability
     r"(?:m\s*)?\\(?:angle|triangle)\s*[A-Za-z]{1,3}|\|?\s*[A-Z]{1,4}\s*\|?|\[[A-Z]{3,6}\]"
     r"|\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?-?[0-9]\}?)?\s*(?:\\angle)?\s*\(?\s*(?:[A-Za-z]{1,3}|\\[a-z]+)\s*\)?"
+    r"|\|\s*(?:[zuvw]|\\[a-z]+\s*[a-z]?)\s*\||\\(?:max|min|det|deg|dim|arg|gcd|sup|inf)(?![a-zA-Z]).*"
+    r"|\\(?:lim|sum|prod|int)(?![a-zA-Z]).*"
     r"|(?:P|E|Pr|Var)\s*[(\[].*[)\]]|(?:S|V|A)_\{?[\\a-zA-Z0-9 ]+\}?"
     r"|[a-zA-Z](?:_\{?\w+\}?)?\s*/\s*[a-zA-Z](?:_\{?\w+\}?)?|d[a-z]/d[a-z]"
 )
@@ -29,6 +31,7 @@ _POWERS_SUM = re.compile(  # x^2 + y^2, a \cdot b, xy: of at least two names, wi
     r"[a-zA-Z](?:_\{?\w\}?)?(?:\^\{?[0-9]\}?)?"
     r"(?:\s*(?:[+-]|\\cdot|\\times|\*)?\s*[a-zA-Z](?:_\{?\w\}?)?(?:\^\{?[0-9]\}?)?){1,5}"
 )
+_EACH = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?")
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)|:=|\\in(?![a-zA-Z])")
 _COLON = re.compile(r"([a-zA-Z]|\\[a-z]+):\s*(?=[-0-9\\])")  # x: 5
 _BLANKS = re.compile(
@@ -69,7 +72,7 @@ def is_name(text: str) -> bool:
 
 def is_combined(text: str) -> bool:
     """Whether it is a sum or product of two names or more, without numbers, as AIME asks for."""
-    return bool(_POWERS_SUM.fullmatch(text)) and len(set(re.findall("[a-zA-Z]", text))) > 1
+    return bool(_POWERS_SUM.fullmatch(text)) and len(set(_EACH.findall(text))) > 1
 
 
 Row = tuple[tuple[str, str], ...]  # name and value of each

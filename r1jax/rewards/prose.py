@@ -9,6 +9,7 @@ from fractions import Fraction
 _MONTHS = "january february march april may june july august september october november december"
 _MONTH = {name: i + 1 for i, name in enumerate(_MONTHS.split())}
 _MONTH |= {name[:3]: i for name, i in _MONTH.items()} | {"sept": 9}
+MONTHS = frozenset(_MONTH) - {"may", "mar"}  # words that only a date has
 _ANY_MONTH = "|".join(sorted(_MONTH, key=len, reverse=True))
 _DATE = re.compile(
     rf"(?:(?P<m>{_ANY_MONTH})\.?\s+(?P<d>[0-9]{{1,2}})(?:st|nd|rd|th)?"
@@ -71,6 +72,7 @@ WAVERS = re.compile(
 )
 _CLAUSE = re.compile(r",\s+(?:which|where|when|attained|achieved|reached|obtained)\b.*", re.DOTALL)
 _LEADING = re.compile(r"\\text\s*\{([^{}0-9]*[a-zA-Z]{2}[^{}0-9]*)\}\s*(?=[0-9$\\(\[.-])")
+_HAN_LEADING = re.compile("^(?:一共|总共|共有|共|大约|约|等于|得到|就是|是|为|有)+\\s*(?=[-0-9])")
 
 
 def plain(text: str) -> str:
@@ -88,7 +90,7 @@ def date(text: str) -> tuple[int, int, int | None] | None:
 
 
 def clock(text: str) -> tuple[int, int, bool] | None:
-    """(hour of 24, minute, whether the half of the day is certain) of a time of day."""
+    """(hour of 24, minute, whether a.m. or p.m. is said) of a time of day."""
     short = plain(text) if len(text) < 40 else ""
     match = _CLOCK.fullmatch(short) or _HOUR.fullmatch(short)
     if match is None:
@@ -99,14 +101,13 @@ def clock(text: str) -> tuple[int, int, bool] | None:
         return None
     if half in ("a", "p"):
         hour = hour % 12 + 12 * (half == "p")
-    return hour, minute, bool(half) or hour > 12 or hour == 0
+    return hour, minute, bool(half)
 
 
 def same_time(a: tuple[int, int, bool], b: tuple[int, int, bool]) -> bool:
     """Whether two times are one; where one leaves out a.m. or p.m., on a dial of 12 hours."""
-    certain = a[2] and b[2]
-    both_bare = not a[2] and not b[2]
-    hours = (a[0], b[0]) if certain or both_bare else (a[0] % 12, b[0] % 12)
+    on_the_dial = a[2] != b[2] and (b if a[2] else a)[0] <= 12
+    hours = (a[0] % 12, b[0] % 12) if on_the_dial else (a[0], b[0])
     return hours[0] == hours[1] and a[1] == b[1]
 
 
@@ -144,7 +145,7 @@ def unconditional(text: str) -> str:
     speaks of n."""
     if r"\begin" in text:
         return text
-    for pattern in (_CONDITION, _DOMAIN, _REASON):
+    for pattern in (_REASON, _CONDITION, _DOMAIN):
         match = pattern.search(text)
         if match and text[: match.start()].strip(" ,;({") and "\\{" not in text[: match.start()]:
             text = text[: match.start()].rstrip(" ,;(")
@@ -162,6 +163,7 @@ def spoken_value(text: str) -> str:
     `The answer is 5`, `\text{Answer: } 5`, `\text{the year } 1999`."""
     whole = re.fullmatch(r"\\text\s*\{([^{}]*[0-9][^{}]*)\}", text)
     inner = whole[1].strip() if whole else text
+    inner = _HAN_LEADING.sub("", inner)
     lead = _LEADING.match(text)
     if lead and not WAVERS.search(lead[1]) and _LEADING.sub("", text, count=1).strip():
         return _LEADING.sub("", text, count=1).strip()
@@ -172,4 +174,4 @@ def spoken_value(text: str) -> str:
         words = re.findall(r"[a-zA-Z]{2,}", inner[: said[-1].start()])
         if value and (words or said[-1].start() == 0):
             return value
-    return inner if whole and not re.search("[a-zA-Z]{4}", inner) else text
+    return inner

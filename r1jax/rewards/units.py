@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 # Beside a number, these make it another number, or more than one.
 CHANGES_VALUE = re.compile(
-    "and|or|not?|least|most|than|minus|negative|plus|times|over|half|thirds?|quarters?|dozen|hundred|thousand|"
-    "million|billion|trillion|remainder|percent|point|squared|cubed|root|sqrt|pi|log|ln|exp|sin|cos|tan|base"
+    "and|or|not?|minus|negative|plus|times|over|half|thirds?|quarters?|dozen|hundred|thousand|"
+    "million|billion|trillion|remainder|than|wrong|incorrect|false|least|most|under|below|above|"
+    "between|either|neither|percent|point|squared|cubed|root|sqrt|pi|log|ln|exp|sin|cos|tan|base"
 )
 
 
@@ -109,7 +110,7 @@ _IN_TEXT = re.compile(
 )
 _IN_WORDS = re.compile(
     r"(?P<value>.*?(?:[0-9})]|\\pi))(?P<blank>\s*)(?P<unit>[a-zA-Z][a-zA-Z./ ]*)"
-    r"(?P<power>(?:\s*\^?\s*\{?\s*[23]\s*\}?)?)"
+    r"(?P<power>(?:\s*\^\s*\{?\s*[23]\s*\}?|[23])?)"
 )
 _HAN = re.compile(r"(?P<value>.*?[0-9})])\s*(?P<unit>(?:平方|立方)?[\u4e00-\u9fff]{1,6})")
 _HAN_VALUE = re.compile("[万萬亿億百十半分之点點倍]")  # no unit, unless one has it: 千米, 分钟

@@ -157,6 +157,10 @@ def test_other_kinds_keep_the_whole_answer():
         "answer is" + " " * 500_000,
         "answer:" * 100_000,
         "#" * 500_000,
+        "Answer\n" * 60_000,
+        "answer is" + "*" * 300_000,
+        "<|" * 200_000,
+        ". " * 200_000,
     ],
 )
 def test_hostile_text_takes_linear_time(text):
