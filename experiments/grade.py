@@ -8,7 +8,8 @@
 --data names problems as experiments.r1_zero does, [TASK=]FILE,...; without a task a problem is a
 line {"id", "kind", "prompt", "answer" or "tests"}. A completion is a line {"id", "completion"}, of
 which a problem may have several; `experiments.generate --json` writes them, from the same --data.
-One without tags is graded as a bare answer. A line of --out is {"id", "outcome", "correct",
+One without tags is graded as a bare answer, and one whose "finish_reason" is "length" has none, as
+in training. A line of --out is {"id", "outcome", "correct",
 "components", "seconds"}, in the order of the completions. Prints accuracy by source, outcomes, and
 disagreements: between the completions of one problem, and with the "correct" or "outcome" that a
 line of --completions may say itself.
@@ -29,6 +30,7 @@ from r1jax.data.problems import Problem
 from r1jax.data.rows import field, read_jsonl
 from r1jax.data.tasks import read_files
 from r1jax.rewards.components import COMPONENTS, language
+from r1jax.rewards.format import RULES, read_answer
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.rewards.sandbox import Limits
 
@@ -64,6 +66,7 @@ class Completion(NamedTuple):
     text: str
     claim: str | None  # the outcome that the file itself says: correct, not correct, ...
     line: int
+    cut: bool  # before its end
 
 
 def read_completions(path: str) -> list[Completion]:
@@ -77,7 +80,8 @@ def read_completions(path: str) -> list[Completion]:
             claim = field(row, "outcome", str)
         elif "correct" in row:
             claim = "correct" if field(row, "correct", bool) else "not correct"
-        return Completion(str(row["id"]), field(row, "completion", str), claim, line)
+        cut = row.get("finish_reason") == "length"
+        return Completion(str(row["id"]), field(row, "completion", str), claim, line, cut)
 
     return read_jsonl(path, parse)
 
@@ -178,11 +182,20 @@ def explain(problem: Problem, completion: Completion, grade: Grade) -> list[str]
         f"completion at line {completion.line}, {len(completion.text):,} characters:",
         *(f"  | {line}" for line in completion.text.split("\n")),
         f"  answer read   {answer}",
+        f"  read by       {_rule(problem, completion, grade)}",
         f"  checked by    {grade.check or 'nothing: there is no answer to check'}",
         f"  verdict       {grade.outcome}" + (f": {grade.detail}" if grade.detail else ""),
         f"  components    {components}",
         f"  seconds       {grade.seconds:.6f}",
     ]
+
+
+def _rule(problem: Problem, completion: Completion, grade: Grade) -> str:
+    """The rule of the extractor that found the answer, and what it says."""
+    found = read_answer(completion.text, problem.kind)
+    if found is None or grade.answer is None:
+        return "no rule" + (": the reply was cut" if completion.cut else "")
+    return f"{found.rule}: {RULES[found.rule]}"
 
 
 def shorten(text: str | None) -> str:
@@ -222,7 +235,8 @@ def main(args: list[str]) -> None:
         cfg.i_know_that_model_code_runs_unsandboxed,
     ) as grader:
         started = time.perf_counter()
-        grades = grader.grade([problem for problem, _ in pairs], [c.text for _, c in pairs])
+        replies, cut = [c.text for _, c in pairs], [c.cut for _, c in pairs]
+        grades = grader.grade([problem for problem, _ in pairs], replies, truncated=cut)
         took = time.perf_counter() - started
     graded = [(problem, c, grade) for (problem, c), grade in zip(pairs, grades, strict=True)]
     if cfg.explain:

@@ -91,9 +91,9 @@ def test_one_object_a_prompt_in_order(run, folder, tmp_path):
         # The blank between the two is there, which the reply's tokens alone would not show.
         whole, shown = (tokenizer.decode(i[1:]) for i in ([*ids, *reply], ids))
         assert row == {
-            "id": str(n), "sample": 0, "prompt": prompt, "thinking": "",
-            "text": whole.removeprefix(shown), "tokens": 20, "finish_reason": "length",
-            "completion": tokenizer.decode(reply),
+            "id": str(n), "sample": 0, "prompt": prompt, "completion": tokenizer.decode(reply),
+            "thinking": "", "text": whole.removeprefix(shown), "tokens": 20,
+            "finish_reason": "length",
         }  # fmt: skip
 
 
@@ -285,7 +285,7 @@ def test_problems_are_asked_in_the_conversation(run, chatty, tmp_path):
     path.write_text('{"question": "2+2?", "answer": "#### 4"}\n')
     flags = f"--data=gsm8k={path}", "--json", "--max-tokens=5"
     (zero,), (chat,) = rows(run(*flags)[0]), rows(run(*flags, model=chatty)[0])
-    assert zero["id"] == chat["id"] == "gsm8k/gsm8k/1"
+    assert zero["id"] == chat["id"] == "gsm8k/1"
     assert zero["prompt"].startswith("A conversation between User") and zero["completion"]
     assert chat["prompt"] == "<s>user: 2+2?\nassistant: <think>"
     assert chat["completion"].startswith("<think>") and not chat["thinking"].startswith("<think>")

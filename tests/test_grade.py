@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from experiments import grade
-from r1jax.rewards import grading
+from r1jax.rewards import checks
+from r1jax.rewards.format import RULES
 
 DATA = [
     {"id": "c1", "kind": "countdown", "prompt": "make 8", "answer": "8", "numbers": [3, 5]},
@@ -86,20 +87,41 @@ def test_explain(folder, capfd):
     assert said.count("completion at line") == 3 and "7" not in said.partition("seconds")[0]
     for line, text in ((1, "<think> so it is </think>"), (2, r"\boxed{2}"), (4, "1/2")):
         assert f"completion at line {line}, " in said and f"  | {text}" in said
-    assert "  answer read   '0.5'\n  checked by    formulas\n  verdict       correct\n" in said
+    rule = f"  read by       whole text: {RULES['whole text']}\n"
+    checked = "  checked by    formulas\n  verdict       correct\n"
+    assert f"  answer read   '0.5'\n{rule}{checked}" in said
+    assert f"  read by       box: {RULES['box']}\n" in said
     assert "  components    accuracy 1, format 1, partial 1, language 1, repetition 0\n" in said
     assert "  verdict       incorrect\n" in said and "accuracy by" not in said
     grade.main(flags(folder, "--explain=7"))
     said = capfd.readouterr().out
-    assert "answer read   none found\n  checked by    nothing: there is no answer" in said
+    assert "answer read   none found\n  read by       no rule\n  checked by    nothing: th" in said
     assert said.count("checked by    exact numbers") == 1
+
+
+def test_every_form_of_problems_and_cut_replies(folder, capfd):
+    """[TASK=]FILE, as training reads it; what generate says was cut has no answer, as there."""
+    (folder / "gsm8k.jsonl").write_text('{"question": "2+2?", "answer": "So.\\n#### 4"}\n')
+    row = {"id": "gsm8k/1", "completion": r"\boxed{4}"}
+    write(folder / "completions.jsonl", [row | {"finish_reason": r} for r in ("stop", "length")])
+    given = f"--completions={folder}/completions.jsonl"
+    for data in (f"--data=gsm8k={folder}/gsm8k.jsonl", f"--data={folder}/gsm8k.jsonl"):
+        grade.main([data, *(() if "=gsm8k=" in data else ("--task=gsm8k",)), given])
+        said = capfd.readouterr().out
+        assert [line.split()[1:] for line in said.splitlines() if line.startswith("gsm8k ")] == [
+            ["1", "2", "50.0%", "1", "0", "1", "0"]
+        ]
+    grade.main([f"--data=gsm8k={folder}/gsm8k.jsonl", given, "--explain=gsm8k/1"])
+    assert "read by       no rule: the reply was cut\n" in capfd.readouterr().out
+    with pytest.raises(grade.InputError, match=r"no task is called .gsm9k. .did you mean gsm8k"):
+        grade.main([f"--data=gsm9k={folder}/gsm8k.jsonl", given])
 
 
 def test_graders_that_fail_are_reported(folder, capfd, monkeypatch):
     def broken(*_):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(grading, "compare_numbers", broken)
+    monkeypatch.setattr(checks, "compare_numbers", broken)
     grade.main(flags(folder))
     assert "failed 4 times: \"KeyError: 'a bug'\"" in capfd.readouterr().out
     write(folder / "completions.jsonl", COMPLETIONS[:3])

@@ -111,6 +111,12 @@ def read_config(folder: str | Path) -> ModelConfig:
     for name, allowed in _ONLY.items():
         value = fields.values.get(name)
         check(value in allowed, f"{fields.where}: {name}={value!r} is not supported")
+    # Newer files say it a layer, in words; they may say full attention so, too.
+    layer_types = fields.values.get("layer_types") or []
+    ok = isinstance(layer_types, list) and all(type(one) is str for one in layer_types)
+    check(ok, f"{fields.where}: field layer_types must be a list of strings, got {layer_types!r}")
+    others = sorted({*layer_types} - {"full_attention"})
+    check(not others, f"{fields.where}: layer_types: {', '.join(others)} is not supported")
     fp8_block(fields)
     try:
         model = (_deepseek if kind.startswith("deepseek") else _dense)(fields, kind)

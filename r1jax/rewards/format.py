@@ -8,6 +8,7 @@ Everything here takes time linear in the text.
 import re
 from typing import NamedTuple
 
+from r1jax.data.boxed import BOX, bare, closing_brace, last_boxed
 from r1jax.data.problems import Kind
 
 MAX_BARE = 400  # characters of a text that is itself an answer, not a text with one in it
@@ -27,8 +28,6 @@ RULES: dict[str, str] = {
 
 _TAG = re.compile(r"(</?(?:think|answer)>)")
 _ANSWER = re.compile(r"<answer>((?:[^<]|<(?!/?answer>))*+)</answer>")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # `\{` is a character, not a brace
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*+(?:(\{)|([^\s{$]++))")
 _TIED = re.compile(  # what may stand between two boxes of one answer
     r"[\s$]*+(?:\\[()\[\],;: ]|\\q?quad)*+[\s$]*+(?:,|;|、)?[\s$]*+(?:\\q?quad)?[\s$]*+"
     r"(?:(?:\\text\s*+\{)?\s*+(?:and|or|or maybe|or perhaps|or possibly|和|或)\s*+\}?)?"
@@ -123,33 +122,17 @@ def extract_answer(text: str) -> str | None:
     return answers[-1].strip() if answers else None
 
 
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last box, braces balanced; None if there is none or it is cut.
-
-    A box is `\boxed{...}` or `\fbox{...}`, blanks before the brace allowed, or `\boxed 3`: TeX
-    takes one token, but the published solutions that are written so mean all up to a blank or `$`.
-    """
-    boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    box = boxes[-1]
-    if not box[1]:
-        return _bare(box[2])
-    end = _closing(text, box.end())
-    return None if end is None else text[box.end() : end].strip()
-
-
 def boxed_answers(text: str) -> list[str]:
     """The contents of the last box and of those tied to it, each once, in order."""
     found: list[tuple[int, int, str]] = []  # start, end, content
     position = 0
-    while box := _BOX.search(text, position):
+    while box := BOX.search(text, position):
         position = box.end()
         if not box[1]:
-            bare = _bare(box[2])
-            found.append((box.start(), box.start(2) + len(bare), bare))
+            token = bare(box[2])
+            found.append((box.start(), box.start(2) + len(token), token))
         else:
-            end = _closing(text, box.end())
+            end = closing_brace(text, box.end())
             if end is None:  # cut, and so may be all that follows
                 last = last_boxed(text)
                 return [last] if last else []
@@ -161,20 +144,6 @@ def boxed_answers(text: str) -> list[str]:
             break
         tied.append(before)
     return list(dict.fromkeys(content for _, _, content in reversed(tied)))
-
-
-def _bare(token: str) -> str:
-    return token.rstrip(".,;:*").removesuffix(r"\)").removesuffix(r"\]")
-
-
-def _closing(text: str, start: int) -> int | None:
-    """Where the brace that was opened before `start` is closed."""
-    depth = 1
-    for brace in _BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-        if depth == 0:
-            return brace.start()
-    return None
 
 
 def _stated(text: str, kind: Kind) -> Read:

@@ -22,7 +22,7 @@ import itertools
 import re
 from fractions import Fraction
 
-from r1jax.rewards.format import last_boxed
+from r1jax.data.boxed import last_boxed
 from r1jax.rewards.latex import Group, group, interval, tidy
 from r1jax.rewards.names import Row, assigned, is_combined, is_name, sides, squeeze
 from r1jax.rewards.prose import MONTHS, clock, date, plain, same_time, spelled_number, spoken_value

@@ -83,6 +83,11 @@ CASES = [
     ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling: field factor is missing"),
     ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
     ({"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+    (
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        "layer_types: sliding_attention is not supported",
+    ),
+    ({"layer_types": "full_attention"}, "field layer_types must be a list of strings"),
     ({"quantization_config": {"quant_method": "awq"}}, "quant_method 'awq' is not supported"),
     ({"num_key_value_heads": 3}, "kv_heads=3 must divide heads=4"),
     ({"hidden_size": -1}, "d_model must be positive"),
@@ -128,3 +133,8 @@ def test_models_without_an_architecture():
     with pytest.raises(InputError, match="no architecture"):
         write_config(mixed, "bfloat16")
     assert write_config(tiny(), "float32")["model_type"] == "deepseek_v3"
+
+
+def test_layers_that_are_all_full_attention_are_read(tmp_path):
+    layers = {"layer_types": ["full_attention"] * QWEN2["num_hidden_layers"]}
+    assert read_config(write(tmp_path, QWEN2 | layers)) == read_config(write(tmp_path, QWEN2))

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from r1jax.data.boxed import last_boxed
 from r1jax.data.problems import Problem
 from r1jax.data.sources import READERS
-from r1jax.rewards.format import last_boxed
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.math import grade_math, unreadable
 

@@ -2,7 +2,8 @@ import time
 
 import pytest
 
-from r1jax.rewards.format import Reply, extract_answer, final_answer, last_boxed, parse_reply
+from r1jax.data.boxed import last_boxed
+from r1jax.rewards.format import Reply, extract_answer, final_answer, parse_reply
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from r1jax.data.boxed import last_boxed
 from r1jax.data.problems import Problem
 from r1jax.data.problems import Tests as ProgramTests
 from r1jax.rewards.choice import check_choice, chosen_letter
 from r1jax.rewards.code import CodeGrader, extract_program
 from r1jax.rewards.components import COMPONENTS, Checked
 from r1jax.rewards.countdown import check_countdown
-from r1jax.rewards.format import extract_answer, final_answer, last_boxed, parse_reply
+from r1jax.rewards.format import extract_answer, final_answer, parse_reply
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.language import language_share
 from r1jax.rewards.latex import group, interval, tidy
