@@ -13,7 +13,7 @@ import tiny_run
 from experiments import cli, pretrain_base, r1_zero
 from r1jax.base import save_weights
 from r1jax.metrics import read_jsonl
-from r1jax.rewards import grading
+from r1jax.rewards import checks
 from r1jax.rl.types import Rollout
 
 
@@ -85,7 +85,7 @@ def error_in(error_of, folder):
         (["--mesh=3y"], "--mesh=3y: expected FSDPxEXPERT such as 8x8"),
         (["--config=/absent/config.json"], "/absent/config.json: [Errno 2] No such file"),
         (["--tokenizer=/absent.json"], "/absent.json: no such file"),
-        (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 1959 problems to train on and 0"),
+        (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 1,959 problems to train on"),
         (["--model.d-model=32"], "the embedded base was made by another recipe"),
         (["--model.vocab=50"], "tokenizer (embedded) has 72 tokens, but model.vocab is 50"),
     ],
@@ -183,7 +183,7 @@ def test_base_from_a_run_of_another_model(error_in, finished):
 @pytest.mark.parametrize(
     "flag, message",
     [
-        ("--sampling.max-prompt=8", "has 9 tokens; SamplingConfig.max_prompt=8"),
+        ("--sampling.max-prompt=8", "have more than SamplingConfig.max_prompt=8 tokens; the longest"),
         ("--sampling.max-tokens=60", "max_prompt + max_tokens = 72 exceeds ModelConfig.context=32"),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_step_whose_graders_all_failed(error_in, monkeypatch):
     def broken(*_):
         raise KeyError("a bug")
 
-    monkeypatch.setattr(grading, "check_countdown", broken)
+    monkeypatch.setattr(checks, "check_countdown", broken)
     error = error_in()
     assert "step 0: every reply's grader failed (" in error
     assert error.endswith("replies have an answer): KeyError: 'a bug'\n")

@@ -13,13 +13,13 @@ from r1jax.metrics import read_jsonl
 # The grader of the second process breaks at every other answer.
 BROKEN = """
 if rank == "1":
-    from r1jax.rewards import grading
-    check = grading.check_countdown
+    from r1jax.rewards import checks
+    check = checks.check_countdown
     def breaks(answer, *args):
         if len(answer) % 4 == 1:
             raise OSError("this host is broken")
         return check(answer, *args)
-    grading.check_countdown = breaks
+    checks.check_countdown = breaks
 """
 
 
