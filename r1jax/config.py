@@ -5,12 +5,8 @@ back as one clear line instead of a shape error from inside a compiled function.
 """
 
 import dataclasses
-import json
 import math
-from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar, get_args
-
-import dacite
 
 Config = TypeVar("Config")
 # What can be asked: each names the form of its data, too (`r1jax.data.sources.READERS`).
@@ -600,23 +596,3 @@ class SFTConfig:
     def __post_init__(self):
         check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
         check_moves(self.model, self.optim)
-
-
-def save_config(config, path: Path) -> None:
-    """Writes a configuration, nested ones included, as JSON; under another name first, so that a
-    kill leaves the old file or the new one."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    partial.replace(path)
-
-
-def load_config(kind: type[Config], path: str | Path) -> Config:
-    """Reads what `save_config` wrote. Raises InputError that names the file and the field."""
-    try:
-        values = json.loads(Path(path).read_text())
-        check(isinstance(values, dict), "expected a JSON object")
-        return dacite.from_dict(kind, values, dacite.Config(strict=True))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (OSError, ValueError, dacite.DaciteError, TypeError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
-from r1jax.config import ConversationName, ModelConfig, RunConfig, SFTConfig, check, load_config
+from r1jax.config import ConversationName, ModelConfig, RunConfig, SFTConfig, check
+from r1jax.config_file import load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object

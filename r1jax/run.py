@@ -34,7 +34,8 @@ import numpy as np
 import r1jax
 from r1jax import processes
 from r1jax.checkpoint import Checkpoints
-from r1jax.config import InputError, ModelConfig, Resume, check, save_config
+from r1jax.config import InputError, ModelConfig, Resume, check
+from r1jax.config_file import save_config
 from r1jax.metrics import MetricsLog, Progress, Row
 
 Status = Literal["running", "finished", "stopped"]

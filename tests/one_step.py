@@ -15,7 +15,8 @@ import jax
 import optax
 
 from r1jax.base import load_weights
-from r1jax.config import RunConfig, load_config
+from r1jax.config import RunConfig
+from r1jax.config_file import load_config
 from r1jax.data.tasks import make_task
 from r1jax.rl.grpo import grpo_step
 from r1jax.rl.loop import Trainer, new_grader, new_policy

@@ -13,6 +13,7 @@ import tiny_run
 from experiments import cli, pretrain_base, r1_zero
 from r1jax.base import save_weights
 from r1jax.metrics import read_jsonl
+from r1jax.presets import RUNS
 from r1jax.rewards import checks
 from r1jax.rl.types import Rollout
 
@@ -83,7 +84,7 @@ def error_in(error_of, folder):
         (["--task=gsm8k"], "--task=gsm8k needs --data=FILE"),
         (["--preset=huge"], "--preset=huge: expected one of tiny, tiny_dapo, small, stories"),
         (["--mesh=3y"], "--mesh=3y: expected FSDPxEXPERT such as 8x8"),
-        (["--config=/absent/config.json"], "/absent/config.json: [Errno 2] No such file"),
+        (["--config=/absent/config.json"], "/absent/config.json: No such file"),
         (["--tokenizer=/absent.json"], "/absent.json: no such file"),
         (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 1,959 problems to train on"),
         (["--model.d-model=32"], "the embedded base was made by another recipe"),
@@ -133,16 +134,32 @@ def test_data_that_is_not_there(error_in, folder):
     assert f"{folder}/problems.jsonl: No such file or directory" in error_in()
 
 
+def test_a_file_may_change_a_few_fields_of_a_preset(tmp_path):
+    """In YAML, too, which reads 3e-6 as text; flags go on top."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("steps: 7\noptim: {lr: 3e-6}\nrl:\n  group: 8\n")
+    args = [f"--config={file}", "--preset=tiny_dapo"]
+    cfg = cli.starting_config(RUNS, "tiny", args)
+    preset = RUNS["tiny_dapo"]()
+    assert (cfg.steps, cfg.optim.lr, cfg.rl.group) == (7, 3e-6, 8) and not args
+    changed = {"steps": 50, "optim": preset.optim, "rl": preset.rl}
+    assert dataclasses.replace(cfg, **changed) == preset
+    assert dataclasses.replace(cfg.rl, group=16) == preset.rl
+    file.write_text("model: {attention: {heads: 2, kv_heads: 1, head_dim: 4}}\n")
+    assert cli.starting_config(RUNS, "tiny", [f"--config={file}"]).model.attention.kv_heads == 1
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"color": 1}, 'can not match "color" to any data class field'),
-        ({"rl": {"groups": 1}}, 'can not match "groups"'),
+        ({"color": 1}, "config.json: no field color"),
+        ({"rl": {"groups": 1}}, "no field rl.groups: did you mean rl.group?"),
+        ({"model": {"attention": {"head": 1}}}, "config.json: "),
         ({"steps": "3"}, 'wrong value type for field "steps" - should be "int"'),
         ({"steps": -3}, "RunConfig.steps must be positive, got -3"),
         ({"task": "chess"}, 'wrong value type for field "task"'),
         ("", "Expecting value"),
-        ("[]", "expected a JSON object"),
+        ("[]", "expected an object of fields"),
         (b"\xff", "codec can't decode"),
     ],
 )

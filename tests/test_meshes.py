@@ -11,7 +11,8 @@ import tiny_run
 from hlo import collectives
 from one_step import one_step
 
-from r1jax.config import RLConfig, RunConfig, load_config
+from r1jax.config import RLConfig, RunConfig
+from r1jax.config_file import load_config
 
 MODEL = tiny_run.CONFIG.model
 

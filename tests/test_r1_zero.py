@@ -12,7 +12,8 @@ import tiny_run
 
 from experiments.r1_zero import base_weights
 from r1jax.analysis.reflection import count_terms
-from r1jax.config import RLConfig, RunConfig, SamplingConfig, load_config, save_config
+from r1jax.config import RLConfig, RunConfig, SamplingConfig
+from r1jax.config_file import load_config, save_config
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl

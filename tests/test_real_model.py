@@ -12,7 +12,8 @@ from test_bad_input import error_of  # noqa: F401
 
 from experiments import export, generate, r1_zero, sft
 from r1jax import hub
-from r1jax.config import RunConfig, load_config
+from r1jax.config import RunConfig
+from r1jax.config_file import load_config
 from r1jax.data.conversation import document
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import read_jsonl

@@ -21,7 +21,8 @@ import small
 from experiments import r1_zero
 from r1jax.base import save_weights
 from r1jax.checkpoint import Checkpoints
-from r1jax.config import RLConfig, RunConfig, SamplingConfig, load_config, save_config
+from r1jax.config import RLConfig, RunConfig, SamplingConfig
+from r1jax.config_file import load_config, save_config
 from r1jax.data.countdown import VOCABULARY
 from r1jax.metrics import read_jsonl
 from r1jax.model.params import Weights

@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 
 from r1jax import optim, sharding
 from r1jax.checkpoint import Checkpoints, abstract_like
-from r1jax.config import check, load_config
+from r1jax.config import check
+from r1jax.config_file import load_config
 from r1jax.model.params import Weights, weight_specs
 from r1jax.optim import TrainState
 from r1jax.reward_models.losses import LOSSES, Example, make_batch, preference_step
