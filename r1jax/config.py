@@ -532,6 +532,7 @@ class RunConfig:
     final_samples: int = 1024  # and at the first and the last
     checkpoint_every: int = 10
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
+    log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     heldout_share: float = 0.125
     grading_workers: int = 1
     i_know_that_model_code_runs_unsandboxed: bool = False  # where the host cannot isolate
@@ -590,6 +591,7 @@ class SFTConfig:
     log_every: int = 1  # updates
     checkpoint_every: int = 100  # updates
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
+    log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     # As in R1's distillation; a cosine is as long as the epochs, whatever its steps.
     optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
 

@@ -17,9 +17,9 @@ from typing import IO, Any
 import rich.console
 import rich.progress
 import rich.table
-from tensorboardX import SummaryWriter
 
 from r1jax.config import InputError
+from r1jax.trackers import open_trackers
 
 Row = dict[str, Any]
 
@@ -73,9 +73,16 @@ class MetricsLog:
 
     `resume_from` is the last step to keep, that of the checkpoint resumed from; -1 starts anew.
     Without it, `out` must not hold a logged step yet (InputError): appending would mix two runs.
+    log: names of trackers that get the scalars too (`r1jax/trackers.py`); config: told to them.
     """
 
-    def __init__(self, out: Path, resume_from: int | None = None):
+    def __init__(
+        self,
+        out: Path,
+        resume_from: int | None = None,
+        log: str = "tensorboard",
+        config: Mapping[str, Any] | None = None,
+    ):
         out = Path(out)
         paths = out / "metrics.jsonl", out / "samples.jsonl"
         if resume_from is None and any(path.exists() and path.stat().st_size for path in paths):
@@ -85,8 +92,7 @@ class MetricsLog:
         for path in paths:
             _truncate(path, last_step)
         self._metrics, self._samples = (path.open("a") for path in paths)
-        # TensorBoard hides the events of an earlier process from purge_step on.
-        self._events = SummaryWriter(str(out / "tensorboard"), purge_step=last_step + 1)
+        self._trackers = open_trackers(log, out, last_step + 1, config or {})
 
     def log(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Row] = ()) -> None:
         """Writes one step: scalars by name (None where a value does not exist), replies.
@@ -97,14 +103,15 @@ class MetricsLog:
         scalars = {name: _plain(name, value) for name, value in metrics.items()}
         _append(self._samples, samples)
         _append(self._metrics, [{"step": step, **scalars}])
-        for name, value in scalars.items():
-            if value is not None:
-                self._events.add_scalar(name, value, step)
-        self._events.flush()
+        given = {name: value for name, value in scalars.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.log(step, given)
 
     def close(self) -> None:
-        for file in (self._metrics, self._samples, self._events):
+        for file in (self._metrics, self._samples):
             file.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -65,6 +65,10 @@ class Config(Protocol):
         """Steps between checkpoints."""
 
     @property
+    def log(self) -> str:
+        """Trackers that metrics go to, beside the folder's own files (`r1jax/trackers.py`)."""
+
+    @property
     def checkpoint_minutes(self) -> float:
         """Also at the end of the first step that ends so long after the last one; 0: never."""
 
@@ -102,7 +106,10 @@ class Run:
             self._check_resumable((self.out / "checkpoints").is_dir())
             self._checkpoints = opened.enter_context(Checkpoints(self.out / "checkpoints"))
             resume_from = self._begin()
-            self._log = opened.enter_context(MetricsLog(self.folder, resume_from))
+            # Of the first process alone: the others' files tell what only they saw.
+            log = "" if jax.process_index() else self.cfg.log
+            told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
+            self._log = opened.enter_context(MetricsLog(self.folder, resume_from, log, told))
             again = dataclasses.replace(self.cfg, resume="no")  # type: ignore[type-var]
             save_config(again, self.folder / "config.json")
             self._write_status("running")

@@ -51,6 +51,7 @@ class RewardModelConfig:
     evaluate_every: int = 50  # updates between evaluations
     checkpoint_every: int = 50  # updates
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
+    log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     made: int = 5120  # examples, where `data` is empty
     made_longer: float = 0.9  # share of the pairs made whose chosen reply is the longer one
     made_mistaken: float = 0.2  # share of the pairs made whose chosen reply is the bad one
