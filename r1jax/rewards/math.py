@@ -9,13 +9,25 @@ What is equal, beyond equal values, follows the data sets' references:
 - A unit may be left out on either side. Two units that differ are wrong.
 - `50%` is 1/2. It is also 50, where one side leaves out the `%`, as in MATH's own comparison; but
   not where the bare one is a reference of at most 1, which is taken for a fraction.
-- `x = 5` is 5, so is `m+n = 5`, and `x \in S` is S. Two names that differ are wrong.
+  Multiples of one unit are converted: 120 minutes are 2 hours, 30 degrees 15' are 30.25 degrees.
+  Degrees and radians are two units; a letter right behind a number (`5g`) is a variable.
+- `x = 5` is 5, so are `f(3) = 5`, `m+n = 5`, `2y = 10 \implies y = 5`, and `x \in S` is S. Two names
+  that differ are wrong. What is still to be solved (`x^2 = 4`, `\log_2 x = 3`) is not its number.
+- `a=1, b=2` is `(a,b) = (1,2)`, and without the names (1,2) in this order.
+- A condition or a reason behind a value, or words before it, may be left out; words that change it
+  ("at least", "more than", "million") may not.
 - A list or a set may be in any order; a tuple, interval or matrix may not, and its brackets
   count: (1,2] is not [1,2]. A bare list may stand for a set, and in order for a tuple; a column
   or row for a tuple.
 - The base of a numeral may be left out. Another base is wrong.
 - A decimal stands for a number that it rounds if it has SIGNIFICANT digits.
-- Words are equal as words, without case. A letter in brackets is one without.
+- Words are equal as words, without case; `none`, `no solution` and the empty set are one, so are
+  `DNE` and "does not exist"; number words are numbers. A letter in brackets is one without. Lists
+  of words may be in any order. A date is its day; a time without a.m. or p.m. fits either.
+- `(B) 6` is (B), and is 6; where both sides have a letter, it decides.
+- A set, and a list of tuples, has no repeats; in a bare list of numbers they count.
+- `{x | x > 3}`, `x > 3` and the interval are one, so are `|x| < 2` and -2 < x < 2, `C(10,3)` and the
+  binomial; `[[1,2],[3,4]]` is a matrix. `i + 2j + 3k` is not read as a vector.
 """
 
 import itertools
@@ -59,7 +71,6 @@ _INEQUALITY = re.compile(r"[<>]|\\(?:leq|geq|neq|lt|gt)(?![a-zA-Z])")
 _WORDS = re.compile(
     r"\\text\s*\{\s*(?P<a>[^{}\\]*[^\W\d_][^{}\\]*)\}|(?P<b>\(?[^\W\d_]+(?:[ .'-]+\w+)*\)?)"
 )
-_HAN = re.compile("[\u4e00-\u9fff]")
 _OPTION = re.compile(  # the letter of a multiple choice, and perhaps what it says
     r"\\text\s*\{\s*\(([A-J])\)\s*[.:]?\s*\}\s*(?P<value>.*)|\(([A-J])\)\s+(?P<value2>(?!or|and|\(|,)[^()]+)"
 )
