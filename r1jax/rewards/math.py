@@ -11,8 +11,9 @@ What is equal, beyond equal values, follows the data sets' references:
   not where the bare one is a reference of at most 1, which is taken for a fraction.
   Multiples of one unit are converted: 120 minutes are 2 hours, 30 degrees 15' are 30.25 degrees.
   Degrees and radians are two units; a letter right behind a number (`5g`) is a variable.
-- `x = 5` is 5, so are `f(3) = 5`, `m+n = 5`, `2y = 10 \implies y = 5`, and `x \in S` is S. Two names
-  that differ are wrong. What is still to be solved (`x^2 = 4`, `\log_2 x = 3`) is not its number.
+- `x = 5` is 5, so are `f(3) = 5`, `m+n = 5`, `2y = 10 \implies y = 5`, and `x \in S` is S.
+  Two names that differ are wrong. What is still to be solved (`x^2 = 4`, `\log_2 x = 3`) is not
+  its number.
 - `a=1, b=2` is `(a,b) = (1,2)`, and without the names (1,2) in this order.
 - A condition or a reason behind a value, or words before it, may be left out; words that change it
   ("at least", "more than", "million") may not.
@@ -26,8 +27,8 @@ What is equal, beyond equal values, follows the data sets' references:
   of words may be in any order. A date is its day; a time without a.m. or p.m. fits either.
 - `(B) 6` is (B), and is 6; where both sides have a letter, it decides.
 - A set, and a list of tuples, has no repeats; in a bare list of numbers they count.
-- `{x | x > 3}`, `x > 3` and the interval are one, so are `|x| < 2` and -2 < x < 2, `C(10,3)` and the
-  binomial; `[[1,2],[3,4]]` is a matrix. `i + 2j + 3k` is not read as a vector.
+- `{x | x > 3}`, `x > 3` and the interval are one, so are `|x| < 2` and -2 < x < 2, `C(10,3)`
+  and the binomial; `[[1,2],[3,4]]` is a matrix. `i + 2j + 3k` is not read as a vector.
 """
 
 import itertools
