@@ -134,7 +134,7 @@ def boxed_answers(text: str) -> list[str]:
         else:
             end = closing_brace(text, box.end())
             if end is None:  # cut, and so may be all that follows
-                last = last_boxed(text) if _BOX.search(text, box.end()) else None
+                last = last_boxed(text) if BOX.search(text, box.end()) else None
                 return [last] if last else []
             found.append((box.start(), end + 1, text[box.end() : end].strip()))
             position = end + 1
