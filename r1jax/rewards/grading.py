@@ -14,9 +14,9 @@ devices of all processes of a run is apart: `Grader.together`.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from r1jax.config import check
 from r1jax.data import gym
@@ -32,14 +32,14 @@ from r1jax.rewards.checks import (
     verdict_of,
 )
 from r1jax.rewards.code import CodeGrader
+from r1jax.rewards.columns import Chunk, Given, Values, all_of, chunks_of, columns_of, of_its_kinds
 from r1jax.rewards.components import COMPONENTS, PLAIN, Checked, Component, Outcome
-from r1jax.rewards.math import grade_math, unreadable
+from r1jax.rewards.math import grade_math
+from r1jax.rewards.references import find_unreadable, report_unreadable
 from r1jax.rewards.sandbox import Limits
 from r1jax.rewards.workers import Job, WorkerDied, Workers
 
 ALWAYS = ("accuracy", "format")  # components that every grade has, whatever their weight
-PROBE = "987654321"  # an answer that references are tried with: few are equal to it as text
-SHOWN = 5  # problems that are named where a reference cannot be read
 
 
 @dataclass(frozen=True)
@@ -92,38 +92,6 @@ class Pending:
 
 
 _Item = tuple[Problem, str | None]  # a problem and the answer read from a reply
-
-
-class _Given(NamedTuple):
-    """What is graded, by index."""
-
-    problems: Sequence[Problem]
-    replies: Sequence[str]
-    tokens: Sequence[int | None]
-    truncated: Sequence[bool]
-
-    def checked(self, i: int, outcome: Outcome | None = None, credit: float = 0.0) -> Checked:
-        return Checked(
-            self.problems[i],
-            self.replies[i],
-            outcome,
-            credit,
-            self.tokens[i],
-            bool(self.truncated[i]),
-        )
-
-
-class _Values(NamedTuple):
-    """A component's, of some replies; empty where `detail` says what went wrong."""
-
-    values: Sequence[float] = ()
-    detail: str = ""
-    died: bool = False
-
-
-_Chunk = tuple[str, tuple[int, ...]]  # a component's name, and the replies of one job
-_Key = TypeVar("_Key")
-_Result = TypeVar("_Result", Verdict, _Values)
 _Check = Callable[[], Verdict]  # waits, where it must
 
 
@@ -205,7 +173,7 @@ class Grader:
         if jobs or any(problem.kind in SLOW for problem in problems):
             self._workers.submit(_nothing)
         if say is not None:
-            report_unreadable(self._unreadable(problems), len(problems), say)
+            report_unreadable(find_unreadable(problems, self._workers), len(problems), say)
 
     def grade(
         self,
@@ -239,7 +207,7 @@ class Grader:
         for values in (replies, tokens, truncated):
             if values is not None and len(values) != len(problems):
                 raise ValueError(f"{len(problems)} problems but {len(values)} replies")
-        given = _Given(
+        given = Given(
             problems,
             replies,
             [None] * len(problems) if tokens is None else tokens,
@@ -250,13 +218,13 @@ class Grader:
             for p, reply, cut in zip(problems, replies, given.truncated, strict=True)
         ]
         begun = {item: self._begin(*item) for item in dict.fromkeys(items)}
-        chunks = {chunk: self._score(given, chunk) for chunk in self._chunks(given)}
+        chunks = {chunk: self._score(given, chunk) for chunk in chunks_of(self.components, given)}
 
         def finish() -> list[Grade]:
-            verdicts = _finish(begun, lambda item: self._begin(*item))
-            scored = _finish(chunks, lambda chunk: self._score(given, chunk))
+            verdicts = all_of(begun, lambda item: self._begin(*item))
+            scored = all_of(chunks, lambda chunk: self._score(given, chunk))
             names = [name for name, c in self.components.items() if c.runs != "together"]
-            columns, failures = _columns(scored, names, len(items))
+            columns, failures = columns_of(scored, names, len(items))
             found = [verdicts[item] for item in items]
             for i, problem in enumerate(problems):
                 if problem.kind == "own":
@@ -268,7 +236,7 @@ class Grader:
             ]
             for name, component in self.components.items():
                 if component.runs == "here":
-                    columns[name] = _of_its_kinds(component, batch)
+                    columns[name] = of_its_kinds(component, batch)
             rows = zip(*(columns[name] for name in names), strict=True)
             return [
                 self._grade(verdict, answer, dict(zip(names, row, strict=True)))
@@ -304,7 +272,7 @@ class Grader:
         for name, component in self.components.items():
             if component.runs != "together":
                 continue
-            values = _of_its_kinds(component, batch)
+            values = of_its_kinds(component, batch)
             for i, value in enumerate(values):
                 found[i] = dataclasses.replace(
                     found[i],
@@ -336,37 +304,19 @@ class Grader:
         job = self._workers.submit(timed, function, answer, problem.answer)
         return functools.partial(self._from_worker, job, name)
 
-    def _chunks(self, given: _Given) -> Iterator[_Chunk]:
-        """The jobs of the components that run in workers, each of about as many characters."""
-        for name, component in self.components.items():
-            if component.runs != "workers":
-                continue
-            chunk: list[int] = []
-            size = 0
-            for i, (problem, reply) in enumerate(zip(given.problems, given.replies, strict=True)):
-                if not component.is_for(problem):
-                    continue
-                chunk.append(i)
-                size += len(reply)
-                if size >= component.characters:
-                    yield name, tuple(chunk)
-                    chunk, size = [], 0
-            if chunk:
-                yield name, tuple(chunk)
-
-    def _score(self, given: _Given, chunk: _Chunk) -> Callable[[], _Values]:
+    def _score(self, given: Given, chunk: Chunk) -> Callable[[], Values]:
         name, places = chunk
         component, batch = self.components[name], [given.checked(i) for i in places]
         if sum(map(len, given.replies)) < component.characters:
-            return lambda: _Values(component.score(batch))
+            return lambda: Values(component.score(batch))
         job = self._workers.submit(component.score, batch, timeout_s=component.timeout_s)
         return functools.partial(self._values, job, name)
 
-    def _values(self, job: Job, name: str) -> _Values:
+    def _values(self, job: Job, name: str) -> Values:
         found, error = self._result(job)
         if error is not None:
-            return _Values((), f"{name}: {describe(error)}", isinstance(error, WorkerDied))
-        return _Values(found)
+            return Values((), f"{name}: {describe(error)}", isinstance(error, WorkerDied))
+        return Values(found)
 
     def _judge(self, problem: Problem) -> str | None:
         """The name of the component that says whether a reply to such a problem is correct."""
@@ -375,7 +325,7 @@ class Grader:
                 return name
         return None
 
-    def _own_verdict(self, given: _Given, i: int, columns: Mapping[str, list[float]]) -> Verdict:
+    def _own_verdict(self, given: Given, i: int, columns: Mapping[str, list[float]]) -> Verdict:
         name = self._judge(given.problems[i])
         if name is None:
             return Verdict("failed", detail="no reward function is for a problem of kind own")
@@ -403,68 +353,6 @@ class Grader:
             return Verdict("failed", 0.0, describe(error), seconds, name, died)
         score, seconds = found
         return verdict_of(score, name, seconds)
-
-    def _unreadable(self, problems: Sequence[Problem]) -> list[Problem]:
-        """Those at whose reference the check of any answer fails. Formulas are only read: to check
-        one against thousands of references would take minutes."""
-        formulas = {p.answer for p in problems if p.kind == "math"}
-        bad_formulas = {answer for answer in formulas if unreadable(answer) is not None}
-        unread = [p for p in problems if p.kind == "math" and p.answer in bad_formulas]
-        rules = [p for p in problems if p.kind not in ("math", "own", "gym", "code")]
-        probes = {dataclasses.replace(p, id="", prompt="", source=""): p for p in rules}
-        begun = {probe: self._begin(probe, PROBE) for probe in probes}
-        verdicts = _finish(begun, lambda probe: self._begin(probe, PROBE))
-        bad = {probe for probe, verdict in verdicts.items() if verdict.outcome == "failed"}
-        return unread + [
-            p for p in rules if dataclasses.replace(p, id="", prompt="", source="") in bad
-        ]
-
-
-def report_unreadable(
-    unreadable: Sequence[Problem], count: int, say: Callable[[str], None]
-) -> None:
-    """Says which of `count` problems have references that cannot be read; InputError if all."""
-    if not unreadable:
-        return
-    shown = ", ".join(f"{p.id} ({p.answer!r:.40})" for p in unreadable[:SHOWN])
-    more = f" and {len(unreadable) - SHOWN:,} more" if len(unreadable) > SHOWN else ""
-    line = f"of {count:,} references, {len(unreadable):,} cannot be read: {shown}{more}"
-    check(len(unreadable) < count, line)
-    say(f"warning: {line}")
-
-
-def _finish(
-    begun: Mapping[_Key, Callable[[], _Result]], begin: Callable[[_Key], Callable[[], _Result]]
-) -> dict[_Key, _Result]:
-    """Waits for all; what died is begun once more."""
-    results = {key: wait() for key, wait in begun.items()}
-    again = {key: begin(key) for key, result in results.items() if result.died}
-    return results | {key: wait() for key, wait in again.items()}
-
-
-def _columns(
-    scored: Mapping[_Chunk, _Values], names: Sequence[str], count: int
-) -> tuple[dict[str, list[float]], dict[int, str]]:
-    """(values of each component in workers, 0 where it was not asked; what failed, by reply)."""
-    columns = {name: [0.0] * count for name in names}
-    failures: dict[int, str] = {}
-    for (name, places), found in scored.items():
-        if found.detail:
-            failures |= dict.fromkeys(places, found.detail)
-            continue
-        for i, value in zip(places, found.values, strict=True):
-            columns[name][i] = float(value)
-    return columns, failures
-
-
-def _of_its_kinds(component: Component, batch: Sequence[Checked]) -> list[float]:
-    """0 for the other kinds."""
-    places = [i for i, checked in enumerate(batch) if component.is_for(checked.problem)]
-    column = [0.0] * len(batch)
-    asked = batch if len(places) == len(batch) else [batch[i] for i in places]
-    for i, value in zip(places, component.score(asked), strict=True):
-        column[i] = float(value)
-    return column
 
 
 def _nothing() -> None:
