@@ -1,6 +1,7 @@
 """Bad input is one clear line and exit code 2; it overwrites nothing."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
@@ -243,8 +244,12 @@ def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
 
 
 def test_a_step_whose_graders_all_failed(error_in, monkeypatch):
+    before = itertools.count()
+
     def broken(*_):
-        raise KeyError("a bug")
+        if next(before) >= 6:  # the problems, whose references are tried before the run
+            raise KeyError("a bug")
+        return False
 
     monkeypatch.setattr(checks, "check_countdown", broken)
     error = error_in()

@@ -16,7 +16,7 @@ if rank == "1":
     from r1jax.rewards import checks
     check = checks.check_countdown
     def breaks(answer, *args):
-        if len(answer) % 4 == 1:
+        if answer != "1" and len(answer) % 4 == 1:  # "1": how references are tried
             raise OSError("this host is broken")
         return check(answer, *args)
     checks.check_countdown = breaks

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from r1jax import optim, sharding
+from r1jax import optim, processes, sharding
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.checkpoint import abstract_like
 from r1jax.config import InputError, RunConfig, check
@@ -84,6 +84,17 @@ def new_grader(
     unsafe = cfg.i_know_that_model_code_runs_unsandboxed
     limits = Limits(numpy=cfg.sandbox_numpy)
     return Grader(weights, cfg.grading_workers, components=components, limits=limits, unsafe=unsafe)
+
+
+def require(grader: Grader, task: Task, say: Callable[[str], None]) -> None:
+    """Raises InputError in every process if one of them cannot grade the task's problems: the
+    others would wait for it for ever."""
+
+    def ready() -> list:
+        grader.require((*task.train, *task.heldout), say)
+        return []
+
+    processes.gather(ready)
 
 
 def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
@@ -240,7 +251,7 @@ def train(
         say(left_out)
     run = Run(cfg, cfg.model, cfg.steps, say=say)
     with new_grader(cfg, mesh, task.conversation) as grader, run, jax.set_mesh(mesh):
-        grader.require((*task.train, *task.heldout), say)
+        require(grader, task, say)
         trainer = Trainer(cfg, task, mesh, grader)
         restored = run.restore(abstract_policy(cfg, mesh))
         state, note = restored or (new_policy(cfg, base(), mesh), {"position": 0})
