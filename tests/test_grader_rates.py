@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from experiments.grader_rates import (
+from experiments.bench.grader_rates import (
     MAX_FALSE_ACCEPTS,
     MAX_FALSE_REJECTS,
     Case,
@@ -14,7 +14,7 @@ from experiments.grader_rates import (
     rates,
     read_all,
 )
-from experiments.rewrites import OTHER, SAME
+from experiments.bench.rewrites import OTHER, SAME
 from r1jax.data.problems import Problem
 from r1jax.rewards.grading import Grade, Grader
 
@@ -95,11 +95,11 @@ def test_aims_are_met_on_all_answers(data_dir):
     ("flags", "message"),
     [
         (["--data=/nowhere"], "/nowhere/gsm8k/test.jsonl: No such file"),
-        (["--data=.", "--workers=two"], "--workers=two: expected a number of processes"),
+        (["--data=.", "--workers=two"], "--workers: invalid literal for int() with base 10"),
         (["--date=."], "Unrecognized options: --date=."),
     ],
 )
 def test_bad_flags(flags, message):
-    command = [sys.executable, "-m", "experiments.grader_rates", *flags]
+    command = [sys.executable, "-m", "experiments.bench.grader_rates", *flags]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 2 and run.stderr.count("\n") == 1 and message in run.stderr

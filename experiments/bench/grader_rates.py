@@ -1,9 +1,9 @@
 r"""How often is the mathematics grader wrong?
 
-    python -m experiments.grader_rates --data=DIR     # or R1JAX_DATA; --workers=2 by default
+    python -m experiments.bench.grader_rates --data=DIR      # or R1JAX_DATA
 
 Every reference answer of GSM8K, MATH-500, AIME and AMC is rewritten in other spellings, which
-must be accepted, and changed into other answers, which must be rejected (experiments/rewrites.py).
+must be accepted, and changed into other answers, which must be rejected (rewrites.py).
 Prints the errors by rewriting and data set, the first few of them, and the rates. Aims: at most
 0.5% false accepts and 2% false rejects.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import cli
-from experiments.rewrites import OTHER, SAME
-from r1jax.config import InputError, check
+from experiments.bench.rewrites import OTHER, SAME
+from r1jax.config import check, check_positive
 from r1jax.data.problems import Problem
 from r1jax.data.sources import READERS
 from r1jax.rewards.grading import Grade, Grader
@@ -90,15 +90,21 @@ def table(cases: Sequence[Case], grades: Sequence[Grade]) -> str:
     return "\n".join(lines)
 
 
+@dataclasses.dataclass(frozen=True)
+class RatesConfig:
+    data: str = ""  # a folder with gsm8k/test.jsonl, math500/test.jsonl, ...; empty: R1JAX_DATA
+    workers: int = 2  # processes that grade
+
+    def __post_init__(self):
+        check_positive(self, "workers")
+
+
 def main(args: list[str]) -> None:
-    data = cli.take(args, "--data") or os.environ.get("R1JAX_DATA")
-    workers = cli.take(args, "--workers") or "2"
-    cli.reject(args, __doc__ or "")
-    check(data is not None, "--data=DIR: no directory of problems is given, nor is R1JAX_DATA")
-    if not workers.isdigit():
-        raise InputError(f"--workers={workers}: expected a number of processes")
-    cases = make_cases(read_all(Path(data or "")))
-    with Grader({"accuracy": 1.0}, workers=int(workers)) as grader:
+    cfg = cli.parse(RatesConfig, RatesConfig(), args, __doc__ or "")
+    data = cfg.data or os.environ.get("R1JAX_DATA", "")
+    check(bool(data), "--data=DIR: no directory of problems is given, nor is R1JAX_DATA")
+    cases = make_cases(read_all(Path(data)))
+    with Grader({"accuracy": 1.0}, workers=cfg.workers) as grader:
         started = time.perf_counter()
         grades = grade(cases, grader)
         took = time.perf_counter() - started
@@ -120,7 +126,7 @@ def main(args: list[str]) -> None:
             f"{MAX_FALSE_ACCEPTS:.1%}), false rejects {rejects:.2%} (aim {MAX_FALSE_REJECTS:.1%}), "
             f"failed {failed}"
         )
-    print(f"{len(cases) / took:,.0f} grades a second on {workers} workers, {took:.0f} s in all")
+    print(f"{len(cases) / took:,.0f} grades a second on {cfg.workers} workers, {took:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The same small models here and in Transformers, in one process: needs the parity extra.
 
-    python -m experiments.bench_transformers
+    python -m experiments.bench.transformers
 
 Decoding is greedy, through the rollout engine here and `generate` with its cache there; its rate is
 of the tokens after the first. Prefill runs the prompts into a cache up to the first token's logits.
@@ -18,9 +18,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
 
+from experiments import cli
 from r1jax import hub, optim, sharding
 from r1jax.config import (
     GQAConfig,
@@ -30,6 +29,7 @@ from r1jax.config import (
     RopeConfig,
     RouterConfig,
     SamplingConfig,
+    check,
 )
 from r1jax.data.packing import Batch
 from r1jax.model.cache import init_cache
@@ -37,6 +37,12 @@ from r1jax.model.params import weight_specs
 from r1jax.model.transformer import forward, unembed
 from r1jax.sampling.engine import Engine, Request
 from r1jax.sft import sft_step
+
+try:
+    import torch
+    import transformers
+except ImportError:  # which `main` says
+    torch = transformers = None  # type: ignore[assignment]
 
 ROWS, PROMPT, REPLY, TRAINED = 16, 64, 64, 128  # TRAINED: tokens of a row of a training step
 ROUNDS = 5
@@ -200,5 +206,17 @@ class _There:
         self.adam.zero_grad()
 
 
-if __name__ == "__main__":
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+    """There are none."""
+
+
+def main(args: list[str]) -> None:
+    cli.parse(NoOptions, NoOptions(), args, __doc__ or "")
+    found = torch is not None and transformers is not None
+    check(found, "torch and Transformers are not installed: pip install -e '.[parity]'")
     compare()
+
+
+if __name__ == "__main__":
+    cli.run(main)

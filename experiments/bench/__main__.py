@@ -6,7 +6,7 @@
 Prints tokens/s and the time split of rollout, scoring (log-probabilities alone) and update, and
 compares continuous batching with plain batching on long-tailed reply lengths. Where the parity
 extra is installed, decoding, prefill and training are then compared with Transformers' own
-(`python -m experiments.bench_transformers` does that alone).
+(`python -m experiments.bench.transformers` does that alone).
 """
 
 import dataclasses
@@ -137,15 +137,19 @@ def batching(mesh_text: str) -> None:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class BenchConfig:
+    mesh: str = "1"  # FSDPxEXPERT, such as 8x8
+
+
 def main(args: list[str]) -> None:
-    mesh = cli.take(args, "--mesh") or "1"
-    cli.reject(args, __doc__ or "")
+    mesh = cli.parse(BenchConfig, BenchConfig(), args, __doc__ or "").mesh
     step_split(mesh)
     batching(mesh)
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
-        from experiments import bench_transformers
+        from experiments.bench import transformers
 
-        bench_transformers.compare()
+        transformers.compare()
     else:
         print("Transformers: not installed; pip install -e '.[parity]' to compare with it")
 

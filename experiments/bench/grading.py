@@ -1,6 +1,6 @@
 """How fast replies are graded, and how long a step waits for it.
 
-    python -m experiments.bench_grading              # --workers=2 by default
+    python -m experiments.bench.grading --workers=4
 
 Prints grades a second by what an answer is checked with: numbers and countdown expressions at
 once, formulas in worker processes, programs in sandboxes (one process for standard input, two for
@@ -18,7 +18,7 @@ import numpy as np
 from experiments import cli
 from r1jax import sharding
 from r1jax.base import EMBEDDED, load_weights
-from r1jax.config import InputError, check
+from r1jax.config import check, check_positive
 from r1jax.data.problems import Problem, Tests
 from r1jax.data.tasks import make_task
 from r1jax.presets import RUNS
@@ -109,13 +109,18 @@ def waiting(rollouts: int) -> None:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class GradingConfig:
+    workers: int = 2  # processes that check formulas and programs
+
+    def __post_init__(self):
+        check_positive(self, "workers")
+
+
 def main(args: list[str]) -> None:
-    workers = cli.take(args, "--workers") or "2"
-    cli.reject(args, __doc__ or "")
-    if not workers.isdigit():
-        raise InputError(f"--workers={workers}: expected a number of processes")
-    print(f"grades, {workers} workers:")
-    with Grader({"accuracy": 1.0, "format": 1.0}, workers=int(workers)) as grader:
+    cfg = cli.parse(GradingConfig, GradingConfig(), args, __doc__ or "")
+    print(f"grades, {cfg.workers} workers:")
+    with Grader({"accuracy": 1.0, "format": 1.0}, workers=cfg.workers) as grader:
         speed(grader)
     print("waiting for grades in the main job:")
     waiting(20)
