@@ -1,20 +1,25 @@
 """What every command shares: typed flags over a complete configuration, and one-line errors."""
 
 import ctypes
+import dataclasses
 import io
 import itertools
+import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import jax
 import rich.console
 import tyro
+from jax.sharding import Mesh
 
-from r1jax.config import InputError
+from experiments.errors import one_line, quiet_when_full
+from r1jax.config import InputError, near, nearest
 from r1jax.config_file import load_config
 from r1jax.run import Stopped
 
@@ -34,28 +39,82 @@ class _Run(Protocol):
 Run = TypeVar("Run", bound=_Run)
 
 
-def parse(kind: type[Config], default: Config, args: Sequence[str], about: str) -> Config:
-    """`default` with the flags in `args`. Raises InputError for a flag that is not one."""
+# A command's own flags, which are no field of its configuration: (what they take, "" for a switch;
+# what --help says of them).
+Flags = Mapping[str, tuple[str, str]]
+
+DISTRIBUTED: Flags = {
+    "distributed": ("", "on each host of a pod: JAX finds the others from SLURM, GKE or a TPU VM")
+}
+
+
+def parse(
+    kind: type[Config], default: Config, args: Sequence[str], about: str, flags: Flags | None = None
+) -> Config:
+    """`default` with the flags in `args`. about: the command's docstring; flags: those that were
+    taken from `args` before, which --help lists too. Raises InputError for a flag that is not one.
+    """
     args = ["--resume=yes" if arg == "--resume" else arg for arg in args]
+    flags = {**(flags or {}), **(DISTRIBUTED if hasattr(default, "mesh") else {})}
+    command = _command(kind, default, flags)
     if {"-h", "--help"} & set(args):
-        return tyro.cli(kind, default=default, args=args, description=about, config=_FLAGS)
+        # A switch is listed as what changes it; its other form is understood all the same.
+        config = (*_FLAGS, tyro.conf.FlagCreatePairsOff)
+        tyro.cli(command, args=["--help"], description=about, config=config)
     said = io.StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(said):
-            return tyro.cli(kind, default=default, args=args, description=about, config=_FLAGS)
+            return tyro.cli(command, args=args, config=_FLAGS).configuration
     except SystemExit:
-        raise InputError(_message(said.getvalue())) from None
+        message = _message(said.getvalue())
+        known = [*_names(default, "--"), *(f"--{name}" for name in flags)]
+        raise InputError(message + _hint(message, known)) from None
+
+
+def _command(kind: type[Config], default: Config, flags: Flags) -> Any:
+    """A dataclass of the flags and of the configuration, whose fields are flags themselves."""
+    fields: list[Any] = []
+    for name, (takes, about) in flags.items():
+        arg = tyro.conf.arg(help=about, metavar=takes or None, help_behavior_hint="")
+        own: Any = Annotated[str, arg] if takes else tyro.conf.FlagCreatePairsOff[bool]
+        own = own if takes else Annotated[own, arg]
+        fields.append((name, own, "" if takes else False))
+    whole = Annotated[kind, tyro.conf.arg(name="")]
+    return dataclasses.make_dataclass("Command", [*fields, ("configuration", whole, default)])
+
+
+def _names(configuration: Any, prefix: str) -> Iterator[str]:
+    """The flags of a configuration."""
+    for field in dataclasses.fields(configuration):
+        name, value = prefix + field.name.replace("_", "-"), getattr(configuration, field.name)
+        yield from _names(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
 
 
 def _message(box: str) -> str:
     """The message inside tyro's frame, as one line."""
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # the first is a title
     parts = [list(part) for rule, part in itertools.groupby(lines, _is_rule) if not rule]
-    return " ".join(" ".join(parts[0]).split()) if parts else "bad flags"
+    message = " ".join(" ".join(parts[0]).split()) if parts else "bad flags"
+    return re.sub(r"^Error parsing configuration[.\w-]*: ", "", message).rstrip(".")
 
 
 def _is_rule(line: str) -> bool:
     return not line.strip("─╰╯-")
+
+
+def _hint(message: str, known: Sequence[str]) -> str:
+    """ ": did you mean ...?" for flags and choices that are near to one there is, else ""."""
+    choice = re.match(r"invalid choice '(.*?)' for", message)
+    if choice:
+        return near(choice[1], re.findall(r"'([^']+)'", message.partition("one of")[2]))
+    if not message.startswith("Unrecognized"):
+        return ""
+    meant: list[str] = []
+    for wrong in re.findall(r"--[\w.-]+", message):
+        # --lr is the end of --optim.lr.
+        ends = [name for name in known if name.rpartition(".")[2] == wrong[2:]]
+        meant += ends or nearest(wrong, known)
+    return f": did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def take(args: list[str], flag: str) -> str | None:
@@ -101,30 +160,63 @@ def resumes(args: Sequence[str]) -> bool:
     return "--resume" in args or any(f"--resume={how}" in args for how in ("yes", "auto"))
 
 
+def starting_flags(presets: Mapping[str, Callable[[], object]]) -> Flags:
+    """What `starting_config` takes, for --help: the presets with a line each."""
+    width = max(map(len, presets))
+    listed = [f"{name:{width}}  {_headline(make)}" for name, make in presets.items()]
+    return {
+        "preset": (
+            "NAME",
+            "\n".join(("a complete configuration, of which flags change fields:", *listed)),
+        ),
+        "config": (
+            "FILE",
+            "a .yaml or .json of fields that take the place of the preset's; a run's config.json "
+            "has them all",
+        ),
+    }
+
+
+def _headline(make: Callable[[], object]) -> str:
+    """How a function's docstring begins, up to where it pauses."""
+    text = " ".join((make.__doc__ or "").split())
+    return re.split(r"(?<=[^.]{3})[.:,] | \(\[", text)[0].rstrip(".")
+
+
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs main(sys.argv[1:]); bad input ends as one line on stderr and exit code 2."""
-    keep_memory()
+    """Runs main(sys.argv[1:]); bad input ends as one line on stderr and exit code 2, and so does a
+    full disk."""
+    quiet_when_full()
     args = sys.argv[1:]
     if "--distributed" in args:  # one process a host: JAX finds the others from SLURM, GKE or TPU
         args.remove("--distributed")
         jax.distributed.initialize()
     try:
         main(args)
-    except (InputError, OSError) as error:
-        message = " ".join(str(error).split())
-        console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)
-        console.print(f"error: {message}", markup=False, highlight=False)
-        sys.exit(2)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (`| head`) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Stopped as stopped:
         print(stopped)
         sys.exit(130 if stopped.by == signal.SIGINT else 0)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        message = one_line(error)
+        if message is None:
+            raise
+        console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)
+        console.print(f"error: {message}", markup=False, highlight=False)
+        sys.exit(2)
 
 
-def keep_memory() -> None:
-    """Tells glibc to keep freed memory instead of returning it to the system after every step:
-    XLA:CPU allocates its buffers anew each time, and page faults took a quarter of a step."""
+def keep_memory(mesh: Mesh) -> None:
+    """For a command that trains on a CPU: tells glibc to keep freed memory instead of returning it
+    to the system after every step. XLA:CPU allocates its buffers anew each time, and page faults
+    took a quarter of a step; a host of accelerators has better uses for its memory."""
+    if mesh.devices.flat[0].platform != "cpu":
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # not glibc

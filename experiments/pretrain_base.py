@@ -15,12 +15,18 @@ from r1jax.base import BaseConfig, cached, made
 from r1jax.presets import tiny_base
 from r1jax.sharding import make_mesh
 
+FLAGS: cli.Flags = {
+    "out": ("FILE", "also writes the result there"),
+    "mesh": ("FSDPxEXPERT", "such as 8x8; 1 where it is left out"),
+}
+
 
 def main(args: list[str]) -> None:
     out, mesh = cli.take(args, "--out"), cli.take(args, "--mesh") or "1"
-    cfg = cli.parse(BaseConfig, tiny_base(), args, __doc__ or "")
-    path = cached(cfg)
-    made(cfg, make_mesh(mesh), path.with_suffix(""))
+    cfg = cli.parse(BaseConfig, tiny_base(), args, __doc__ or "", FLAGS)
+    path, devices = cached(cfg), make_mesh(mesh)
+    cli.keep_memory(devices)
+    made(cfg, devices, path.with_suffix(""))
     if out:
         shutil.copyfile(path, out)
     print(f"base: {out or path}", file=sys.stderr)

@@ -42,6 +42,11 @@ from r1jax.models import first_weights, from_model, with_vocab
 from r1jax.presets import RUNS, tiny_base
 from r1jax.rl.loop import train
 
+FLAGS: cli.Flags = {
+    "model": ("DIR|org/name", "sets base, model, tokenizer and conversation to those found there"),
+    "reward": ("FILE.py:FUNCTION", "the same as --reward.own"),
+}
+
 
 def base_weights(cfg: RunConfig, mesh: Mesh) -> Weights:
     recipe = dataclasses.replace(
@@ -70,10 +75,11 @@ def main(args: list[str]) -> None:
     default = cli.starting_config(RUNS, preset, args)
     if folder:
         default = from_model(default, folder, resumes=cli.resumes(args))
-    cfg = cli.parse(RunConfig, default, args, __doc__ or "")
+    cfg = cli.parse(RunConfig, default, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
     task = make_task(cfg)
     cfg = with_vocab(cfg, task.tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
+    cli.keep_memory(mesh)
     print(
         f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
         f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "

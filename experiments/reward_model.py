@@ -54,10 +54,13 @@ def main(args: list[str]) -> None:
     default = cli.starting_config(
         REWARD_MODELS, preset if preset in REWARD_MODELS else "tiny_pairwise", args
     )
-    cfg = cli.parse(RewardModelConfig, default, args, __doc__ or "")
+    cfg = cli.parse(
+        RewardModelConfig, default, args, __doc__ or "", cli.starting_flags(REWARD_MODELS)
+    )
     tokenizer, _ = reading(cfg)
     cfg = with_vocab(cfg, tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
+    cli.keep_memory(mesh)
     data = read_data(cfg)
     print(
         f"reward model, {cfg.kind}, reads the {cfg.reads}: "

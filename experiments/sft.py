@@ -27,6 +27,11 @@ from r1jax.models import began_from, first_weights, open_model
 from r1jax.published import tiny
 from r1jax.sft import train
 
+FLAGS: cli.Flags = {
+    "model": ("DIR|org/name", "sets base, model, tokenizer and conversation to those found there"),
+    "export": ("DIR", "also writes the result as a Hugging Face directory"),
+}
+
 
 def starting_config(args: list[str]) -> SFTConfig:
     """Of the model in --model=DIR; with --resume, that of the run in --out."""
@@ -52,13 +57,14 @@ def starting_config(args: list[str]) -> SFTConfig:
 
 def main(args: list[str]) -> None:
     target = cli.take(args, "--export")
-    cfg = cli.parse(SFTConfig, starting_config(args), args, __doc__ or "")
+    cfg = cli.parse(SFTConfig, starting_config(args), args, __doc__ or "", FLAGS)
     check(bool(cfg.data), "--data=FILE is needed")
     taken = target and Path(target).exists() and any(Path(target).iterdir())
     check(not taken, f"--export={target}: already exists, and is not empty")
     conversation = open_model(cfg.base).conversation(cfg.conversation)
     documents = read_documents(cfg, conversation)
     mesh = sharding.make_mesh(cfg.mesh)
+    cli.keep_memory(mesh)
     print(
         f"SFT: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
         f"{len(documents):,} documents, mesh {cfg.mesh}"

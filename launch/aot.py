@@ -69,6 +69,12 @@ def abstract_rollout(cfg: RunConfig, mesh) -> Rollout:
     )
 
 
+FLAGS: cli.Flags = {
+    "topology": ("NAME", "such as v5p:4x4x4"),
+    "model": ("NAME|DIR", "a published model, or a Hugging Face directory, in the preset's place"),
+}
+
+
 def main(args: list[str]) -> None:
     topology = cli.take(args, "--topology") or "v5p:2x2x1"
     name = cli.take(args, "--model")
@@ -76,7 +82,7 @@ def main(args: list[str]) -> None:
     if name:
         model = MODELS[name]() if name in MODELS else hub.read_config(name)
         cfg = dataclasses.replace(cfg, model=model)
-    cfg = cli.parse(RunConfig, cfg, args, __doc__ or "")
+    cfg = cli.parse(RunConfig, cfg, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
     mesh = topology_mesh(topology, cfg.mesh)
     check_mesh(cfg, mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))

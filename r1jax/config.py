@@ -5,7 +5,9 @@ back as one clear line instead of a shape error from inside a compiled function.
 """
 
 import dataclasses
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 Config = TypeVar("Config")
@@ -37,6 +39,16 @@ def check(ok: bool, message: str) -> None:
         raise InputError(message)
 
 
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """The one of those known that `word` may be a slip of, if there is one."""
+    return difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """For the end of a message: ": did you mean ...?" if one of those known is near, else ""."""
+    return "".join(f": did you mean {name}?" for name in nearest(word, known))
+
+
 def check_positive(config, *fields: str) -> None:
     for field in fields:
         value = getattr(config, field)
@@ -49,19 +61,19 @@ class RopeConfig:
     trained on, by YaRN (arXiv 2309.00071) or as Llama 3.1 does."""
 
     theta: float = 10_000.0
-    # Which numbers are a pair: neighbours (DeepSeek), or those half a head apart (Llama, Qwen).
+    #: Which numbers are a pair: neighbours (DeepSeek), or those half a head apart (Llama, Qwen).
     interleaved: bool = True
     scaling: Literal["yarn", "llama3"] = "yarn"
     factor: float = 1.0
     original_context: int = 4096
-    # Pairs that turn more than beta_fast times within the original context keep their speed, those
-    # that turn less than beta_slow times are slowed by `factor`. Llama 3.1: 4 and 1.
+    #: Pairs that turn more than beta_fast times within the original context keep their speed, those
+    #: that turn less than beta_slow times are slowed by `factor`. Llama 3.1: 4 and 1.
     beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    # DeepSeek splits YaRN's attention temperature in two: `mscale` / `mscale_all_dim` scales the
-    # rotary part, `mscale_all_dim` squared the softmax. Qwen: 1 and 0.
+    beta_slow: float = 1.0  # below beta_fast
+    #: DeepSeek splits YaRN's attention temperature in two: `mscale` / `mscale_all_dim` scales the
+    #: rotary part, `mscale_all_dim` squared the softmax. Qwen: 1 and 0.
     mscale: float = 1.0
-    mscale_all_dim: float = 1.0
+    mscale_all_dim: float = 1.0  # of the softmax
 
     def __post_init__(self):
         check_positive(self, "theta", "factor", "original_context", "beta_fast", "beta_slow")
@@ -176,18 +188,20 @@ class ModelConfig:
     tied_head: bool = False
     norm_eps: float = 1e-6
     init_std: float = 0.02
+
     # How it runs, not what it is:
+
     dtype: Literal["float32", "bfloat16"] = "float32"  # of what is computed
-    # Of what is kept: float32 in training, where dtype=bfloat16 may still compute in bfloat16.
+    #: Of what is kept: float32 in training, where dtype=bfloat16 may still compute in bfloat16.
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
-    # Which expert computation runs on each device: "dense" multiplies every token with every
-    # local expert (fastest when experts are tiny), "ragged" sorts tokens by expert, "blocked" lays
-    # them out in blocks of one expert (for many tokens on a CPU).
+    #: Which expert computation runs on each device: "dense" multiplies every token with every
+    #: local expert (fastest when experts are tiny), "ragged" sorts tokens by expert, "blocked" lays
+    #: them out in blocks of one expert (for many tokens on a CPU).
     experts_impl: Literal["dense", "ragged", "blocked"] = "ragged"
-    # Log-probabilities are taken over this many positions at a time, so that the float32
-    # [batch, time, vocabulary] logits never exist at once. 0: all at once.
+    #: Log-probabilities are taken over this many positions at a time, so that the float32
+    #: [batch, time, vocabulary] logits never exist at once. 0: all at once.
     logits_chunk: int = 0
 
     def __post_init__(self):
@@ -265,6 +279,7 @@ class OptimConfig:
     # Balance of the router. At rest unless a model is pre-trained: V3 ended its pre-training with a
     # gamma of 0 (arXiv 2412.19437, section 4.2), and routing that moves without a gradient changes
     # the ratios between the updates of a rollout. V3's: 1e-3 and 1e-4.
+
     bias_rate: float = 0.0  # gamma: how far a selection bias moves an update
     balance_alpha: float = 0.0  # weight of the sequence-wise balance loss
     mtp_weight: float = 0.3  # DeepSeek-V3's lambda; only used where the model has MTP depths
@@ -287,7 +302,7 @@ class SamplingConfig:
     max_prompt: int = 64  # tokens; a longer prompt is an error, never cut
     max_tokens: int = 256  # of a reply
     slots: int = 128  # replies decoded side by side
-    # Finished slots are refilled this many at a time; all of them at once is plain batching.
+    #: Finished slots are refilled this many at a time; all of them at once is plain batching.
     refill: int = 32
 
     def __post_init__(self):
@@ -304,6 +319,10 @@ class SamplingConfig:
         )
 
 
+# Of a rollout, whose texts, grades and log-probabilities the host holds at once: R1's has 8,192.
+MOST_REPLIES = 2**20
+
+
 @dataclasses.dataclass(frozen=True)
 class RLConfig:
     """One GRPO rollout and the updates made on it."""
@@ -313,19 +332,18 @@ class RLConfig:
     group: int = 16  # replies a question, at least 2
     minibatches: int = 2  # updates a rollout, one after another
     microbatches: int = 1  # gradient accumulation within an update: less memory, same result
-    # None: the algorithm's own (`r1jax.rl.algorithms.settings`).
-    clip_low: float | None = None
-    clip_high: float | None = None
-    kl_coef: float | None = None
+    clip_low: float | None = None  # how far a ratio may fall below 1; None: the algorithm's own
+    clip_high: float | None = None  # and rise above it
+    kl_coef: float | None = None  # of the penalty towards the reference; None: the algorithm's own
     reference_every: int = 400  # updates between hard replacements of the reference policy
-    # DAPO's dynamic sampling: draw up to this many rollouts a step until enough groups are mixed
-    # (neither all right nor all wrong). 1: off.
+    #: DAPO's dynamic sampling: draw up to this many rollouts a step until enough groups are mixed
+    #: (neither all right nor all wrong). 1: off.
     max_draws: int = 1
-    # DAPO's overlong shaping: a penalty sets in this many tokens before max_tokens. 0: off.
+    #: DAPO's overlong shaping: a penalty sets in this many tokens before max_tokens. 0: off.
     overlong_buffer: int = 0
-    # Of the penalty, which is 1 at full length. DAPO's is 1 where right and wrong are +1 and -1;
-    # here they are 1 and 0, so half of it keeps the relation: it never makes right worse than wrong
-    # by more than DAPO's does.
+    #: Of the penalty, which is 1 at full length. DAPO's is 1 where right and wrong are +1 and -1;
+    #: here they are 1 and 0, so half of it keeps the relation: it never makes right worse than
+    #: wrong by more than DAPO's does.
     overlong_weight: float = 0.5
 
     def __post_init__(self):
@@ -349,6 +367,10 @@ class RLConfig:
             "fewer than 2 there is no signal",
         )
         rows = self.questions * self.group
+        check(
+            rows <= MOST_REPLIES,
+            f"RLConfig: questions x group = {rows:,} replies a rollout; at most {MOST_REPLIES:,}",
+        )
         parts = self.minibatches * self.microbatches
         check(
             rows % parts == 0,
@@ -392,12 +414,12 @@ class RewardConfig:
     language: float | None = None  # R1's language consistency, in [0, 1]
     repetition: float | None = None  # in (-1, 0]
     target_language: str = "en"  # that `language` asks for
-    # NAME:KIND[+KIND],...: built-in components that are for some kinds of problem only
+    #: NAME:KIND[+KIND],...: built-in components that are for some kinds of problem only
     only: str = ""
-    # FILE.py:FUNCTION[:WEIGHT][:KIND+KIND],...: your own functions (`rewards/own.py`)
+    #: FILE.py:FUNCTION[:WEIGHT][:KIND+KIND],...: your own functions (`rewards/own.py`)
     own: str = ""
     own_seconds: float = 10.0  # that one call of them may take
-    # NAME=FOLDER[:WEIGHT][:KIND+KIND],...: trained reward models (`reward_models/`)
+    #: NAME=FOLDER[:WEIGHT][:KIND+KIND],...: trained reward models (`reward_models/`)
     models: str = ""
 
     def __post_init__(self):
@@ -509,32 +531,32 @@ class RunConfig:
 
     model: ModelConfig
     task: TaskName = "countdown"
-    # [TASK=]FILE[:WEIGHT],...: problems of these forms, mixed by weight or else as one pool;
-    # empty: the embedded ones (countdown, stories).
+    #: [TASK=]FILE[:WEIGHT],...: problems of these forms, mixed by weight or else as one pool;
+    #: empty: the embedded ones (countdown, stories).
     data: str = ""
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
     long_prompts: Long = "stop"  # what a prompt of more than sampling.max_prompt tokens does
     conversation: ConversationName = "auto"  # auto: chat if there is a template, else r1_zero
     tokenizer: str = ""  # tokenizer.json, or its directory; empty: the embedded words
-    # embedded | train | random | a run's folder | a .safetensors file | a Hugging Face directory or
-    # org/name@commit on its Hub, with which --model=DIR sets model and tokenizer too
+    #: embedded | train | random | a run's folder | a .safetensors file | a Hugging Face directory
+    #: or org/name@commit on its Hub, with which --model=DIR sets model and tokenizer too
     base: str = "embedded"
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
-    out: str = "runs/r1_zero"
-    resume: Resume = "no"
+    out: str = "runs/r1_zero"  # the run's folder
+    resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
     seed: int = 0
-    steps: int = 50
-    # Held-out evaluations: at each of the first steps, in which a take-off may lie, then rarely.
+    steps: int = 50  # rollouts
+    #: Held-out evaluations: at each of the first steps, in which a take-off may lie, then rarely.
     evaluate_dense: int = 8
-    evaluate_every: int = 10
+    evaluate_every: int = 10  # steps, after those
     evaluate_samples: int = 128  # held-out replies at each evaluation
     final_samples: int = 1024  # and at the first and the last
-    checkpoint_every: int = 10
+    checkpoint_every: int = 10  # steps
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
     log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
-    heldout_share: float = 0.125
-    grading_workers: int = 1
+    heldout_share: float = 0.125  # of the problems
+    grading_workers: int = 1  # processes that check formulas and programs
     i_know_that_model_code_runs_unsandboxed: bool = False  # where the host cannot isolate
     sandbox_numpy: bool = False  # sandboxed programs may import NumPy
     sampling: SamplingConfig = SamplingConfig()
@@ -582,8 +604,8 @@ class SFTConfig:
     long_documents: Long = "stop"  # what a document of more than `length` tokens does
     conversation: ConversationName = "auto"  # auto: chat if there is a template, else plain
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
-    out: str = "runs/sft"
-    resume: Resume = "no"
+    out: str = "runs/sft"  # the run's folder
+    resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
     seed: int = 0
     epochs: float = 2.0  # [R1, supplement: 2 to 3]
     rows: int = 8  # of packed documents, an update
@@ -592,9 +614,14 @@ class SFTConfig:
     checkpoint_every: int = 100  # updates
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
     log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
-    # As in R1's distillation; a cosine is as long as the epochs, whatever its steps.
+    #: As in R1's distillation; a cosine is as long as the epochs, whatever its steps.
     optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
 
     def __post_init__(self):
         check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
+        check(self.seed >= 0, f"SFTConfig.seed must not be negative, got {self.seed}")
+        check(
+            self.checkpoint_minutes >= 0,
+            f"SFTConfig.checkpoint_minutes must not be negative, got {self.checkpoint_minutes}",
+        )
         check_moves(self.model, self.optim)

@@ -1,7 +1,6 @@
 """Configurations in files: JSON, as a run keeps its own, and YAML, as people write them."""
 
 import dataclasses
-import difflib
 import json
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 import dacite
 import yaml
 
-from r1jax.config import InputError, check
+from r1jax.config import InputError, check, near
 
 Config = TypeVar("Config")
 
@@ -53,9 +52,8 @@ def _merged(over: Any, values: dict[str, Any], prefix: str) -> dict[str, Any]:
     merged = dataclasses.asdict(over)
     for name, value in values.items():
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f": did you mean {prefix}{near[0]}?" if near else ""
-            raise InputError(f"no field {prefix}{name}{hint}")
+            names = [prefix + other for other in known]
+            raise InputError(f"no field {prefix}{name}{near(f'{prefix}{name}', names)}")
         nested = known[name]
         if dataclasses.is_dataclass(nested) and isinstance(value, dict):
             # The fields of another kind of attention take the place of all of this one's.

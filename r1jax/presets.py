@@ -143,9 +143,14 @@ def dapo(run: RunConfig) -> RunConfig:
     return dataclasses.replace(run, rl=rl)
 
 
+def r1_zero_tiny_dapo() -> RunConfig:
+    """The embedded default by DAPO."""
+    return dapo(r1_zero_tiny())
+
+
 RUNS: dict[str, Callable[[], RunConfig]] = {
     "tiny": r1_zero_tiny,
-    "tiny_dapo": lambda: dapo(r1_zero_tiny()),
+    "tiny_dapo": r1_zero_tiny_dapo,
     "small": r1_zero_small,
     "stories": stories,
     "r1_zero_paper": r1_zero_paper,
@@ -213,6 +218,11 @@ def reward_model_tiny(kind: Literal["pairwise", "pointwise"] = "pairwise") -> Re
     )
 
 
+def safety_tiny() -> RewardModelConfig:
+    """The embedded safety model, of labelled replies."""
+    return reward_model_tiny("pointwise")
+
+
 def reward_model_small() -> RewardModelConfig:
     """A small random model for your own data and a published tokenizer: a check of the whole path,
     not a judge. Its vocabulary is the tokenizer's."""
@@ -255,7 +265,7 @@ def safety_paper() -> RewardModelConfig:
 
 REWARD_MODELS: dict[str, Callable[[], RewardModelConfig]] = {
     "tiny_pairwise": reward_model_tiny,
-    "tiny_pointwise": lambda: reward_model_tiny("pointwise"),
+    "tiny_pointwise": safety_tiny,
     "small": reward_model_small,
     "helpfulness_paper": helpfulness_paper,
     "safety_paper": safety_paper,

@@ -38,8 +38,8 @@ class RewardModelConfig:
     tokenizer: str = ""  # tokenizer.json; empty: the embedded words
     base: str = "embedded"  # embedded | random | an R1-Zero run's folder | a .safetensors file
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
-    out: str = "runs/reward_model"
-    resume: Resume = "no"
+    out: str = "runs/reward_model"  # the run's folder
+    resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
     seed: int = 0
     epochs: int = 1
     batch: int = 256  # pairs, or labelled replies, an update

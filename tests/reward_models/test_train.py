@@ -42,7 +42,7 @@ CONFIG = RewardModelConfig(
 
 @pytest.fixture(autouse=True)
 def own_memory(monkeypatch):
-    monkeypatch.setattr(cli, "keep_memory", lambda: None)  # of this whole process
+    monkeypatch.setattr(cli, "keep_memory", lambda mesh: None)  # of this whole process
 
 
 def inputs(folder, rows=None, **changes):
