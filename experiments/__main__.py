@@ -4,23 +4,35 @@ import ast
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHARED = {"__init__", "__main__", "cli", "rewrites", "bench_transformers"}  # no commands
+# Every command, by what one wants with it; a package by its name.
+GROUPS = {
+    "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
+    "use": ("generate", "grade", "report", "export"),
+    "data": ("filter_data",),
+    "measure": ("bench", "bench.grading", "bench.transformers", "bench.grader_rates"),
+}
 
 
 def commands() -> dict[str, str]:
     """Of each command, the first sentence of its docstring; nothing is imported."""
-    about = {}
-    for path in sorted(HERE.glob("*.py")):
-        if path.stem not in SHARED:
-            text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-            about[path.stem] = " ".join(text.partition("\n\n")[0].split())
-    return about
+    return {name: _about(name) for group in GROUPS.values() for name in group}
+
+
+def _about(name: str) -> str:
+    path = HERE.joinpath(*name.split("."))
+    file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def main() -> None:
-    print("python -m experiments.NAME [--help]\n")
-    for name, line in commands().items():
-        print(f"  {name:<16} {line}")
+    about = commands()
+    width = max(map(len, about))
+    print("python -m experiments.NAME [--help]")
+    for group, names in GROUPS.items():
+        print(f"\n{group}")
+        for name in names:
+            print(f"  {name:{width}}  {about[name]}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from experiments.errors import one_line, quiet_when_full
 from r1jax.config import InputError, near, nearest
 from r1jax.config_file import load_config
-from r1jax.run import Stopped
+from r1jax.run import Stopped, program
 
 Config = TypeVar("Config")
 
@@ -60,7 +60,7 @@ def parse(
     if {"-h", "--help"} & set(args):
         # A switch is listed as what changes it; its other form is understood all the same.
         config = (*_FLAGS, tyro.conf.FlagCreatePairsOff)
-        tyro.cli(command, args=["--help"], description=about, config=config)
+        tyro.cli(command, prog=program(), args=["--help"], description=about, config=config)
     said = io.StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(said):
@@ -79,7 +79,7 @@ def _command(kind: type[Config], default: Config, flags: Flags) -> Any:
         own: Any = Annotated[str, arg] if takes else tyro.conf.FlagCreatePairsOff[bool]
         own = own if takes else Annotated[own, arg]
         fields.append((name, own, "" if takes else False))
-    whole = Annotated[kind, tyro.conf.arg(name="")]
+    whole = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     return dataclasses.make_dataclass("Command", [*fields, ("configuration", whole, default)])
 
 
@@ -113,7 +113,7 @@ def _hint(message: str, known: Sequence[str]) -> str:
     for wrong in re.findall(r"--[\w.-]+", message):
         # --lr is the end of --optim.lr.
         ends = [name for name in known if name.rpartition(".")[2] == wrong[2:]]
-        meant += ends or nearest(wrong, known)
+        meant += ends or [f"--{name}" for name in nearest(wrong[2:], [name[2:] for name in known])]
     return f": did you mean {' or '.join(meant)}?" if meant else ""
 
 

@@ -5,10 +5,11 @@
 
 --run is a folder of experiments.r1_zero or experiments.sft, of whatever mesh; --mesh is what the
 weights are read onto. The tokenizer's files are copied from the directory that the run took its
-tokenizer from; without one there are none.
+tokenizer from; that of the embedded model is written as a tokenizer.json of whole words.
 """
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +24,10 @@ from r1jax.models import open_model
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    run: str = ""
+    run: str = ""  # a run's folder
     out: str = ""  # an empty folder, or one that is not there
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    mesh: str = "1"
+    mesh: str = "1"  # FSDPxEXPERT, such as 8x8
 
 
 def export(
@@ -37,8 +38,11 @@ def export(
     check((source.path / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
     weights = source.weights(source.config, mesh)
     files = Path(source.files) if source.files else None
-    folder = files if files is None or files.is_dir() else files.parent
-    hub.save_model(weights, source.config, out, folder, dtype)
+    with tempfile.TemporaryDirectory() as words:
+        if files is None:
+            source.tokenizer().save(words)
+        folder = Path(words) if files is None else files if files.is_dir() else files.parent
+        hub.save_model(weights, source.config, out, folder, dtype)
     return f"{out}: {sharding.count(weight_specs(source.config).params):,} parameters in {dtype}"
 
 

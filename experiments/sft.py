@@ -55,6 +55,12 @@ def starting_config(args: list[str]) -> SFTConfig:
     )
 
 
+def loss_line(first: float, last: float, steps: int) -> str:
+    """One step has one loss."""
+    moved = f"{first:.3f} → {last:.3f}" if steps > 1 else f"{last:.3f}"
+    return f"loss                {moved} nats a token"
+
+
 def main(args: list[str]) -> None:
     target = cli.take(args, "--export")
     cfg = cli.parse(SFTConfig, starting_config(args), args, __doc__ or "", FLAGS)
@@ -78,7 +84,7 @@ def main(args: list[str]) -> None:
     )
     losses = first_and_last(read_jsonl(run.folder / "metrics.jsonl"), "nll")
     if losses:
-        print("loss                {:.3f} → {:.3f} nats a token".format(*losses))
+        print(loss_line(*losses, run.at))
     run.check_ended()
     if target:
         print(export(cfg.out, target, mesh))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import dacite
 import yaml
 
-from r1jax.config import InputError, check, near
+from r1jax.config import InputError, check, nearest
 
 Config = TypeVar("Config")
 
@@ -52,8 +52,8 @@ def _merged(over: Any, values: dict[str, Any], prefix: str) -> dict[str, Any]:
     merged = dataclasses.asdict(over)
     for name, value in values.items():
         if name not in known:
-            names = [prefix + other for other in known]
-            raise InputError(f"no field {prefix}{name}{near(f'{prefix}{name}', names)}")
+            meant = "".join(f": did you mean {prefix}{n}?" for n in nearest(str(name), known))
+            raise InputError(f"no field {prefix}{name}{meant}")
         nested = known[name]
         if dataclasses.is_dataclass(nested) and isinstance(value, dict):
             # The fields of another kind of attention take the place of all of this one's.

@@ -206,7 +206,7 @@ class Run:
         if self.stopped is None:
             return
         name = {signal.SIGINT: "Ctrl-C"}.get(self.stopped, self.stopped.name)
-        again = f"{_program()} --resume --out={shlex.quote(str(self.out))}"
+        again = f"{program()} --resume --out={shlex.quote(str(self.out))}"
         message = f"stopped by {name} after step {self.at} of {self.total}; to go on: {again}"
         raise Stopped(message, self.stopped)
 
@@ -257,7 +257,7 @@ class Run:
     def _write_status(self, status: Status) -> None:
         """run.json: what was started, where, and how far it came."""
         value = {
-            "command": shlex.join([*_program().split(), *sys.argv[1:]]),
+            "command": shlex.join([*program().split(), *sys.argv[1:]]),
             "started": self._started,
             "status": status,
             "step": self.at,
@@ -275,7 +275,7 @@ class Run:
         os.replace(partial, self.folder / "run.json")
 
 
-def _program() -> str:
+def program() -> str:
     """What was run, as one would type it."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     return (

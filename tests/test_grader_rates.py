@@ -96,7 +96,7 @@ def test_aims_are_met_on_all_answers(data_dir):
     [
         (["--data=/nowhere"], "/nowhere/gsm8k/test.jsonl: No such file"),
         (["--data=.", "--workers=two"], "--workers: invalid literal for int() with base 10"),
-        (["--date=."], "Unrecognized options: --date=."),
+        (["--date=x"], "Unrecognized options: --date=x: did you mean --data?"),
     ],
 )
 def test_bad_flags(flags, message):

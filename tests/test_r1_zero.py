@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import tiny_run
 
+from experiments import export, generate
 from experiments.r1_zero import base_weights
 from r1jax.analysis.reflection import count_terms
 from r1jax.config import RLConfig, RunConfig, SamplingConfig
 from r1jax.config_file import load_config, save_config
+from r1jax.data.countdown import VOCABULARY
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import make_task
+from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import read_jsonl
 from r1jax.rewards.components import Outcome
 from r1jax.rl.loop import Trainer, new_grader
@@ -112,6 +115,27 @@ def test_base_may_be_another_run(out):
     cfg = dataclasses.replace(load_config(RunConfig, out / "config.json"), base=str(out))
     got, want = base_weights(cfg, make_mesh("1")), tiny_run.last_checkpoint(out)[2].train.weights
     jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_the_export_of_embedded_words_writes_as_the_run_does(out, tmp_path, capsys):
+    """Its tokenizer is written as a tokenizer.json of whole words."""
+    target = tmp_path / "hf"
+    export.main([f"--run={out}", f"--out={target}", "--dtype=float32"])
+    loaded, words = Tokenizer.load(target), Tokenizer.words(VOCABULARY)
+    text = "use 1 1 2 1 to make 3 <think> check </think> <eos>"
+    assert loaded.encode(text) == words.encode(text)
+    assert loaded.encode_prompt(text) == words.encode_prompt(text)
+    assert (loaded.eos_id, loaded.pad_id, loaded.end_ids) == (
+        words.eos_id, words.pad_id, words.end_ids,
+    )  # fmt: skip
+    capsys.readouterr()
+    how = ["--prompt=use 1 1 2 1 to make 3 <think>", "--max-tokens=8", "--temperature=0", "--json"]
+    replies = []
+    for folder in (out, target):
+        generate.main([f"--model={folder}", *how])
+        replies.append(json.loads(capsys.readouterr().out))
+        del replies[-1]["completion"]  # blanks beside the opening tag
+    assert replies[0] == replies[1] and replies[0]["tokens"] > 0
 
 
 def test_a_few_readable_lines(config, tmp_path, capfd):

@@ -1,6 +1,6 @@
 """Logic puzzles and other procedural tasks of reasoning-gym (arXiv 2505.24760), by its scoring.
 
-The package is optional (`pip install r1jax[gym]`). A problem carries its whole entry as JSON, so
+The package is optional (`pip install -e '.[gym]'`). A problem carries its whole entry as JSON, so
 that it can be stored, sent to another process and scored there; not every data set of the package
 can be trusted that way, and `gym_problems` refuses those that cannot.
 """
@@ -10,7 +10,7 @@ import importlib.util
 import json
 from typing import Any
 
-from r1jax.config import InputError, check
+from r1jax.config import InputError, check, near
 from r1jax.data.problems import Problem
 
 # No puzzle's answer: a scorer that raises at one, or accepts it, would train a policy on its bug.
@@ -28,7 +28,8 @@ def gym_problems(name: str, size: int, seed: int = 0) -> list[Problem]:
     require()
     import reasoning_gym
 
-    check(name in reasoning_gym.factory.DATASETS, f"reasoning-gym has no data set {name!r}")
+    known = reasoning_gym.factory.DATASETS
+    check(name in known, f"reasoning-gym has no data set {name!r}{near(name, known)}")
     check(size > 0, f"gym_problems: size must be positive, got {size}")
     try:
         entries = list(reasoning_gym.create_dataset(name, size=size, seed=seed))
@@ -57,7 +58,7 @@ def score_gym(answer: str, entry: str) -> float:
 def require() -> None:
     """Raises InputError if reasoning-gym is not installed."""
     found = importlib.util.find_spec("reasoning_gym") is not None
-    check(found, "problems of kind gym need reasoning-gym: pip install 'r1jax[gym]'")
+    check(found, "problems of kind gym need reasoning-gym: pip install -e '.[gym]'")
 
 
 @functools.cache

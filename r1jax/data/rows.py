@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +96,19 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[Place, Any]]:
             reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
             raise InputError(f"{file}: {reason}") from None
         except OSError as error:
-            raise InputError(f"{file}: {error.strerror or error}") from None
+            raise InputError(f"{file}: {error.strerror or error}{_hub_hint(str(path))}") from None
+
+
+def _hub_hint(path: str) -> str:
+    """What to do about a data set's id where a file is expected, else ""."""
+    if Path(path).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+        return ""
+    if path.endswith((*ENDINGS, ".gz")):
+        return ""
+    return (
+        "; if it is an id on the Hub: files are read, so fetch it first, `hf download --repo-type "
+        f"dataset {path} --local-dir DIR`, and pass DIR or one of its files"
+    )
 
 
 def _plain_name(file: Path) -> str:
@@ -150,7 +163,7 @@ def _parquet(stream: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError(".parquet files need pyarrow: pip install 'r1jax[parquet]'") from None
+        raise InputError(".parquet files need pyarrow: pip install -e '.[parquet]'") from None
     number = 0
     try:
         # In small batches: a row of tests can be megabytes.

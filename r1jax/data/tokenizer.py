@@ -78,6 +78,19 @@ class Tokenizer:
         # With no decoder set, the library joins tokens with one space.
         return cls(backend, EOS, PAD, BOS if BOS in ids else None)
 
+    def save(self, folder: str | Path) -> None:
+        """Writes a tokenizer.json, and a tokenizer_config.json that names its special tokens, as
+        `load` and Transformers read them."""
+        self._backend.save(str(Path(folder) / "tokenizer.json"))
+        named = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
+        config: dict[str, Any] = {
+            name: self._backend.id_to_token(i) for name, i in named.items() if i is not None
+        }
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config["add_bos_token"] = self.bos_id is not None
+        text = json.dumps(config, indent=2) + "\n"
+        (Path(folder) / "tokenizer_config.json").write_text(text, "utf-8")
+
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
         """Reads a `tokenizer.json`, or the directory that holds it.

@@ -40,7 +40,7 @@ def load_weights(
     specs = weight_specs(model)
     leaves, tree = jax.tree_util.tree_flatten_with_path(specs, is_leaf=sharding.is_spec)
     console = rich.console.Console(stderr=True)
-    shown = progress and jax.process_index() == 0
+    shown = progress and console.is_terminal and jax.process_index() == 0
     with rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(),
         rich.progress.DownloadColumn(binary_units=True),

@@ -67,6 +67,7 @@ class RewardModelConfig:
             f"{self.model.context}",
         )
         check_moves(self.model, self.optim)
+        check(self.seed >= 0, f"RewardModelConfig.seed must not be negative, got {self.seed}")
         check(self.min_gap >= 0, f"RewardModelConfig.min_gap must not be negative: {self.min_gap}")
         for field in ("heldout_share", "made_longer", "made_mistaken"):
             value = getattr(self, field)

@@ -43,7 +43,8 @@ def test_problems_are_a_function_of_the_seed():
         ("prime_factorization", r"breaks at '\?': ValueError"),
         ("rush_hour", "no reference answer"),
         ("composite", "at least one dataset"),
-        ("chess", "no data set 'chess'"),
+        ("chess", "no data set 'chess'$"),
+        ("leg_countin", "no data set 'leg_countin': did you mean leg_counting"),
     ],
 )
 def test_data_sets_that_cannot_be_trusted_are_refused(name, message):
@@ -66,9 +67,9 @@ def test_size_must_be_positive():
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr(gym.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'r1jax\[gym\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[gym\]'"):
         gym_problems("chain_sum", 1)
-    with pytest.raises(InputError, match=r"pip install 'r1jax\[gym\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[gym\]'"):
         Grader({"accuracy": 1.0}).grade([Problem("g", "gym", "", "{}")], ["7"])
 
 

@@ -150,5 +150,7 @@ def test_no_good_rows(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no rows"):
         read_rows(tmp_path / "empty", lambda row, place: row)
-    with pytest.raises(InputError, match="absent: No such file"):
+    with pytest.raises(InputError, match="hf download --repo-type dataset openai/gsm8k"):
+        read_rows("openai/gsm8k", lambda row, place: row)
+    with pytest.raises(InputError, match=r"absent: No such file or directory$"):
         read_rows(tmp_path / "absent", lambda row, place: row)

@@ -51,6 +51,11 @@ def qwen2(tmp_path_factory):
     return write(tmp_path_factory.mktemp("hub") / "qwen2", QWEN2, values), values
 
 
+def test_reading_prints_nothing_where_there_is_no_terminal(qwen2, capfd):
+    load_weights(qwen2[0], read_config(qwen2[0]), sharding.make_mesh("1"))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_where_each_tensor_goes(deepseek):
     """A few of each layout, spelled out by hand."""
     folder, v = deepseek
