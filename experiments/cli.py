@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import glob
 import io
 import itertools
 import os
@@ -16,7 +17,6 @@ from typing import Annotated, Any, Protocol, TypeVar
 import jax
 import rich.console
 import tyro
-from jax.sharding import Mesh
 
 from experiments.errors import one_line, quiet_when_full
 from r1jax.config import InputError, near, nearest
@@ -24,6 +24,9 @@ from r1jax.config_file import load_config
 from r1jax.run import Stopped, program
 
 Config = TypeVar("Config")
+
+# Of NVIDIA, AMD, and TPUs of either driver.
+ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
 
 # A preset decides which kind of attention a model has; flags change its numbers.
 _FLAGS = (tyro.conf.AvoidSubcommands,)
@@ -183,9 +186,11 @@ def _headline(make: Callable[[], object]) -> str:
     return re.split(r"(?<=[^.]{3})[.:,] | \(\[", text)[0].rstrip(".")
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
     """Runs main(sys.argv[1:]); bad input ends as one line on stderr and exit code 2, and so does a
-    full disk."""
+    full disk. trains: whether it is worth it to keep memory between steps."""
+    if trains and computes_on_cpu():
+        keep_memory()
     quiet_when_full()
     args = sys.argv[1:]
     if "--distributed" in args:  # one process a host: JAX finds the others from SLURM, GKE or TPU
@@ -211,12 +216,10 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.exit(2)
 
 
-def keep_memory(mesh: Mesh) -> None:
-    """For a command that trains on a CPU: tells glibc to keep freed memory instead of returning it
-    to the system after every step. XLA:CPU allocates its buffers anew each time, and page faults
-    took a quarter of a step; a host of accelerators has better uses for its memory."""
-    if mesh.devices.flat[0].platform != "cpu":
-        return
+def keep_memory() -> None:
+    """Tells glibc to keep freed memory instead of returning it to the system after every step:
+    XLA:CPU allocates its buffers anew each time, and page faults took a quarter of a step. It has
+    to be told before XLA starts its threads, each of which takes a heap of its own."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # not glibc
@@ -229,3 +232,9 @@ def keep_memory(mesh: Mesh) -> None:
         (m_top_pad, 2**28),
     ):
         mallopt(option, value)
+
+
+def computes_on_cpu() -> bool:
+    """Whether JAX will find no accelerator here; to ask JAX would start XLA's threads."""
+    wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
+    return wanted == "cpu" or not any(glob.glob(pattern) for pattern in ACCELERATORS)

@@ -1,6 +1,7 @@
 """What went wrong, as the one line that a command ends with."""
 
 import errno
+import functools
 import logging
 import re
 import sys
@@ -46,6 +47,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             left += [e for e in (*grouped, one.__cause__, one.__context__) if e is not None]
 
 
+@functools.cache
 def quiet_when_full() -> None:
     """Keeps the threads that write checkpoints and events from printing what `one_line` says once:
     each part that does not fit has a traceback of its own, and so has what waited for it."""

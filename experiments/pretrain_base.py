@@ -24,13 +24,12 @@ FLAGS: cli.Flags = {
 def main(args: list[str]) -> None:
     out, mesh = cli.take(args, "--out"), cli.take(args, "--mesh") or "1"
     cfg = cli.parse(BaseConfig, tiny_base(), args, __doc__ or "", FLAGS)
-    path, devices = cached(cfg), make_mesh(mesh)
-    cli.keep_memory(devices)
-    made(cfg, devices, path.with_suffix(""))
+    path = cached(cfg)
+    made(cfg, make_mesh(mesh), path.with_suffix(""))
     if out:
         shutil.copyfile(path, out)
     print(f"base: {out or path}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, trains=True)

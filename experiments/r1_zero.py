@@ -79,7 +79,6 @@ def main(args: list[str]) -> None:
     task = make_task(cfg)
     cfg = with_vocab(cfg, task.tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
-    cli.keep_memory(mesh)
     print(
         f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
         f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "
@@ -96,4 +95,4 @@ def main(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, trains=True)

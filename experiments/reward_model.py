@@ -60,7 +60,6 @@ def main(args: list[str]) -> None:
     tokenizer, _ = reading(cfg)
     cfg = with_vocab(cfg, tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
-    cli.keep_memory(mesh)
     data = read_data(cfg)
     print(
         f"reward model, {cfg.kind}, reads the {cfg.reads}: "
@@ -76,4 +75,4 @@ def main(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, trains=True)

@@ -70,7 +70,6 @@ def main(args: list[str]) -> None:
     conversation = open_model(cfg.base).conversation(cfg.conversation)
     documents = read_documents(cfg, conversation)
     mesh = sharding.make_mesh(cfg.mesh)
-    cli.keep_memory(mesh)
     print(
         f"SFT: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
         f"{len(documents):,} documents, mesh {cfg.mesh}"
@@ -91,4 +90,4 @@ def main(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, trains=True)

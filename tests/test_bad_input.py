@@ -35,7 +35,6 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def error_of(monkeypatch, capfd):
     """error_of(*flags): the line on stderr that a command with these flags ends with."""
-    monkeypatch.setattr(cli, "keep_memory", lambda mesh: None)  # of this whole process
 
     def error_of(*flags, main=r1_zero.main) -> str:
         monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])

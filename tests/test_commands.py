@@ -131,7 +131,7 @@ def test_threads_do_not_repeat_a_full_disk(monkeypatch, capsys):
     logger = logging.getLogger("absl")
     monkeypatch.setattr(logger, "filters", [])
     monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
-    errors.quiet_when_full()
+    errors.quiet_when_full.__wrapped__()
     full, bug = OSError(errno.ENOSPC, "No space left on device"), KeyError("bug")
     for error in (full, RuntimeError("Event loop is closed"), bug):
         sys.unraisablehook(SimpleNamespace(exc_value=error))
@@ -168,14 +168,16 @@ def test_a_reader_that_has_enough_is_no_error():
     assert done.stdout.startswith("usage: ") and done.stderr == ""
 
 
-def test_memory_is_kept_only_where_the_cpu_trains(monkeypatch):
+@pytest.mark.parametrize("trains, accelerators, kept", [(1, 0, 1), (1, 1, 0), (0, 0, 0)])
+def test_memory_is_kept_where_the_cpu_trains(monkeypatch, tmp_path, trains, accelerators, kept):
     called = []
-    library = SimpleNamespace(mallopt=lambda *option: called.append(option))
-    monkeypatch.setattr(cli.ctypes, "CDLL", lambda _: library)
-    for platform in ("gpu", "cpu"):
-        devices = SimpleNamespace(flat=[SimpleNamespace(platform=platform)])
-        cli.keep_memory(SimpleNamespace(devices=devices))
-        assert bool(called) == (platform == "cpu")
+    monkeypatch.setattr(cli, "keep_memory", lambda: called.append(1))
+    monkeypatch.setattr(cli, "ACCELERATORS", [str(tmp_path / "nvidia[0-9]")])
+    monkeypatch.setattr(cli, "quiet_when_full", lambda: None)  # of this whole process
+    monkeypatch.setattr(cli, "jax", SimpleNamespace(config=SimpleNamespace(jax_platforms=None)))
+    (tmp_path / ("nvidia0" if accelerators else "null")).touch()
+    cli.run(lambda args: None, trains=bool(trains))
+    assert len(called) == kept
 
 
 def test_one_step_has_one_loss():

@@ -40,11 +40,6 @@ CONFIG = RewardModelConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def own_memory(monkeypatch):
-    monkeypatch.setattr(cli, "keep_memory", lambda mesh: None)  # of this whole process
-
-
 def inputs(folder, rows=None, **changes):
     """Writes pairs.jsonl and a config.json that names it; returns the latter."""
     data = folder / "pairs.jsonl"
