@@ -107,8 +107,7 @@ def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
     """`cfg`, from the weights, the model and the tokenizer of a directory on disk or of the Hub.
 
     How the model runs stays as cfg says, but for the type that it computes in, and deep models are
-    scanned. Raises InputError
-    if cfg is that of a run to be resumed, which began from another.
+    scanned. Raises InputError if cfg is that of a run to be resumed, which began from another.
     """
     again = resumes and cfg.base not in ("embedded", "train", "random")
     check(

@@ -144,8 +144,8 @@ class Run:
     def _check_resumable(self, found: bool) -> None:
         check(
             found or self.cfg.resume != "yes",
-            f"--resume: {self.out} holds no complete checkpoint: leave it out to start, or pass "
-            "--resume=auto",
+            f"--resume: {self.out} holds no complete checkpoint to go on from; "
+            "--resume=auto starts anew there",
         )
 
     # What a loop calls, in this order.
@@ -218,7 +218,9 @@ class Run:
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if not wrong:
             return
-        saved = f"; its batch is saved as {self._save_batch(step, batch)}" if batch else ""
+        saved = (
+            f"; its batch is saved as {self._save_batch(step, batch)}" if batch is not None else ""
+        )
         kept = f"the newest checkpoint is of step {self._saved}" if self._saved else "none is saved"
         raise InputError(
             f"step {step}: the {wrong[0]} is not finite{saved}; {kept}. The same step follows from "
@@ -278,6 +280,6 @@ class Run:
 def program() -> str:
     """What was run, as one would type it."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    return (
-        f"python -m {module.name.removesuffix('.__main__')}" if module else "python " + sys.argv[0]
-    )
+    if module is None:
+        return f"python {sys.argv[0]}"
+    return f"python -m {module.name.removesuffix('.__main__')}"

@@ -108,6 +108,21 @@ def test_resuming_before_the_first_checkpoint_starts_anew(config, whole, tmp_pat
     assert_same_run(tiny_run.run(config, out, "--resume=auto"), whole)
 
 
+def test_resuming_what_is_not_there_stops_and_makes_nothing(config, tmp_path):
+    """A typing error must not train anew; a run that ended before its first checkpoint is told a
+    way on by either flag."""
+    with pytest.raises(InputError, match=r"--resume: .*typo holds no complete checkpoint.*=auto"):
+        tiny_run.run(config, tmp_path / "typo", "--resume")
+    assert not (tmp_path / "typo").exists()
+    early = tmp_path / "early"
+    early.mkdir()
+    (early / "metrics.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(InputError, match="already holds a run"):
+        tiny_run.run(config, early)
+    with pytest.raises(InputError, match="--resume=auto starts anew there"):
+        tiny_run.run(config, early, "--resume")
+
+
 def test_a_checkpoint_of_another_model_names_the_field(whole):
     with pytest.raises(InputError, match=r"another model: model.router.active is 2, .* has 3"):
         resume(whole, "--model.router.active=3")

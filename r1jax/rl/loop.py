@@ -205,23 +205,16 @@ class Trainer:
         )
 
     def update(
-        self,
-        state: PolicyState,
-        rollout: Rollout,
-        step: int,
-        samples: Sequence[Sample],
-        seconds: dict[str, float],
-    ) -> tuple[PolicyState, dict[str, float | None]]:
-        """The state after the updates on a rollout (of host arrays), and the step's metrics."""
+        self, state: PolicyState, rollout: Rollout, step: int
+    ) -> tuple[PolicyState, dict[str, float]]:
+        """The state after the updates on a rollout (of host arrays), and what they report, their
+        seconds with it."""
         on_devices = self.to_devices(rollout)
         started = time.perf_counter()
         key = jax.random.fold_in(jax.random.fold_in(self.key, SHUFFLING), step)
         state, update = self.step_fn(state, on_devices, key)
         values = {name: float(value) for name, value in update.items()}
-        seconds = seconds | {"time/update": time.perf_counter() - started}
-        tokens = sum(len(s.completion.tokens) for s in samples)
-        rate = tokens / sum(seconds.values())
-        return state, {**sample_metrics(samples), **values, **seconds, "tokens_per_second": rate}
+        return state, values | {"time/update": time.perf_counter() - started}
 
     def to_devices(self, host: Rollout) -> Rollout:
         """The rollout, each device given only its own rows."""
@@ -263,7 +256,8 @@ def train(
             samples, seconds, position = trainer.rollout(state.train.weights, step, position)
             check_graders(samples, step)
             rollout = trainer.rollout_of(samples)
-            state, metrics = trainer.update(state, rollout, step, samples, seconds)
+            state, update = trainer.update(state, rollout, step)
+            metrics = step_metrics(samples, update | seconds)
             if metrics["reward/mean"] == 0 and step == run.first:
                 say(f"warning: every reward of step {step} is 0: no reply was right or in form")
             rows = _rows(task, step, shown | {"train": samples})
@@ -274,6 +268,13 @@ def train(
             absent = dict.fromkeys((*sample_metrics(shown["heldout"]), *UPDATE_KEYS))
             run.log(cfg.steps, absent | heldout, _rows(task, cfg.steps, shown))
     return run
+
+
+def step_metrics(samples: Sequence[Sample], reported: dict[str, float]) -> dict[str, float | None]:
+    """A step's line: of its replies, and what drawing, grading and updating reported."""
+    tokens = sum(len(s.completion.tokens) for s in samples)
+    seconds = sum(value for name, value in reported.items() if name.startswith("time/"))
+    return {**sample_metrics(samples), **reported, "tokens_per_second": tokens / seconds}
 
 
 def _rows(task: Task, step: int, shown: Shown) -> list[dict]:
