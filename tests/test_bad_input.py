@@ -200,6 +200,7 @@ def test_base_from_a_run_of_another_model(error_in, finished):
 @pytest.mark.parametrize(
     "flag, message",
     [
+        ("--reward.models=safe=/absent:1", "--reward.models=safe=/absent: /absent/config.json: No"),
         ("--sampling.max-prompt=8", "more than SamplingConfig.max_prompt=8 tokens; the longest"),
         ("--sampling.max-tokens=60", "max_prompt + max_tokens = 72 exceeds ModelConfig.context=32"),
     ],

@@ -72,7 +72,10 @@ def new_grader(
     models = {}
     for part in cfg.reward.model_parts:
         where = mesh or sharding.make_mesh(cfg.mesh)
-        models[part.name] = load_reward_model(part.path, where).component()
+        try:
+            models[part.name] = load_reward_model(part.path, where).component()
+        except InputError as error:
+            raise InputError(f"--reward.models={part.name}={part.path}: {error}") from error
     weights, components = cfg.reward.weights, components_of(cfg.reward, models)
     if conversation is not None and conversation.form == "chat":
         of_reply = conversation.in_format
