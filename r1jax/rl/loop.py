@@ -8,7 +8,7 @@ line, after the last update, holds the final held-out values.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import chex
 import jax
@@ -25,7 +25,7 @@ from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task, fit_prompts
 from r1jax.model.params import Weights
 from r1jax.reward_models.train import load_reward_model
-from r1jax.rewards.components import each, overlong
+from r1jax.rewards.components import Component, each, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
 from r1jax.rewards.sandbox import Limits
@@ -51,6 +51,7 @@ HELDOUT_KEYS = tuple(
 TRAINING, EVALUATION, SHUFFLING = range(3)
 TRACKED = 8  # held-out problems whose greedy replies are kept at every evaluation
 Shown = dict[str, Sequence[Sample]]  # replies by split
+Functions = Mapping[str, tuple[Component, float]]  # rewards by name, with their weights
 
 
 def mixed(group: Sequence[Sample]) -> bool:
@@ -61,10 +62,14 @@ def mixed(group: Sequence[Sample]) -> bool:
 
 
 def new_grader(
-    cfg: RunConfig, mesh: Mesh | None = None, conversation: Conversation | None = None
+    cfg: RunConfig,
+    mesh: Mesh | None = None,
+    conversation: Conversation | None = None,
+    functions: Functions | None = None,
 ) -> Grader:
     """Of the rewards that cfg weighs: built-in components, the user's functions, reward models
-    (on `mesh`, or the one that cfg names), and DAPO's overlong penalty where it is on.
+    (on `mesh`, or the one that cfg names), and DAPO's overlong penalty where it is on. `functions`
+    are more of the user's, which no configuration can name.
 
     A chat model's format is that of its conversation, without <answer> tags. Raises InputError for
     a function or a model's folder that is not there.
@@ -81,6 +86,9 @@ def new_grader(
         of_reply = conversation.in_format
         score = each(lambda checked: not checked.cut and of_reply(checked.reply))
         components["format"] = dataclasses.replace(components["format"], score=score)
+    for name, (component, weight) in (functions or {}).items():
+        check(name not in components, f"reward: a component is already called {name!r}")
+        weights, components[name] = weights | {name: weight}, component
     if buffer := cfg.rl.overlong_buffer:
         weights = weights | {"overlong": cfg.rl.overlong_weight}
         components["overlong"] = overlong(cfg.sampling.max_tokens, buffer)
@@ -235,8 +243,10 @@ def train(
     mesh: Mesh,
     base: Callable[[], Weights],
     say: Callable[[str], None] = print,
+    functions: Functions | None = None,
 ) -> Run:
     """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume.
+    `functions` pay beside what cfg names.
 
     Returns the run, ended or stopped by a signal. Raises InputError as Run does, and if every
     grader of a step failed.
@@ -246,7 +256,11 @@ def train(
     if left_out:
         say(left_out)
     run = Run(cfg, cfg.model, cfg.steps, say=say)
-    with new_grader(cfg, mesh, task.conversation) as grader, run, jax.set_mesh(mesh):
+    with (
+        new_grader(cfg, mesh, task.conversation, functions) as grader,
+        run,
+        jax.set_mesh(mesh),
+    ):
         require(grader, task, say)
         trainer = Trainer(cfg, task, mesh, grader)
         restored = run.restore(abstract_policy(cfg, mesh))
