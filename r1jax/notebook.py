@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import sft, sharding
+from r1jax.analysis.report import write_report
 from r1jax.config import (
     ConversationName,
     InputError,
@@ -173,6 +174,8 @@ def train_rl(
     cfg = with_vocab(cfg, found.tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
     run = loop.train(cfg, found, mesh, lambda: _copied(opened, mesh), functions=functions)
+    if jax.process_index() == 0 and run.at > 0:
+        write_report(run.out)
     run.check_ended()
     return open_model(run.out, cfg.mesh)
 

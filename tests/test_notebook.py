@@ -41,6 +41,7 @@ def test_the_lines_of_the_readme(tmp_path, monkeypatch, capsys):
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert all(0 <= row["reward/brief"] <= 1 for row in rows[:-1])
     assert (tmp_path / "runs/brief/checkpoints/3").is_dir()
+    assert (tmp_path / "runs/brief/report.html").is_file()
     fresh = r1jax.open_model().weights.params
     chex.assert_trees_all_equal(names["model"].weights.params, fresh)
     for made in ("trained", "tuned"):
