@@ -12,7 +12,8 @@ from r1jax.rewards.code import CodeVerdict, extract_program
 from r1jax.rewards.components import Outcome
 from r1jax.rewards.countdown import check_countdown
 from r1jax.rewards.format import final_answer
-from r1jax.rewards.math import compare_numbers, grade_math
+from r1jax.rewards.math import grade_math
+from r1jax.rewards.rational import compare_numbers
 from r1jax.rewards.words import share_of_words
 from r1jax.rewards.workers import WorkerDied
 

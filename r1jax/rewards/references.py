@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from r1jax.config import check
 from r1jax.data.problems import Problem
 from r1jax.rewards.checks import quick_verdict
-from r1jax.rewards.math import compare_numbers, unreadable
+from r1jax.rewards.math import unreadable
+from r1jax.rewards.rational import compare_numbers
 from r1jax.rewards.workers import WorkerDied, Workers
 
 PROBE = "1"  # an answer that references are tried with

@@ -3,7 +3,8 @@
 import pytest
 
 from r1jax.rewards.format import final_answer
-from r1jax.rewards.math import compare_numbers, grade_math
+from r1jax.rewards.math import grade_math
+from r1jax.rewards.rational import compare_numbers
 
 # ruff: noqa: E501
 # fmt: off

@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from r1jax.data.sources import read_gsm8k
-from r1jax.rewards.math import compare_numbers, grade_math
+from r1jax.rewards.math import grade_math
+from r1jax.rewards.rational import compare_numbers
 
 
 @pytest.mark.parametrize(
