@@ -1,6 +1,6 @@
 r"""Is a mathematical answer equal to the reference?
 
-From certain to approximate: words, rational numbers, and the structure of both texts (latex.py,
+From certain to approximate: words, rational numbers, and the structure of both texts (groups.py,
 units.py), item by item, are compared exactly, which settles most answers in microseconds; the
 formulas that are left are compared by value (symbolic.py).
 
@@ -36,10 +36,10 @@ import re
 from r1jax.data.boxed import last_boxed
 from r1jax.rewards.equal import OPTION, collection, equal
 from r1jax.rewards.equal_words import single_words
-from r1jax.rewards.latex import tidy
 from r1jax.rewards.names import is_combined, is_name, sides
 from r1jax.rewards.prose import clock, date, spoken_value
 from r1jax.rewards.rational import MAX_CHARS, NUMERAL, compare_numbers, rational
+from r1jax.rewards.spelling import tidy
 from r1jax.rewards.symbolic import parses
 from r1jax.rewards.units import measure, quantity
 
@@ -108,6 +108,8 @@ def _unreadable(text: str) -> str | None:
 
 def _hostile(text: str) -> bool:
     """Whether brackets or powers are stacked so that parsing or evaluating would take for ever."""
+    if text.count("(") + text.count("[") + text.count("{") <= MAX_DEPTH:
+        return bool(_TOWER.search(text))
     depth = deepest = 0
     for c in text:
         depth += (c in "([{") - (c in ")]}")

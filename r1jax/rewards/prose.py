@@ -3,6 +3,7 @@ r"""What is said in words: dates, times, number words, conditions, sentences tha
 All of it is read off the text, in time linear in it.
 """
 
+import functools
 import re
 from fractions import Fraction
 
@@ -75,6 +76,7 @@ _LEADING = re.compile(r"\\text\s*\{([^{}0-9]*[a-zA-Z]{2}[^{}0-9]*)\}\s*(?=[0-9$\
 _HAN_LEADING = re.compile("^(?:一共|总共|共有|共|大约|约|等于|得到|就是|是|为|有)+\\s*(?=[-0-9])")
 
 
+@functools.lru_cache(maxsize=4096)  # asked several times of the same text
 def plain(text: str) -> str:
     r"""The text without `\text{}`, without case, blanks single."""
     return " ".join(_TEXT.sub(r" \1 ", text).casefold().split()).strip(" .")
