@@ -59,6 +59,7 @@ _CLOSING = re.compile(
     re.IGNORECASE,
 )
 _SAYS_A_VALUE = re.compile(r"[0-9$\\]")
+_BARE_NUMBER = re.compile(r"[-+]?[0-9][0-9,./]{0,40}")
 _LETTER_LINE = re.compile(r"[\s:*_`(\[（]*+[A-Za-z](?![A-Za-z'])")
 
 
@@ -148,6 +149,8 @@ def boxed_answers(text: str) -> list[str]:
 
 def _stated(text: str, kind: Kind) -> Read:
     """The part of a text that it declares its answer, by RULES."""
+    if _BARE_NUMBER.fullmatch(text):  # in which no rule but the last can find anything
+        return Read(text, "whole text")
     text = _SPECIAL.sub("", text).strip()
     ends = [match.end() for match in _ANSWER_IS.finditer(text)]
     boxes = boxed_answers(text)

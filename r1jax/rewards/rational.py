@@ -57,7 +57,8 @@ def number(text: str) -> Fraction | None:
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_CHARS else None
     if match is None:
         return None
-    value = Fraction(match["digits"].rstrip(".").replace(",", ""))
+    digits = match["digits"].rstrip(".").replace(",", "")
+    value = Fraction(digits if "." in digits else int(digits))  # an int needs no parsing
     return -value if match["sign"] in ("-", "−") else value
 
 
