@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from r1jax.rewards.groups import inside
-from r1jax.rewards.prose import unconditional
+from r1jax.rewards.prose import HAN_DIGITS, han_number, unconditional
 
 _SYMBOLS = str.maketrans(
     {
@@ -123,6 +123,8 @@ _RULES: list[tuple[str, str, str | Callable[[re.Match], str]]] = [
     ("both", r"^both\s+(?=[0-9\\-])", ""),
     (r"\ {,}", r"(?<=[0-9]),?(?:\\!|\\,|\\ |\{,\})\s*(?=[0-9]{3}(?![0-9]))", ","),  # 10,\!080
     (r"\!", r"\\!", ""),
+    ("{:} {;} {=} {,}", r"\{([:;=,])\}", r"\1"),
+    ("per", r"\bper\s?cent\b", "percent"),
     ("√", r"√\s*([0-9]+|[a-zA-Z])", r"\\sqrt{\1}"),
     ("√", r"√", "sqrt"),
     (
@@ -171,6 +173,14 @@ _WRAPPED = re.compile(
 _ALIGNED = re.compile(
     r"\\(?:begin|end)\s*\{(?:align(?:ed|\*)?|gather(?:ed|\*)?|split|equation\*?)\}"
 )
+_SYSTEM = re.compile(  # a brace before rows, each of which is to hold
+    r"(?:\\left)?(?:\\\{|\.)?\s*\\begin\s*\{(?P<name>cases|array)\}(?:\{[lcr]+\})?(?P<rows>[^&]*)"
+    r"\\end\s*\{(?P=name)\}\s*(?:\\right\s*\.)?"
+)
+_PICTURES = re.compile(  # behind an answer, but for those that cross it out
+    "[\\s\u2600-\u2716\u2719-\u274b\u274d-\u27bf\ufe0f\U0001f300-\U0001faff]+$"
+)
+_HAN_FRACTION = re.compile(f"([{HAN_DIGITS}0-9]+)分之([{HAN_DIGITS}0-9]+)")  # 四分之三
 _BUILDER = re.compile(  # {x | x > 3}, {x \in R : x > 3}
     r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?\s*)?(?:\\mid(?![a-zA-Z])|\||:)\s*(.*)\\\}"
 )
@@ -186,6 +196,9 @@ def tidy(text: str) -> str:
     text = text.strip().strip("*").strip()
     text = _formula(text.rstrip(".").rstrip())
     text = _SCRIPTS.sub(_script, text).translate(_SYMBOLS)
+    text = _PICTURES.sub("", _HAN_FRACTION.sub(_fraction, text))
+    if "{cases}" in text or "{array}" in text:
+        text = _SYSTEM.sub(_assignments, text)
     if _ALIGNED.search(text):
         text = re.sub(r"\\\\(?:\[[^\]]*\])?\s*(?!\s*(?:&\s*)?=)", ", ", _ALIGNED.sub("", text))
         text = text.replace(r"\\", " ").replace("&", "").strip(" ,")
@@ -210,6 +223,20 @@ def _script(match: re.Match) -> str:
     scripts = _RAISED if match[0][0] in _RAISED else _LOWERED
     mark = "^" if scripts is _RAISED else "_"
     return f"{mark}{{{''.join(scripts[c] for c in match[0])}}}"
+
+
+def _assignments(match: re.Match) -> str:
+    """The rows of a system, `x = 2 \\\\ y = 3`, as a list; what is no system as it stands."""
+    rows = [row.strip(" ,") for row in re.split(r"\\\\", match["rows"]) if row.strip()]
+    return ", ".join(rows) if rows and all("=" in row for row in rows) else match[0]
+
+
+def _fraction(match: re.Match) -> str:
+    """`四分之三` is 3/4, `百分之五` 5%."""
+    below, above = han_number(match[1]), han_number(match[2])
+    if match[1] == "百" and above is not None:
+        return rf"{above}\%"
+    return match[0] if not below or above is None else rf"\frac{{{above}}}{{{below}}}"
 
 
 def _degrees(match: re.Match) -> str:
