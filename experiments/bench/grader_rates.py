@@ -20,6 +20,7 @@ from experiments.bench.rewrites import OTHER, SAME
 from r1jax.config import check, check_positive
 from r1jax.data.problems import Problem
 from r1jax.data.sources import READERS
+from r1jax.rewards.asked import is_copied
 from r1jax.rewards.grading import Grade, Grader
 
 SETS = {"gsm8k": "gsm8k", "math500": "math", "aime24": "aime", "aime25": "aime", "amc23": "amc"}
@@ -43,14 +44,19 @@ def read_all(data: Path) -> list[Problem]:
 
 
 def make_cases(problems: Sequence[Problem]) -> list[Case]:
-    """Every rewriting of every answer, without repeats; none reads like the reference itself."""
+    """Every rewriting of every answer, without repeats. No wrong one reads like the reference, and
+    no right one is the formula that the question asks to rewrite, which is no answer to it."""
     return [
         Case(problem, name, answer, right)
         for table, right in ((SAME, True), (OTHER, False))
         for name, rewrite in table.items()
         for problem in problems
         for answer in dict.fromkeys(rewrite(problem))
-        if right or answer != problem.answer
+        if (
+            not is_copied(answer, problem.prompt, problem.answer)
+            if right
+            else answer != problem.answer
+        )
     ]
 
 

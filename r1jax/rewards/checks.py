@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from r1jax.data import gym
 from r1jax.data.problems import Kind, Problem
+from r1jax.rewards.asked import expected, is_copied
 from r1jax.rewards.choice import check_choice
 from r1jax.rewards.code import CodeVerdict, extract_program
 from r1jax.rewards.components import Outcome
@@ -41,6 +42,11 @@ def answer_of(problem: Problem, reply: str) -> str | None:
     return extract_program(answer) if answer and problem.kind == "code" else answer
 
 
+def reference_of(problem: Problem) -> str:
+    """What the slow check compares with."""
+    return expected(problem.answer, problem.prompt) if problem.kind == "math" else problem.answer
+
+
 def timed(function: Slow, answer: str, reference: str) -> tuple[bool | float | None, float]:
     """Runs in a worker: what the function gives, and the seconds that it took."""
     started = time.perf_counter()
@@ -63,7 +69,9 @@ def quick_verdict(problem: Problem, answer: str) -> Verdict | None:
             case "math":
                 name, score = "exact numbers", compare_numbers(answer, problem.answer)
                 if score is None:
-                    return None
+                    if not is_copied(answer, problem.prompt, problem.answer):
+                        return None
+                    name, score = "copied from the question", False
             case "code" if problem.tests is None:
                 raise ValueError("a program without tests")
             case _:

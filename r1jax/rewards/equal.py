@@ -7,7 +7,7 @@ import itertools
 import re
 
 from r1jax.rewards.equal_words import equal_words
-from r1jax.rewards.latex import Group, group, interval
+from r1jax.rewards.groups import Group, group, interval
 from r1jax.rewards.names import Row, assigned, is_combined, is_name, sides, squeeze
 from r1jax.rewards.rational import DECIMAL, NUMERAL, equal_numerals, rational, rounds
 from r1jax.rewards.symbolic import constant, same_formula
@@ -33,12 +33,12 @@ def equal(answer: str, gold: str) -> bool | None:
     options = OPTION.fullmatch(gold), OPTION.fullmatch(answer)
     if options[0] or options[1]:
         return _equal_options(answer, gold, *options)
-    by_words = equal_words(answer, gold)
-    if by_words is not None:
-        return by_words
     numbers = rational(answer), rational(gold)
     if numbers[0] is not None and numbers[1] is not None:
         return numbers[0] == numbers[1] or rounds(answer, numbers[1]) or rounds(gold, numbers[0])
+    by_words = equal_words(answer, gold)
+    if by_words is not None:
+        return by_words
     sets = [_punctured(text) or text for text in (answer, gold)]
     if sets != [answer, gold]:
         return equal(*sets)

@@ -16,7 +16,8 @@ _TAIL = 2_000  # characters at the end of a text that are searched for its closi
 
 # The order of trust, in one place: the first of these that a text has is its answer.
 RULES: dict[str, str] = {
-    "answer line": "of a choice only: a line `Answer: B` behind the last box",
+    "answer line": "a line `Answer: B` behind the last box; for mathematics only if a word between "
+    "the two (`wait`, `mistake`) takes the box back",
     "box": r"the last \boxed{...} or \fbox{...}, or \boxed before a bare token; boxes that only "
     "`and`, `or`, a comma ties together, or a name `y =`, are one answer, a list",
     "hashes": "what follows the last `####`, to the end of the line (GSM8K)",
@@ -33,12 +34,24 @@ _TIED = re.compile(  # what may stand between two boxes of one answer
     r"(?:(?:\\text\s*+\{)?\s*+(?:and|or|or maybe|or perhaps|or possibly|和|或)\s*+\}?)?"
     r"[\s$]*+(?:\\[()\[\],;: ]|\\q?quad)*+[\s$]*+(?:[a-zA-Z]\w?\s*+=\s*+)?"
 )
+_SUPPOSED = re.compile(  # what stands before an answer that is not declared
+    r"(?:\b(?:suppose|supposing|assume|assuming|if|whether|unless|imagine)\s(?:that\s)?"
+    r"(?:(?:the|our|my|your|its)\s)?(?:(?:final|correct|right)\s)?|(?:假设|假如|如果|若|设))$",
+    re.IGNORECASE,
+)
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _ANSWER_IS = re.compile(
     r"(?:\b(?:answer|result|solution)\b[ \t*_]*+(?:(?:is|are|equals)\b|[:：])"
     r"|答案[ \t*]*+(?:是|为|為|[:：])|^[#*_ \t]*+(?:final[ ]+)?answer[*_ \t]*+$)"
     r"[\s:：*_`]*+(?=\S)",
     re.IGNORECASE | re.MULTILINE,
+)
+_FINAL_LINE = re.compile(  # **Final answer:** 24
+    r"^[#*_ \t]*(?:final )?answer[*_ \t]*[:：][*_ \t]*(?=[-$\\(0-9])", re.IGNORECASE | re.MULTILINE
+)
+_BULLETS = re.compile(r"(?:[-•] +[^\n]+(?:\n+|$)){2,}")
+_NOT_THAT = re.compile(  # 7, not 5
+    r"(?<=\S)(?:,\s+(?:and\s+)?not|,?\s+(?:rather\s+than|instead\s+of))\s+[-0-9$\\(*][^,;]*$"
 )
 _DISPLAYS = (("$$", "$$"), (r"\[", r"\]"))
 _SPECIAL = re.compile(r"<[|｜][^\s<>|｜]{1,40}[|｜]>.*", re.DOTALL)  # <|im_start|> and all behind
@@ -52,6 +65,9 @@ _SECOND_THOUGHT = re.compile(
     r"instead|rather|also|and|another|otherwise|second|mistake)\b|n't\b",
     re.IGNORECASE,
 )
+_TAKEN_BACK = re.compile(
+    r"\b(?:wait|actually|correction|mistake|hmm|sorry|oops|wrong|incorrect)\b", re.IGNORECASE
+)
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=。)|\n+")
 _CLOSING = re.compile(
     r"\W*(?:therefore|thus|hence|so|finally|consequently|in conclusion|in total|altogether|"
@@ -59,6 +75,7 @@ _CLOSING = re.compile(
     re.IGNORECASE,
 )
 _SAYS_A_VALUE = re.compile(r"[0-9$\\]")
+_BARE_NUMBER = re.compile(r"[-+]?[0-9][0-9,./]{0,40}")
 _LETTER_LINE = re.compile(r"[\s:*_`(\[（]*+[A-Za-z](?![A-Za-z'])")
 
 
@@ -103,7 +120,10 @@ def read_answer(reply: str, kind: Kind) -> Read | None:
     it is the text as it stands ("whole text").
 
     Where a text declares several answers one after another, the last counts, as in the published
-    evaluations; boxes tied by "and" or "or" are one list, so that hedging with them does not pay.
+    evaluations ("The answer is 7. The answer is 5." is 5): most who write so correct themselves,
+    and it gains nothing, for only one is graded. Answers in one declaration, "7 or 5", and boxes
+    tied by "and" or "or" are one list, so that hedging with them does not pay. What is only
+    supposed ("if the answer is 7") is not declared.
     """
     summary = reply.rpartition("</think>")[2]
     text = extract_answer(summary)
@@ -148,13 +168,25 @@ def boxed_answers(text: str) -> list[str]:
 
 def _stated(text: str, kind: Kind) -> Read:
     """The part of a text that it declares its answer, by RULES."""
+    if _BARE_NUMBER.fullmatch(text):  # in which no rule but the last can find anything
+        return Read(text, "whole text")
     text = _SPECIAL.sub("", text).strip()
-    ends = [match.end() for match in _ANSWER_IS.finditer(text)]
+    said = list(_ANSWER_IS.finditer(text))
+    ends = [
+        match.end()
+        for match in said
+        if not _SUPPOSED.search(text, max(match.start() - 60, 0), match.start())
+    ]
     boxes = boxed_answers(text)
     if kind == "choice" and ends and boxes:
         behind = ends[-1] > max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
         if behind and _LETTER_LINE.match(text, ends[-1]):
             return Read(_declared(text[ends[-1] :]), "answer line")
+    if boxes and kind == "math":
+        line = max((match.end() for match in _FINAL_LINE.finditer(text)), default=0)
+        box = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+        if box < line and _TAKEN_BACK.search(text, box, line):
+            return Read(_declared(text[line:]), "answer line")
     if boxes:
         return Read(", ".join(boxes) if all(boxes) else "", "box")
     marks = _HASHES.findall(text)
@@ -165,7 +197,7 @@ def _stated(text: str, kind: Kind) -> Read:
     closing = _closing_sentence(text)
     if closing:
         return Read(closing, "closing sentence")
-    return Read(text if len(text) <= MAX_BARE else "", "whole text")
+    return Read(text if len(text) <= MAX_BARE and not said else "", "whole text")
 
 
 def _declared(rest: str) -> str:
@@ -175,11 +207,15 @@ def _declared(rest: str) -> str:
             inside, found, _ = rest[len(opening) :].partition(closing)
             if found and inside.strip():
                 return inside.strip()
+    bullets = _BULLETS.match(rest)
+    if bullets:
+        return ", ".join(item.strip("-• ") for item in bullets[0].splitlines() if item.strip())
     line = rest.partition("\n")[0].strip()
     end = _SENTENCE_END.search(line)
     # What follows may take the answer back: then all of it is read, and picks nothing.
     if end and not _SECOND_THOUGHT.search(line, end.end()):
         line = line[: end.start()]
+    line = _NOT_THAT.sub("", line)
     bold = _BOLD_END.search(line)
     if bold and line.count("**") % 2:  # it began before the answer
         line = line[: bold.start()]

@@ -28,6 +28,7 @@ from r1jax.rewards.checks import (
     describe,
     from_sandbox,
     quick_verdict,
+    reference_of,
     timed,
     verdict_of,
 )
@@ -301,7 +302,7 @@ class Grader:
         if problem.kind == "gym":
             gym.require()
         function, name = SLOW[problem.kind]
-        job = self._workers.submit(timed, function, answer, problem.answer)
+        job = self._workers.submit(timed, function, answer, reference_of(problem))
         return functools.partial(self._from_worker, job, name)
 
     def _score(self, given: Given, chunk: Chunk) -> Callable[[], Values]:

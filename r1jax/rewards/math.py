@@ -1,6 +1,6 @@
 r"""Is a mathematical answer equal to the reference?
 
-From certain to approximate: words, rational numbers, and the structure of both texts (latex.py,
+From certain to approximate: words, rational numbers, and the structure of both texts (groups.py,
 units.py), item by item, are compared exactly, which settles most answers in microseconds; the
 formulas that are left are compared by value (symbolic.py).
 
@@ -17,14 +17,19 @@ What is equal, beyond equal values, follows the data sets' references:
 - `a=1, b=2` is `(a,b) = (1,2)`, and without the names (1,2) in this order.
 - A condition or a reason behind a value, or words before it, may be left out; words that change it
   ("at least", "more than", "million") may not.
-- A list or a set may be in any order; a tuple, interval or matrix may not, and its brackets
+- A list or a set may be in any order, unless the question asks for one ("from least to greatest",
+  asked.py); a tuple, interval or matrix may not, and its brackets
   count: (1,2] is not [1,2]. A bare list may stand for a set, and in order for a tuple; a column
   or row for a tuple.
+- A formula copied from the question (`17 \cdot 23`, the polynomial to be factored) is no answer,
+  even of the right value, unless the reference is written so; a number or an equation may be.
+- An integer to be chosen (`n \in \mathbb{Z}`) may have another name.
 - The base of a numeral may be left out. Another base is wrong.
 - A decimal stands for a number that it rounds if it has SIGNIFICANT digits.
 - Words are equal as words, without case; `none`, `no solution` and the empty set are one, so are
-  `DNE` and "does not exist"; number words are numbers. A letter in brackets is one without. Lists
-  of words may be in any order. A date is its day; a time without a.m. or p.m. fits either.
+  `DNE` and "does not exist"; number words are numbers, Chinese ones (`四分之三`) too. A letter in
+  brackets is one without. Lists of words may be in any order. A date is its day; a time without
+  a.m. or p.m. fits either.
 - `(B) 6` is (B), and is 6; where both sides have a letter, it decides.
 - A set, and a list of tuples, has no repeats; in a bare list of numbers they count.
 - `{x | x > 3}`, `x > 3` and the interval are one, so are `|x| < 2` and -2 < x < 2, `C(10,3)`
@@ -36,13 +41,17 @@ import re
 from r1jax.data.boxed import last_boxed
 from r1jax.rewards.equal import OPTION, collection, equal
 from r1jax.rewards.equal_words import single_words
-from r1jax.rewards.latex import tidy
 from r1jax.rewards.names import is_combined, is_name, sides
 from r1jax.rewards.prose import clock, date, spoken_value
 from r1jax.rewards.rational import MAX_CHARS, NUMERAL, compare_numbers, rational
+from r1jax.rewards.spelling import tidy
 from r1jax.rewards.symbolic import parses
 from r1jax.rewards.units import measure, quantity
 
+_PARAMETER = re.compile(
+    r"(?<![\\a-zA-Z])([a-zA-Z])\s*(?:\\in|∈)\s*(?:\\mathbb\s*\{?\s*Z|ℤ)"
+    r"|\bintegers?\}?\s*\$?([a-zA-Z])(?![a-zA-Z])"
+)
 _TOWER = re.compile(r"\^\s*\{?\s*[0-9]+\s*\^\s*\{?\s*[0-9]+\s*\^")
 MAX_DEPTH = 40  # of brackets; the parser's time grows fast with it
 
@@ -61,7 +70,7 @@ def grade_math(answer: str, reference: str) -> bool | None:
     same_number = compare_numbers(answer, reference)
     if same_number is not None:
         return same_number
-    got, wanted = tidy(answer), tidy(reference)
+    got, wanted = tidy(_same_parameter(answer, reference)), tidy(reference)
     if _hostile(got):
         return None
     verdict = equal(got, wanted)
@@ -106,8 +115,21 @@ def _unreadable(text: str) -> str | None:
     return None if parses(text) else f"{text!r} is no formula, number or word that can be parsed"
 
 
+def _same_parameter(answer: str, reference: str) -> str:
+    r"""The answer with the reference's name for an integer to be chosen, `n \in \mathbb{Z}`."""
+    names = _PARAMETER.findall(answer), _PARAMETER.findall(reference)
+    if len(names[0]) != 1 or len(names[1]) != 1 or names[0] == names[1]:
+        return answer
+    mine, theirs = ("".join(found[0]) for found in names)
+    if theirs in re.findall(r"\\[a-zA-Z]+|[a-zA-Z]", answer):
+        return answer
+    return re.sub(rf"(?<![\\a-zA-Z]){mine}(?![a-zA-Z])", theirs, answer)
+
+
 def _hostile(text: str) -> bool:
     """Whether brackets or powers are stacked so that parsing or evaluating would take for ever."""
+    if text.count("(") + text.count("[") + text.count("{") <= MAX_DEPTH:
+        return bool(_TOWER.search(text))
     depth = deepest = 0
     for c in text:
         depth += (c in "([{") - (c in ")]}")

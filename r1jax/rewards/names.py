@@ -5,7 +5,7 @@ r"""What stands left of `=`: whether it only names the value, and several names 
 
 import re
 
-from r1jax.rewards.latex import group
+from r1jax.rewards.groups import group
 
 _NAME = re.compile(  # (x, y); x, \theta, a_1, f(x), f(-1), f'(x), f^{-1}(x); Area of the base
     r"\([a-zA-Z](?:\s*,\s*[a-zA-Z])*\)"

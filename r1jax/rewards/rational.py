@@ -37,6 +37,12 @@ NUMERAL = re.compile(  # 52_8, 2A_{16}, (52)_{\text{eight}}, 52 (base 8)
     rf"[{{\s]*(?:\\text\s*\{{)?\s*(?P<base>[0-9]+|{'|'.join(_BASES)})[)}}\s]*"
 )
 
+_HAN_SENTENCE = re.compile(  # 小明一共花了 36 元: one number, and no word that changes it
+    r"(?:(?![不非没未至超少多第约近负万亿百千半除余或倍比减加乘若设])[\u4e00-\u9fff，,：:\s])*"
+    r"(?P<number>-?[0-9][0-9,.]*)\s*"
+    r"(?:(?![万萬亿億百千十半分倍不或多以])[\u4e00-\u9fff]){0,4}[。.]?"
+)
+
 
 def compare_numbers(answer: str, reference: str) -> bool | None:
     """Whether two integers or decimals (`1,000`, `$5`, `72.0`) are equal, exactly.
@@ -57,7 +63,8 @@ def number(text: str) -> Fraction | None:
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_CHARS else None
     if match is None:
         return None
-    value = Fraction(match["digits"].rstrip(".").replace(",", ""))
+    digits = match["digits"].rstrip(".").replace(",", "")
+    value = Fraction(digits if "." in digits else int(digits))  # an int needs no parsing
     return -value if match["sign"] in ("-", "−") else value
 
 
@@ -65,6 +72,8 @@ def _only_number(text: str) -> Fraction | None:
     """The number in a sentence of plain words with just one."""
     if len(text) > MAX_CHARS:
         return None
+    if not text.isascii() and (han := _HAN_SENTENCE.fullmatch(text)):
+        return number(han["number"])
     numbers = []
     for token in text.lower().split():
         token = token.lstrip("*").rstrip("*.,:;")

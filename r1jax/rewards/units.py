@@ -1,5 +1,6 @@
 r"""The unit behind a value, and a canonical name for it."""
 
+import functools
 import re
 from fractions import Fraction
 from typing import NamedTuple
@@ -122,6 +123,7 @@ _PART = re.compile(r"(/|\bper\b)|([^\W\d_]+)(?:\s*\^?\s*\{?\s*(-?[0-9])\s*\}?)?"
 _COMPOUND = re.compile(r"([0-9.]+)\s*(?:\\text\s*\{\s*([a-z]+)\s*\}|([a-z]{1,}))[\s,]*(?:and\s+)?")
 
 
+@functools.lru_cache(maxsize=4096)  # asked several times of the same text
 def quantity(text: str) -> Quantity:
     r"""A tidy text's value and its unit: `864 \text{ inches}^2` is 864 and "inch^2".
 

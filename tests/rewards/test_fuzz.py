@@ -13,9 +13,10 @@ from r1jax.rewards.components import COMPONENTS, Checked
 from r1jax.rewards.countdown import check_countdown
 from r1jax.rewards.format import extract_answer, final_answer, parse_reply
 from r1jax.rewards.grading import Grader
+from r1jax.rewards.groups import group, interval
 from r1jax.rewards.language import language_share
-from r1jax.rewards.latex import group, interval, tidy
 from r1jax.rewards.rational import compare_numbers
+from r1jax.rewards.spelling import tidy
 from r1jax.rewards.units import quantity
 from r1jax.rewards.words import share_of_words
 
