@@ -34,7 +34,7 @@ from experiments import cli
 from r1jax import sharding
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.analysis.report import write_report
-from r1jax.config import RunConfig
+from r1jax.config import RunConfig, check
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights, weight_specs
@@ -70,7 +70,11 @@ def _default_preset(args: list[str]) -> str:
 def main(args: list[str]) -> None:
     started = time.perf_counter()
     preset, folder = _default_preset(args), cli.take(args, "--model")
-    if own := cli.take(args, "--reward"):
+    own = cli.take(args, "--reward")
+    if own is not None:
+        twice = any(arg.split("=")[0] == "--reward.own" for arg in args)
+        check(not twice, "--reward and --reward.own are the same: give one, with commas")
+        check(bool(own), "--reward= is empty: expected FILE.py:FUNCTION")
         args.append(f"--reward.own={own}")
     default = cli.starting_config(RUNS, preset, args)
     if folder:

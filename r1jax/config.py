@@ -286,6 +286,13 @@ class OptimConfig:
 
     def __post_init__(self):
         check_positive(self, "lr", "clip_norm")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            fits = isinstance(value, str) or (math.isfinite(value) and value >= 0)
+            check(fits, f"OptimConfig.{f.name} must be finite and not negative, got {value}")
+        for name in ("b1", "b2"):
+            value = getattr(self, name)
+            check(value < 1, f"OptimConfig.{name} must be less than 1, got {value}")
         check(
             self.schedule == "constant" or self.steps > self.warmup,
             f"OptimConfig.steps={self.steps} must exceed warmup={self.warmup} for a cosine",
@@ -308,8 +315,8 @@ class SamplingConfig:
     def __post_init__(self):
         check_positive(self, "max_prompt", "max_tokens", "slots", "refill")
         check(
-            self.temperature >= 0,
-            f"SamplingConfig.temperature must not be negative, got {self.temperature}",
+            0 <= self.temperature < math.inf,
+            f"SamplingConfig.temperature must be finite and not negative, got {self.temperature}",
         )
         check(0 < self.top_p <= 1, f"SamplingConfig.top_p must lie in (0, 1], got {self.top_p}")
         check(self.top_k >= 0, f"SamplingConfig.top_k must not be negative, got {self.top_k}")

@@ -144,7 +144,10 @@ def _check(function: object, place: str) -> None:
 
 
 def _values(function: Function, name: str, batch: Sequence[Checked]) -> list[float]:
-    return [_number(function(c.problem, c.reply), name) for c in batch]
+    try:
+        return [_number(function(c.problem, c.reply), name) for c in batch]
+    except SystemExit as error:  # the reply's failure, not the end of the run
+        raise RuntimeError(f"{name} called sys.exit({error.code})") from None
 
 
 def _number(value: object, name: str) -> float:

@@ -15,7 +15,7 @@ from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of, own
 
 FILE = '''
-import math, os, time
+import math, os, sys, time
 from neighbour import LIMIT
 
 from r1jax.rewards.format import final_answer
@@ -39,6 +39,8 @@ def trouble(problem, reply):
         os._exit(1)
     if word == "raise":
         raise KeyError("no such thing")
+    if word == "leave":
+        sys.exit()
     return {"nan": math.nan, "none": None, "text": "1.0", "yes": True}.get(word, 0.25)
 
 
@@ -87,11 +89,11 @@ def test_the_users_own_task_and_reward(file):
 
 
 def test_what_goes_wrong_is_failed_for_that_reply_alone(file):
-    words = ["fine", "raise", "nan", "none", "text", "yes", "die", "fine"]
+    words = ["fine", "raise", "nan", "none", "text", "yes", "die", "leave", "fine"]
     cfg = RewardConfig(own=f"{file}:trouble")
     with Grader(cfg.weights, workers=2, components=components_of(cfg)) as grader:
         grades = grader.grade([MATH] * len(words), [f"7 {word}" for word in words])
-    bad = {"raise", "nan", "none", "text", "die"}
+    bad = {"raise", "nan", "none", "text", "die", "leave"}
     assert [g.graded for g in grades] == [word not in bad for word in words]
     assert {g.outcome for g in grades if not g.graded} == {"failed"}
     details = [g.detail for g in grades]
@@ -99,6 +101,8 @@ def test_what_goes_wrong_is_failed_for_that_reply_alone(file):
     assert details[2] == "trouble: ValueError: trouble must return a finite number, got nan"
     assert "must return a number or a bool, got None" in details[3]
     assert "died" in details[6]
+    # It was once the end of the run, with exit status 0.
+    assert details[7] == "trouble: RuntimeError: trouble called sys.exit(None)"
     assert [g.components["trouble"] for g in grades if g.graded] == [0.25, 1.0, 0.25]
 
 
