@@ -1,6 +1,7 @@
 """`import r1jax` in a program: the README's lines, and what they refuse."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -132,3 +133,22 @@ def test_replies_are_of_their_seed_alone():
     both = model.generate(prompts, n=2, max_tokens=32)
     assert both[:2] == model.generate(prompts[:1], n=2, max_tokens=32)
     assert both != model.generate(prompts, n=2, max_tokens=32, seed=1)
+
+
+def test_a_script_without_a_guard_grades_by_its_own_function(tmp_path):
+    """The workers must not run the program that asks: it would begin again in each."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import r1jax\n"
+        "print('begun')\n"
+        "LONGEST = 3\n"
+        "def brief(problem, reply):\n"
+        "    return len(reply.split()) <= LONGEST\n"
+        f"rows = {ROWS!r}\n"
+        "print(*(g.outcome for g in r1jax.grade(rows, ['apple', 'b c d e'], brief)))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
+    )  # fmt: skip
+    assert (run.stdout, run.stderr) == ("begun\ncorrect incorrect\n", "")
