@@ -93,7 +93,7 @@ def test_one_object_a_prompt_in_order(run, folder, tmp_path):
         assert row == {
             "id": str(n), "sample": 0, "prompt": prompt, "completion": tokenizer.decode(reply),
             "thinking": "", "text": whole.removeprefix(shown), "tokens": 20,
-            "finish_reason": "length",
+            "finish_reason": "length", "conversation": "plain",
         }  # fmt: skip
 
 
