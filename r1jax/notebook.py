@@ -154,6 +154,7 @@ def grade(
 
 def train_rl(
     model: Model | str,
+    /,
     problems: Sequence[Problem | Row] = (),
     reward: Reward | None = None,
     *,
@@ -208,10 +209,11 @@ def train_rl(
 
 
 def train_sft(
-    model: Model | str, examples: Sequence[Row], *, out: str | Path, **changes: Any
+    model: Model | str, /, examples: Sequence[Row], *, out: str | Path, **changes: Any
 ) -> Model:
-    """Supervised fine-tuning of `model`, as `experiments.sft`, on examples {"messages"} or {"prompt",
-    "completion"}, of which the last reply is trained on. They are kept in OUT/rows.jsonl.
+    """Supervised fine-tuning of `model`, as `experiments.sft`, on examples: {"messages"} or
+    {"prompt", "completion"}, of which the last reply is trained on. They are kept in
+    OUT/rows.jsonl.
 
     changes: fields of SFTConfig, as for `train_rl`; steps: updates. Raises as `train_rl` does.
     """

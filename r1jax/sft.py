@@ -128,7 +128,8 @@ def passes(steps: int, rows: int, packed: int) -> str:
     """How often so many updates of `rows` rows go through all `packed` rows there are."""
     times = steps * rows / packed
     seen = "some are never seen" if times < 1 else "all are seen" if times == 1 else "they repeat"
-    return f"{steps:,} updates of {rows:,} rows: {times:.3g} passes over all {packed:,}, so {seen}"
+    whole = f"{times:.3g} passes over the data ({packed:,} packed)"
+    return f"{steps:,} updates of {rows:,} rows: {whole}, so {seen}"
 
 
 def abstract_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:
