@@ -331,9 +331,9 @@ def test_replies_are_of_their_seed_alone():
 def test_a_text_begins_as_in_training(data_dir):
     """Behind the beginning-of-sequence token: as the oracle in NumPy goes on."""
     folder = data_dir / "stories260k" / "hf"
-    model, prompt = r1jax.open_model(folder), "Once upon a time"
+    model, prompt = r1jax.open_model(folder), "The"
     tokenizer = model.conversation.tokenizer
     ids = tokenizer.encode_prompt(prompt)
-    assert ids[0] == tokenizer.bos_id
+    assert ids == [tokenizer.bos_id, *tokenizer.encode(prompt)]
     want = tokenizer.decode(llama.greedy(folder, ids, 12, tokenizer.end_ids))
     assert model.generate([prompt], temperature=0, max_tokens=12) == [want]
