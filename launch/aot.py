@@ -18,18 +18,19 @@ import time
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType
 
 from experiments import cli
 from r1jax import hub, sharding
+from r1jax.checkpoint import abstract_like
 from r1jax.config import InputError, RunConfig, check
 from r1jax.presets import RUNS
 from r1jax.published import MODELS
 from r1jax.rl.grpo import grpo_step
+from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.loop import abstract_policy, check_mesh
-from r1jax.rl.types import Rollout
+from r1jax.rl.types import abstract_rollout, layout_of, rollout_shardings
 
 COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 
@@ -49,26 +50,6 @@ def topology_mesh(topology: str, text: str):
     return jax.make_mesh((fsdp, expert), names, (AxisType.Auto,) * 2, devices=devices)
 
 
-def abstract_rollout(cfg: RunConfig, mesh) -> Rollout:
-    shape = (
-        cfg.rl.questions, cfg.rl.group, cfg.sampling.max_prompt + cfg.sampling.max_tokens
-    )  # fmt: skip
-
-    def array(shape, dtype):
-        axes = ("questions", "replies", None)[: len(shape)]
-        where = NamedSharding(mesh, sharding.partition(shape, axes, mesh))
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-    return Rollout(
-        tokens_PGT=array(shape, jnp.int32),
-        valid_PGT=array(shape, jnp.bool_),
-        reply_PGT=array(shape, jnp.bool_),
-        logp_PGT=array(shape, jnp.float32),
-        reward_PG=array(shape[:2], jnp.float32),
-        graded_PG=array(shape[:2], jnp.bool_),
-    )
-
-
 FLAGS: cli.Flags = {
     "topology": ("NAME", "such as v5p:4x4x4"),
     "model": ("NAME|DIR", "a published model, or a Hugging Face directory, in the preset's place"),
@@ -85,20 +66,15 @@ def main(args: list[str]) -> None:
     cfg = cli.parse(RunConfig, cfg, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
     mesh = topology_mesh(topology, cfg.mesh)
     check_mesh(cfg, mesh)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    layout = layout_of(cfg, mesh.size)
+    rollout = abstract_like(
+        abstract_rollout(layout, cfg.rl.questions), rollout_shardings(layout, mesh)
+    )
     # Outside the mesh: optax builds small arrays here, and no device of a topology can hold one.
-    policy, rollout = abstract_policy(cfg, mesh), abstract_rollout(cfg, mesh)
+    policy = abstract_policy(cfg, mesh)
     started = time.perf_counter()
     with jax.set_mesh(mesh):
-        compiled = grpo_step.lower(
-            policy,
-            rollout,
-            jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(mesh)),
-            model=cfg.model,
-            cfg=cfg.rl,
-            optim_cfg=cfg.optim,
-            sampling=cfg.sampling,
-        ).compile()
+        compiled = grpo_step.lower(policy, rollout, hyper_of(cfg), **static_of(cfg)).compile()
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and hlo is not None
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes

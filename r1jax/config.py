@@ -26,7 +26,8 @@ Long = Literal["stop", "drop"]  # what a prompt or document that is too long doe
 # either will do (auto, for job scripts).
 Resume = Literal["no", "yes", "auto"]
 # What a rollout is trained with (`r1jax.rl.algorithms.ALGORITHMS`).
-AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "gspo"]
+CorrectionName = Literal["none", "tis", "icepop"]
+AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce++", "cispo"]
 
 
 class InputError(ValueError):
@@ -338,7 +339,13 @@ class RLConfig:
     questions: int = 16  # a rollout
     group: int = 16  # replies a question, at least 2
     minibatches: int = 2  # updates a rollout, one after another
-    microbatches: int = 1  # gradient accumulation within an update: less memory, same result
+    #: Of packed replies, computed at once; the gradients of as many as an update's replies fill are
+    #: summed. Less memory, same result.
+    rows: int = 16
+    row_tokens: int = 0  # of a row; at least (and for 0 just) max_prompt + max_tokens
+    #: Of the difference between sampler and trainer (`rl/correction.py`); scores every reply once
+    #: more a step. none: the ratio of the loss is against the sampler.
+    correction: CorrectionName = "none"
     clip_low: float | None = None  # how far a ratio may fall below 1; None: the algorithm's own
     clip_high: float | None = None  # and rise above it
     kl_coef: float | None = None  # of the penalty towards the reference; None: the algorithm's own
@@ -359,7 +366,7 @@ class RLConfig:
             "questions",
             "group",
             "minibatches",
-            "microbatches",
+            "rows",
             "reference_every",
             "max_draws",
         )
@@ -367,6 +374,11 @@ class RLConfig:
             self.algorithm in get_args(AlgorithmName),
             f"RLConfig.algorithm must be one of {', '.join(get_args(AlgorithmName))}, got "
             f"{self.algorithm!r}",
+        )
+        check(
+            self.correction in get_args(CorrectionName),
+            f"RLConfig.correction must be one of {', '.join(get_args(CorrectionName))}, got "
+            f"{self.correction!r}",
         )
         check(
             self.group > 1,
@@ -378,11 +390,13 @@ class RLConfig:
             rows <= MOST_REPLIES,
             f"RLConfig: questions x group = {rows:,} replies a rollout; at most {MOST_REPLIES:,}",
         )
-        parts = self.minibatches * self.microbatches
         check(
-            rows % parts == 0,
-            f"RLConfig: minibatches x microbatches = {parts} must divide questions x group = "
-            f"{rows}",
+            rows % self.minibatches == 0,
+            f"RLConfig.minibatches={self.minibatches} must divide questions x group = {rows}",
+        )
+        check(
+            self.row_tokens >= 0,
+            f"RLConfig.row_tokens must not be negative, got {self.row_tokens}",
         )
         check(
             all((v or 0) >= 0 for v in (self.clip_low, self.clip_high, self.kl_coef)),

@@ -23,23 +23,24 @@ class TrainState(flax.struct.PyTreeNode):
     step: Any  # scalar: updates made so far
 
 
-def learning_rate(cfg: OptimConfig) -> optax.Schedule:
-    warm = optax.linear_schedule(0.0, cfg.lr, cfg.warmup)
+def schedule(cfg: OptimConfig) -> optax.Schedule:
+    """What a step's learning rate is of cfg.lr, by the updates made so far."""
+    warm = optax.linear_schedule(0.0, 1.0, cfg.warmup)
     if cfg.schedule == "constant":
-        after = optax.constant_schedule(cfg.lr)
+        after = optax.constant_schedule(1.0)
     else:
-        after = optax.cosine_decay_schedule(cfg.lr, cfg.steps - cfg.warmup, cfg.final)
+        after = optax.cosine_decay_schedule(1.0, cfg.steps - cfg.warmup, cfg.final)
     # Warm-up counts from 1: an update with rate 0 would be a step wasted.
     joined = optax.join_schedules([warm, after], [cfg.warmup])
     return (lambda count: joined(count + 1)) if cfg.warmup else after
 
 
 def make_optimizer(cfg: OptimConfig) -> optax.GradientTransformation:
+    """AdamW, but for the learning rate: `update` multiplies by it, so that it can be traced."""
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm),
-        optax.adamw(
-            learning_rate(cfg), b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=_matrices
-        ),
+        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2),
+        optax.add_decayed_weights(cfg.weight_decay, _matrices),
     )
 
 
@@ -58,28 +59,36 @@ def float32(tree):
     return jax.tree.map(lambda a: a.astype(jnp.float32), tree)
 
 
-def state_shardings(model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:
+def trained(params, mtp: bool):
+    """The parameters that an update moves, and that have moments: all, or, as in RL, all but those
+    of the MTP modules, which it does not run."""
+    return params if mtp else params.replace(mtp=())
+
+
+def state_shardings(
+    model: ModelConfig, cfg: OptimConfig, mesh: Mesh, mtp: bool = True
+) -> TrainState:
     """Where each array of a TrainState lives: moments beside their parameters."""
-    return shardings_around(weight_specs(model), cfg, mesh)
+    return shardings_around(weight_specs(model), cfg, mesh, mtp)
 
 
-def shardings_around(specs, cfg: OptimConfig, mesh: Mesh) -> TrainState:
+def shardings_around(specs, cfg: OptimConfig, mesh: Mesh, mtp: bool = True) -> TrainState:
     """As `state_shardings`, for weights declared by `specs`."""
     placed = sharding.shardings(specs, mesh)
     tx = make_optimizer(cfg)
     opt_state = optax.tree_utils.tree_map_params(
         tx,
         lambda _, where: where,
-        jax.eval_shape(tx.init, sharding.abstract(specs.params)),
-        placed.params,
+        jax.eval_shape(tx.init, trained(sharding.abstract(specs.params), mtp)),
+        trained(placed.params, mtp),
         transform_non_params=lambda _: sharding.replicated(mesh),
     )
     return TrainState(weights=placed, opt_state=opt_state, step=sharding.replicated(mesh))
 
 
-def new_state(weights, cfg: OptimConfig) -> TrainState:
+def new_state(weights, cfg: OptimConfig, mtp: bool = True) -> TrainState:
     """A state at step 0 around given weights."""
-    opt_state = make_optimizer(cfg).init(float32(weights.params))
+    opt_state = make_optimizer(cfg).init(float32(trained(weights.params, mtp)))
     return TrainState(weights=weights, opt_state=opt_state, step=jnp.zeros((), jnp.int32))
 
 
@@ -149,24 +158,26 @@ def update(
     load_LE: jax.Array | None,
     cfg: OptimConfig,
     *,
-    ran_mtp: bool = True,
+    lr: jax.Array | float | None = None,
+    mtp: bool = True,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One clipped AdamW update, and one step of the router's balance rule.
 
-    ran_mtp=False, as in RL: MTP modules have no gradient, and stay as they are: not decayed either.
+    lr: in place of cfg's own, at the schedule's peak; may be traced.
+    mtp=False, as in RL: `grads` and the moments have no MTP modules, which stay as they are.
     """
     grads = float32(grads)
-    updates, opt_state = make_optimizer(cfg).update(grads, state.opt_state, state.weights.params)
-    if not ran_mtp:
-        updates = updates.replace(mtp=jax.tree.map(jnp.zeros_like, updates.mtp))
-    weights = state.weights.replace(params=optax.apply_updates(state.weights.params, updates))
+    rate = jnp.asarray((cfg.lr if lr is None else lr) * schedule(cfg)(state.step), jnp.float32)
+    before = trained(state.weights.params, mtp)
+    updates, opt_state = make_optimizer(cfg).update(grads, state.opt_state, before)
+    params = optax.apply_updates(before, jax.tree.map(lambda u: -rate * u, updates))
+    if not mtp:
+        params = params.replace(mtp=state.weights.params.mtp)
+    weights = state.weights.replace(params=params)
     if load_LE is not None:
         # RL does not run the MTP layers, whose biases come last: those without a load stay.
         ran, rest = jnp.split(weights.router_bias_LE, [load_LE.shape[0]])
         bias_LE = jnp.concatenate([updated_bias(ran, load_LE, cfg.bias_rate), rest])
         weights = weights.replace(router_bias_LE=bias_LE)
-    metrics = {
-        "grad_norm": optax.tree.norm(grads),
-        "lr": jnp.asarray(learning_rate(cfg)(state.step), jnp.float32),
-    }
+    metrics = {"grad_norm": optax.tree.norm(grads), "lr": rate}
     return TrainState(weights, opt_state, state.step + 1), metrics

@@ -27,8 +27,6 @@ FSDP, EXPERT = "fsdp", "expert"
 # Logical axis -> mesh axes. An axis is left whole where its size does not divide.
 RULES: dict[str | None, tuple[str, ...]] = {
     "batch": (FSDP, EXPERT),
-    "questions": (FSDP,),  # a rollout's two leading axes
-    "replies": (EXPERT,),
     "embed": (FSDP,),
     "heads": (EXPERT,),
     "vocab": (EXPERT,),
@@ -90,6 +88,11 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh))
+
+
+def constrain_like(tree, specs):
+    """As `constrain`, for arrays declared by ParamSpecs."""
+    return jax.tree.map(lambda spec, x: constrain(x, *spec.axes), specs, tree, is_leaf=is_spec)
 
 
 @dataclasses.dataclass(frozen=True)

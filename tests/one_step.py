@@ -19,6 +19,7 @@ from r1jax.config import RunConfig
 from r1jax.config_file import load_config
 from r1jax.data.tasks import make_task
 from r1jax.rl.grpo import grpo_step
+from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.loop import Trainer, new_grader, new_policy
 from r1jax.sharding import make_mesh
 
@@ -30,8 +31,8 @@ def one_step(cfg: RunConfig, mesh_text: str) -> dict:
         trainer = Trainer(cfg, make_task(cfg), mesh, grader)
         state = new_policy(cfg, load_weights(cfg.base, cfg.model), mesh)
         samples, _, _ = trainer.rollout(state.train.weights, 0, 0)
-        args = state, trainer.to_devices(trainer.rollout_of(samples)), trainer.key
-        compiled = grpo_step.lower(*args, **trainer.step_fn.keywords).compile()
+        args = state, trainer.to_devices(trainer.rollout_of(samples, 0)), hyper_of(cfg)
+        compiled = grpo_step.lower(*args, **static_of(cfg)).compile()
         state, metrics = compiled(*args)
     moments = optax.tree_utils.tree_get(state.train.opt_state, "mu")
     return {

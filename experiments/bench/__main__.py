@@ -25,9 +25,9 @@ from r1jax.base import EMBEDDED, load_weights
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tasks import make_task
 from r1jax.presets import RUNS
-from r1jax.rl.grpo import Tokens, row_log_probs
+from r1jax.rl.grpo import row_log_probs
 from r1jax.rl.loop import Trainer, new_grader, new_policy
-from r1jax.rl.types import Rollout
+from r1jax.rl.types import fill
 from r1jax.sampling.engine import Engine, Request
 
 
@@ -50,24 +50,26 @@ def step_split(mesh_text: str) -> None:
         trainer = Trainer(cfg, task, mesh, grader)
         state = new_policy(cfg, load_weights(EMBEDDED, cfg.model), mesh)
         samples, _, _ = trainer.rollout(state.train.weights, 0, 0)
-        rollout = trainer.to_devices(trainer.rollout_of(samples))
+        host = trainer.rollout_of(samples, 0)
+        rollout = trainer.to_devices(host)
         reply = sum(len(s.completion.tokens) for s in samples)
-        positions = rollout.tokens_PGT.size
+        filled = int(host.filled_M[0])  # of the first update alone
+        rows = jax.tree.map(lambda a: a[0, :filled].reshape(-1, a.shape[-1]), host.rows)
+        positions = rows.tokens_BT.size * cfg.rl.minibatches
 
-        score = jax.jit(lambda w, rows: row_log_probs(w, rows, cfg.model, cfg.sampling)[0])
-        rows = _all_rows(rollout)
+        score = jax.jit(lambda w, rows: row_log_probs(w, rows, cfg.model, 1.0)[0])
         holder = [state]
 
         def update():
-            holder[0], metrics = trainer.step_fn(holder[0], rollout, trainer.key)
+            holder[0], metrics = trainer.step_fn(holder[0], rollout)
             return metrics
 
         rollout_s = seconds(lambda: trainer.rollout(holder[0].train.weights, 0, 0)[1])
-        scoring_s = seconds(lambda: score(holder[0].train.weights, rows))
+        scoring_s = cfg.rl.minibatches * seconds(lambda: score(holder[0].train.weights, rows))
         update_s = seconds(update)
     print(
         f"tiny preset, mesh {mesh_text}: {len(samples)} replies, {reply:,} reply tokens, "
-        f"{positions:,} positions with padding"
+        f"about {positions:,} positions with padding (rows {fill(host):.0%} full)"
     )
     parts = {"rollout": (rollout_s, reply), "scoring": (scoring_s, positions)}
     parts["update"] = update_s, positions
@@ -76,19 +78,6 @@ def step_split(mesh_text: str) -> None:
         print(f"  {name:8} {took:7.3f} s  {share:5.0%} of a step  {rate:10,.0f} tokens/s")
     print(
         f"  update / scoring = {update_s / scoring_s:.1f} (two forwards and a backward: 4 is ideal)"
-    )
-
-
-def _all_rows(rollout: Rollout) -> Tokens:
-    """The rollout as one batch of rows; scoring reads only the first three fields."""
-    flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), rollout)
-    return Tokens(
-        tokens_BT=flat.tokens_PGT,
-        valid_BT=flat.valid_PGT,
-        reply_BT=flat.reply_PGT,
-        old_logp_BT=flat.logp_PGT,
-        advantage_B=flat.reward_PG,
-        weight_BT=flat.logp_PGT,
     )
 
 

@@ -153,7 +153,7 @@ def log_probs(
     hidden_BTD: jax.Array,
     targets_BT: jax.Array,
     cfg: ModelConfig,
-    temperature: float = 1.0,
+    temperature: jax.Array | float = 1.0,
     norm: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target, and the entropy it was drawn from, both [B, T] in nats.

@@ -1,13 +1,14 @@
 """GRPO and its variants: short pure functions, chosen by name.
 
-A variant says what a reward is worth within its group (`advantages`), how far the policy has moved
-from the sampler (`log_ratios`), how much each token weighs (`weights`), and what its paper trains
-with (`own`), which a run may set otherwise (`settings`). The loss is one for all (`rl/grpo.py`).
+A variant says what a reward is worth (`advantages`), how far the policy has moved from the sampler
+(`log_ratios`), what is maximised of both (`surrogate`), how much each token weighs (`weights`), and
+what its paper trains with (`own`), which a run may set otherwise (`settings`). The loss is one for
+all (`rl/grpo.py`).
 
 Everywhere: a reply that no grader graded is no reply. It is not in the mean, the deviation or the
 weights, and has no advantage.
 
-P questions  G replies a question  B rows of an update  T tokens
+P questions  G replies a question  N replies  B rows of packed replies  T tokens
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from r1jax.config import AlgorithmName, RLConfig
 
 # A deviation of rounding size (rewards of 0.1 + 0.2 and of 0.3) is none: such a group is equal.
 SPREAD = 1e-6
+Budget = jax.Array | float  # tokens
 
 
 class Settings(NamedTuple):
@@ -34,10 +36,12 @@ class Settings(NamedTuple):
 class Algorithm(NamedTuple):
     # reward_PG, graded_PG -> advantage_PG
     advantages: Callable[[jax.Array, jax.Array], jax.Array]
-    # log-prob differences, mask -> the logarithm of the ratio at each token, [B, T]
-    log_ratios: Callable[[jax.Array, jax.Array], jax.Array]
-    # mask_BT, generation budget in tokens -> weight_BT, over a whole update
-    weights: Callable[[jax.Array, int], jax.Array]
+    # log-prob differences, mask, segments -> the logarithm of the ratio at each token, [B, T]
+    log_ratios: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    # log-ratios, log-probs, advantages, clip_low, clip_high -> what is maximised, [B, T]
+    surrogate: Callable[..., jax.Array]
+    # length_N of an update's replies, 0 of all others; budget -> what a token of each weighs
+    weights: Callable[[jax.Array, Budget], jax.Array]
     own: Settings
 
 
@@ -55,6 +59,21 @@ def centred(reward_PG: jax.Array, graded_PG: jax.Array) -> jax.Array:
     return _within_groups(reward_PG, graded_PG)[0]
 
 
+def leave_one_out(reward_PG: jax.Array, graded_PG: jax.Array) -> jax.Array:
+    """Paper: A_i = r_i - the mean of the others' (RLOO, arXiv 2402.14740). Code: the
+    same, as n / (n - 1) (r_i - mean(r)) over the n graded replies."""
+    count_P1 = jnp.sum(graded_PG, axis=1, keepdims=True)
+    return centred(reward_PG, graded_PG) * (count_P1 / jnp.maximum(count_P1 - 1, 1))
+
+
+def standardized_over_all(reward_PG: jax.Array, graded_PG: jax.Array) -> jax.Array:
+    """Paper: A = (r - mean) / std over the whole batch (REINFORCE++, arXiv 2501.03262), so
+    that a question which all replies solve still has an advantage. Code: over the rollout, before
+    it is split into updates; none has one where all rewards are equal."""
+    advantage_1N = standardized(reward_PG.reshape(1, -1), graded_PG.reshape(1, -1))
+    return advantage_1N.reshape(reward_PG.shape)
+
+
 def _within_groups(reward_PG, graded_PG) -> tuple[jax.Array, jax.Array]:
     """(r - mean, std) of the graded replies of each group; the first exactly 0 where the second is
     no more than SPREAD."""
@@ -69,43 +88,68 @@ def _within_groups(reward_PG, graded_PG) -> tuple[jax.Array, jax.Array]:
     return jnp.where(std_P1 > SPREAD, centred_PG, 0.0), std_P1
 
 
-def token_log_ratios(difference_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+def token_log_ratios(difference_BT, mask_BT, segments_BT) -> jax.Array:
     """log(pi / pi_old) of each token (DeepSeekMath, eq. 3)."""
     return jnp.where(mask_BT, difference_BT, 0.0)
 
 
-def sequence_log_ratios(difference_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+def sequence_log_ratios(difference_BT, mask_BT, segments_BT) -> jax.Array:
     """Paper: s_i = (pi(o_i) / pi_old(o_i))^(1/|o_i|) (GSPO, arXiv 2507.18071, eq. 7). Code: its
     logarithm, the mean over the reply of its tokens', the same at each of them."""
-    difference = jnp.where(mask_BT, difference_BT, 0.0)
-    length_B1 = jnp.maximum(jnp.sum(mask_BT, axis=1, keepdims=True), 1)
-    mean_B1 = jnp.sum(difference, axis=1, keepdims=True) / length_B1
-    return jnp.broadcast_to(mean_B1, mask_BT.shape)
+    segments = segments_BT.shape[1] // 2 + 2  # each of a prompt and a reply, and the padding
+
+    def along_row(difference_T, mask_T, segments_T):
+        def total(x_T):
+            return jax.ops.segment_sum(x_T, segments_T, segments)
+
+        mean = total(difference_T) / jnp.maximum(total(mask_T.astype(difference_T.dtype)), 1)
+        return mean[segments_T]
+
+    difference_BT = jnp.where(mask_BT, difference_BT, 0.0)
+    mean_BT = jax.vmap(along_row)(difference_BT, mask_BT, segments_BT)
+    return jnp.where(mask_BT, mean_BT, 0.0)
 
 
-def mean_of_replies(mask_BT: jax.Array, budget: int) -> jax.Array:
-    """1/B sum_i 1/|o_i| sum_t: every reply weighs the same (DeepSeekMath, eq. 3)."""
-    length_B1 = jnp.maximum(jnp.sum(mask_BT, axis=1, keepdims=True), 1)
-    return mask_BT / (length_B1 * _replies(mask_BT))
+def clipped(log_ratio_BT, logp_BT, advantage_BT, low, high) -> jax.Array:
+    """min(r A, clip(r, 1 - low, 1 + high) A) (PPO, arXiv 1707.06347, eq. 7)."""
+    ratio = jnp.exp(log_ratio_BT)
+    return jnp.minimum(ratio * advantage_BT, jnp.clip(ratio, 1 - low, 1 + high) * advantage_BT)
 
 
-def mean_of_tokens(mask_BT: jax.Array, budget: int) -> jax.Array:
+def unclipped(log_ratio_BT, logp_BT, advantage_BT, low, high) -> jax.Array:
+    """r A, whose gradient where r = 1 is REINFORCE's A grad log pi."""
+    return jnp.exp(log_ratio_BT) * advantage_BT
+
+
+def clipped_weight(log_ratio_BT, logp_BT, advantage_BT, low, high) -> jax.Array:
+    """sg(clip(r, 1 - low, 1 + high)) A log pi: beyond the bounds a token weighs no more, but keeps
+    its gradient (CISPO, MiniMax-M1, arXiv 2506.13585, eq. 4 and 5)."""
+    weight = jnp.clip(jnp.exp(log_ratio_BT), 1 - low, 1 + high)
+    return jax.lax.stop_gradient(weight) * advantage_BT * logp_BT
+
+
+def mean_of_replies(length_N: jax.Array, budget: Budget) -> jax.Array:
+    """1/N sum_i 1/|o_i| sum_t: every reply weighs the same (DeepSeekMath, eq. 3)."""
+    return 1 / (jnp.maximum(length_N, 1) * _replies(length_N))
+
+
+def mean_of_tokens(length_N: jax.Array, budget: Budget) -> jax.Array:
     """1 / (sum_i |o_i|): every token weighs the same (DAPO, arXiv 2503.14476, eq. 12)."""
-    return mask_BT / jnp.maximum(jnp.sum(mask_BT), 1)
+    return jnp.full(length_N.shape, 1 / jnp.maximum(jnp.sum(length_N), 1))
 
 
-def constant_length(mask_BT: jax.Array, budget: int) -> jax.Array:
-    """1 / (B L): a reply weighs by its length, but no length changes what a token weighs.
+def constant_length(length_N: jax.Array, budget: Budget) -> jax.Array:
+    """1 / (N L): a reply weighs by its length, but no length changes what a token weighs.
 
     Paper: L is a constant, "MAX_TOKENS", the generation budget (Dr. GRPO, arXiv 2503.20783, listing
     1 and section 3.2). Code: SamplingConfig.max_tokens, whatever the rows are padded to.
     """
-    return mask_BT / (_replies(mask_BT) * budget)
+    return jnp.full(length_N.shape, 1 / (_replies(length_N) * budget))
 
 
-def _replies(mask_BT: jax.Array) -> jax.Array:
-    """How many rows have one (at least 1)."""
-    return jnp.maximum(jnp.sum(jnp.any(mask_BT, axis=1)), 1)
+def _replies(length_N: jax.Array) -> jax.Array:
+    """How many there are (at least 1)."""
+    return jnp.maximum(jnp.sum(length_N > 0), 1)
 
 
 # Deviations, beside those in the functions' own words:
@@ -114,22 +158,49 @@ ALGORITHMS: dict[AlgorithmName, Algorithm] = {
     # - beta k3. The Nature article's has no 1/|o|; which of the two trained R1-Zero is unreported.
     # e is unreported in both: 0.2 is PPO's. beta: R1's.
     "grpo": Algorithm(
-        standardized, token_log_ratios, mean_of_replies, Settings(0.2, 0.2, kl_coef=1e-3)
+        standardized, token_log_ratios, clipped, mean_of_replies, Settings(0.2, 0.2, kl_coef=1e-3)
     ),
     # Paper: no KL term (section 3.2: beta = 0), e = 0.2.
     "dr_grpo": Algorithm(
-        centred, token_log_ratios, constant_length, Settings(0.2, 0.2, kl_coef=0.0)
+        centred, token_log_ratios, clipped, constant_length, Settings(0.2, 0.2, kl_coef=0.0)
     ),
     # Paper: eq. 8 with clip-higher (0.2, 0.28) and no KL (sections 2.3 and 3.1). Dynamic sampling
     # and overlong shaping are settings of a run (`presets.dapo`); the token mean is what differs in
     # the loss.
     "dapo": Algorithm(
-        standardized, token_log_ratios, mean_of_tokens, Settings(0.2, 0.28, kl_coef=0.0)
+        standardized, token_log_ratios, clipped, mean_of_tokens, Settings(0.2, 0.28, kl_coef=0.0)
     ),
     # Paper: eq. 5 to 7, clipped at 3e-4 and 4e-4 (section 5.1), since a whole reply's ratio is that
     # close to 1; the KL term is "omitted for brevity", its weight unreported: none here.
     "gspo": Algorithm(
-        standardized, sequence_log_ratios, mean_of_replies, Settings(3e-4, 4e-4, kl_coef=0.0)
+        standardized,
+        sequence_log_ratios,
+        clipped,
+        mean_of_replies,
+        Settings(3e-4, 4e-4, kl_coef=0.0),
+    ),
+    # Paper: plain REINFORCE on a whole reply, its KL in the reward. Here the token's own ratio, so
+    # that later updates of a rollout are corrected; a reply's sum, over a constant; no KL.
+    "rloo": Algorithm(
+        leave_one_out, token_log_ratios, unclipped, constant_length, Settings(0.2, 0.2, kl_coef=0.0)
+    ),
+    # Paper: PPO's clip on tokens (section 3), KL in the reward (k1): here in the loss, as GRPO's,
+    # and off unless set.
+    "reinforce++": Algorithm(
+        standardized_over_all,
+        token_log_ratios,
+        clipped,
+        mean_of_tokens,
+        Settings(0.2, 0.2, kl_coef=0.0),
+    ),
+    # Paper: no lower bound (section 3.1: "a large value"), no KL; the upper is tuned, unreported.
+    # Here 1 + 4, as in ScaleRL's (arXiv 2510.13786) range.
+    "cispo": Algorithm(
+        standardized,
+        token_log_ratios,
+        clipped_weight,
+        mean_of_tokens,
+        Settings(1.0, 4.0, kl_coef=0.0),
     ),
 }
 

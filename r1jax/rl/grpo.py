@@ -6,79 +6,91 @@ Paper: J = mean over replies of 1/|o| sum_t min(r_t A, clip(r_t, 1 - e, 1 + e) A
 r_t = pi(o_t) / pi_old(o_t). Code: its negation is the loss, with these differences. Log-ratios are
 bounded at +-20, where no gradient is left (`clip/bounded` says how often). Log-probs are of the
 sampler's distribution at its temperature. The old ones are those recorded when the tokens were
-drawn, not recomputed, so a difference between sampler and trainer is seen by the ratio (and
-reported as sampler/logp_diff). A reply that no grader graded leaves the update as if it had not
-been drawn (`reward/ungraded` counts them).
+drawn, so a difference between sampler and trainer is seen by the ratio (and reported as
+sampler/logp_diff), unless a correction keeps the two apart (`rl/correction.py`). A reply that no
+grader graded leaves the update as if it had not been drawn (`reward/ungraded` counts them).
 
-P questions  G replies a question  R = P G rows  M updates  A micro-batches  B rows at once
+Replies come packed in rows (`rl/types.py`), and only the rows that hold some are computed: an
+update costs what its replies are long, and not what they might have been, in one program for all.
+
+P questions  G replies a question  N = P G replies  M updates  A micro-batches  B rows at once
 T tokens  L MoE layers  E experts
 """
 
 import functools
+from typing import NamedTuple
 
 import chex
-import einops
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from r1jax import masked, optim, sharding
-from r1jax.config import ModelConfig, OptimConfig, RLConfig, SamplingConfig
-from r1jax.model.params import Weights
+from r1jax.config import AlgorithmName, CorrectionName, ModelConfig, OptimConfig
+from r1jax.model.params import Weights, weight_specs
 from r1jax.model.transformer import forward, log_probs
 from r1jax.optim import TrainState
-from r1jax.rl.algorithms import ALGORITHMS, settings
-from r1jax.rl.types import Rollout
+from r1jax.rl.algorithms import ALGORITHMS, Algorithm
+from r1jax.rl.correction import CORRECTIONS
+from r1jax.rl.hyper import Hyper, Scalar
+from r1jax.rl.types import Rollout, Rows
 
 BOUND = 20.0  # of a log-ratio, in nats
 
 
 class PolicyState(flax.struct.PyTreeNode):
-    """The policy in training, and the frozen reference that the KL term holds it to."""
+    """The policy in training, and the frozen reference that a KL term holds it to, if there is one
+    (without MTP modules, which RL does not run)."""
 
     train: TrainState
-    reference: Weights
+    reference: Weights | None
 
 
-class Tokens(flax.struct.PyTreeNode):
-    """Rows ready for the loss. All but `tokens` and `valid` are of token t given those before."""
+class Token(NamedTuple):
+    """What the loss takes of each token beside its log-probs, all [B, T]. Anything may stand where
+    `reply_BT` is false."""
 
-    tokens_BT: jax.Array
-    valid_BT: jax.Array
     reply_BT: jax.Array
-    old_logp_BT: jax.Array
-    advantage_B: jax.Array
+    segments_BT: jax.Array
+    old_logp_BT: jax.Array  # of the trainer, where a correction is on; else of the sampler
+    advantage_BT: jax.Array
     weight_BT: jax.Array  # sums to what the algorithm says over a whole update
+    importance_BT: jax.Array  # of the correction, on the surrogate alone
 
 
-def policy_loss(logp_BT, ref_logp_BT, rows: Tokens, cfg: RLConfig):
-    """Sum of weighted -min(r A, clip(r) A) + beta k3, and its parts.
+def policy_loss(logp_BT, ref_logp_BT, token: Token, algorithm: Algorithm, hyper: Hyper):
+    """Sum of weighted -min(r A, clip(r) A) + beta k3 (or another surrogate), and its parts.
 
     k3 = ref/pi - log(ref/pi) - 1 is an unbiased, never negative estimate of KL(pi || ref) whose
     gradient, unlike that of k1 as a loss, is not zero in expectation (Schulman, 2020). It grows as
     exp(log(ref/pi)): unbounded, one token of e^40 is all that is left of a clipped gradient.
     """
-    chex.assert_equal_shape([logp_BT, ref_logp_BT, rows.old_logp_BT, rows.weight_BT, rows.reply_BT])
-    chex.assert_shape(rows.advantage_B, logp_BT.shape[:1])
-    clip_low, clip_high, kl_coef = settings(cfg)
-    mask = rows.reply_BT
-    difference = logp_BT - rows.old_logp_BT
-    log_ratio, far = _bounded(ALGORITHMS[cfg.algorithm].log_ratios(difference, mask))
+    chex.assert_equal_shape([logp_BT, *token])
+    mask, advantage = token.reply_BT, token.advantage_BT
+    difference = logp_BT - token.old_logp_BT
+    log_ratio, far = _bounded(algorithm.log_ratios(difference, mask, token.segments_BT))
     ratio = jnp.exp(log_ratio)
-    advantage = rows.advantage_B[:, None]
-    clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
-    surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
-    log_ref_ratio, ref_far = _bounded(jnp.where(mask, ref_logp_BT - logp_BT, 0.0))
-    k3 = jnp.exp(log_ref_ratio) - log_ref_ratio - 1
-    loss = jnp.sum(rows.weight_BT * (kl_coef * k3 - surrogate))
+    surrogate = algorithm.surrogate(
+        log_ratio, jnp.where(mask, logp_BT, 0), advantage, hyper.clip_low, hyper.clip_high
+    )
+    loss_BT = -token.importance_BT * surrogate
+    k3, ref_far = jnp.zeros_like(ratio), jnp.zeros_like(far)
+    if ref_logp_BT is not None:
+        log_ref_ratio, ref_far = _bounded(jnp.where(mask, ref_logp_BT - logp_BT, 0.0))
+        k3 = jnp.exp(log_ref_ratio) - log_ref_ratio - 1
+        loss_BT = loss_BT + hyper.kl_coef * k3
+    loss = jnp.sum(jnp.where(mask, token.weight_BT * loss_BT, 0))
     sums = {  # over reply tokens; divided by their number once, at the end
         "kl": k3,
-        "clip/low": (ratio < 1 - clip_low) & (advantage < 0),
-        "clip/high": (ratio > 1 + clip_high) & (advantage > 0),
+        "clip/low": (ratio < 1 - hyper.clip_low) & (advantage < 0),
+        "clip/high": (ratio > 1 + hyper.clip_high) & (advantage > 0),
         "clip/bounded": far | ref_far,
-        "sampler/logp_diff": jnp.abs(difference),
     }
-    return loss, {k: jnp.sum(jnp.where(mask, v, 0).astype(jnp.float32)) for k, v in sums.items()}
+    return loss, {name: total(value, mask) for name, value in sums.items()}
+
+
+def total(value_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.where(mask_BT, value_BT, 0).astype(jnp.float32))
 
 
 def _bounded(log_ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -86,105 +98,150 @@ def _bounded(log_ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.clip(log_ratio, -BOUND, BOUND), jnp.abs(log_ratio) > BOUND
 
 
-def row_log_probs(weights: Weights, rows: Tokens, model: ModelConfig, sampling: SamplingConfig):
-    """Log-prob of each reply token and the entropy it was drawn from, [B, T] (0 elsewhere), and
-    the routing statistics.
-
-    Logits are made for the window of each row that can hold its reply, not for its prompt.
-    """
-    segments_BT = rows.valid_BT.astype(jnp.int32)
-    out = forward(weights, rows.tokens_BT, model, segments_BT=segments_BT)
-    time = rows.tokens_BT.shape[1]
-    window = min(sampling.max_tokens, time - 1)
-    # A reply's first token is predicted from the prompt's last.
-    start_B = jnp.clip(jnp.argmax(rows.reply_BT, axis=1) - 1, 0, time - 1 - window)
-
-    def window_of(a_T, start):
-        return jax.lax.dynamic_slice_in_dim(a_T, start, window)
-
-    hidden_BWD = jax.vmap(window_of)(out.hidden_BTD, start_B)
-    target_BW = jax.vmap(window_of)(rows.tokens_BT, start_B + 1)
-    scored = log_probs(weights.params, hidden_BWD, target_BW, model, sampling.temperature)
-
-    def back(a_W, start):
-        return jax.lax.dynamic_update_slice_in_dim(jnp.zeros(time), a_W, start + 1, axis=0)
-
-    logp_BT, entropy_BT = (jax.vmap(back)(a, start_B) for a in scored)
+def row_log_probs(weights: Weights, rows: Rows, model: ModelConfig, temperature: Scalar):
+    """Log-prob of each token given those before it in its segment, and the entropy it was drawn
+    from, [B, T] (without meaning for a segment's first), and the routing statistics."""
+    out = forward(
+        weights,
+        rows.tokens_BT,
+        model,
+        positions_BT=rows.positions_BT,
+        segments_BT=rows.segments_BT,
+    )
+    hidden_BTD, targets_BT = out.hidden_BTD[:, :-1], rows.tokens_BT[:, 1:]
+    scored = log_probs(weights.params, hidden_BTD, targets_BT, model, temperature)
+    logp_BT, entropy_BT = (jnp.pad(a, ((0, 0), (1, 0))) for a in scored)
     return logp_BT, entropy_BT, out.stats
+
+
+class OfReply(NamedTuple):
+    """What an update says of each reply of the rollout, [N]."""
+
+    advantage_N: jax.Array
+    weight_N: jax.Array  # of each of its tokens
 
 
 def grpo_loss(
     weights: Weights,
-    reference: Weights,
-    rows: Tokens,
+    reference: Weights | None,
+    rows: Rows,
+    trainer_logp_BT: jax.Array | None,
+    of_reply: OfReply,
+    share: jax.Array,
+    hyper: Hyper,
+    *,
     model: ModelConfig,
-    cfg: RLConfig,
+    algorithm: AlgorithmName,
+    correction: CorrectionName,
     optim_cfg: OptimConfig,
-    sampling: SamplingConfig,
-    update_rows: jax.Array,
 ):
-    """The loss of some rows of an update of `update_rows` graded rows: losses and gradients of its
+    """The loss of some rows of an update, whose tokens are 1 / `share`: losses and gradients of its
     micro-batches add up to those of the whole, however it is split.
 
-    Returns (loss, (sums, load_LE)).
+    trainer_logp_BT: what the policy gave the tokens before the first update, for a correction.
+    V3's sequence-wise balance loss (arXiv 2412.19437, eq. 17) is taken of rows, each of as many
+    sequences as were packed into it and weighed by its tokens. Returns (loss, (sums, load_LE)).
     """
-    logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, sampling)
-    ref_logp_BT = logp_BT
-    kl_coef = settings(cfg).kl_coef
-    if kl_coef:
-        ref_logp_BT, _, _ = row_log_probs(reference, rows, model, sampling)
-    loss, sums = policy_loss(logp_BT, jax.lax.stop_gradient(ref_logp_BT), rows, cfg)
-    if not kl_coef:
-        sums["kl"] = jnp.zeros(())  # no reference, nothing measured
-    sums["entropy"] = jnp.sum(jnp.where(rows.reply_BT, entropy_BT, 0))
-    load_LE = None
-    if stats is not None:
-        load_LE = stats.load_E
-        balance = jnp.sum(stats.balance_B) / update_rows
-        loss = loss + optim_cfg.balance_alpha * balance
-    return loss, (sums, load_LE)
+    logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, hyper.temperature)
+    ref_logp_BT = None
+    if reference is not None:
+        ref_logp_BT, _, _ = row_log_probs(reference, rows, model, hyper.temperature)
+        ref_logp_BT = jax.lax.stop_gradient(ref_logp_BT)
+    mask, sampled_BT = rows.reply_BT, rows.old_logp_BT
+    token = Token(
+        reply_BT=mask,
+        segments_BT=rows.segments_BT,
+        old_logp_BT=sampled_BT,
+        advantage_BT=of_reply.advantage_N[rows.sample_BT],
+        weight_BT=of_reply.weight_N[rows.sample_BT],
+        importance_BT=jnp.ones_like(logp_BT),
+    )
+    corrected = {}
+    if trainer_logp_BT is not None:
+        apart_BT = jnp.where(mask, trainer_logp_BT - sampled_BT, 0)
+        importance_BT = CORRECTIONS[correction](jnp.exp(_bounded(apart_BT)[0]))
+        token = token._replace(old_logp_BT=trainer_logp_BT, importance_BT=importance_BT)
+        corrected["correction/weight"] = total(importance_BT, mask)
+        corrected["correction/masked"] = total(importance_BT == 0, mask)
+    loss, sums = policy_loss(logp_BT, ref_logp_BT, token, ALGORITHMS[algorithm], hyper)
+    sums |= corrected | {
+        "entropy": total(entropy_BT, mask),
+        "sampler/logp_diff": total(jnp.abs(logp_BT - sampled_BT), mask),
+    }
+    if stats is None:
+        return loss, (sums, None)
+    tokens_B = jnp.sum(rows.segments_BT > 0, axis=1)
+    balance = jnp.sum(stats.balance_B * tokens_B) * share
+    return loss + optim_cfg.balance_alpha * balance, (sums, stats.load_E)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("model", "cfg", "optim_cfg", "sampling"), donate_argnames="state"
+    jax.jit,
+    static_argnames=("model", "algorithm", "correction", "optim_cfg"),
+    donate_argnames="state",
 )
 def grpo_step(
     state: PolicyState,
     rollout: Rollout,
-    key: jax.Array,
+    hyper: Hyper,
     *,
     model: ModelConfig,
-    cfg: RLConfig,
+    algorithm: AlgorithmName,
+    correction: CorrectionName,
     optim_cfg: OptimConfig,
-    sampling: SamplingConfig,
 ) -> tuple[PolicyState, dict[str, jax.Array]]:
     """All updates of one rollout: advantages, reference, ratios, KL, optimizer, router biases.
 
-    `key` draws which rows share a minibatch (R1-Zero splits a rollout at random).
+    optim_cfg's own learning rate is not used: hyper's is. `hyper` and `static_of` make the
+    arguments of a run's configuration.
     """
-    algorithm = ALGORITHMS[cfg.algorithm]
+    rule = ALGORITHMS[algorithm]
     graded_PG = rollout.graded_PG
-    advantage_PG = algorithm.advantages(rollout.reward_PG, graded_PG)
-    updates = _split(
-        rollout, advantage_PG, lambda mask: algorithm.weights(mask, sampling.max_tokens), key, cfg
-    )
+    advantage_PG = rule.advantages(rollout.reward_PG, graded_PG)
+    length_N, update_N = rollout.length_PG.reshape(-1), rollout.update_PG.reshape(-1)
+    trainer_logp_MABT = None
+    if correction != "none":
+        trainer_logp_MABT = _score(state.train.weights, rollout, hyper, model)
 
-    def update(state: PolicyState, rows_AB: Tokens):
-        grads, loss, sums, load_LE = _accumulate(state, rows_AB, model, cfg, optim_cfg, sampling)
-        train, metrics = optim.update(state.train, grads, load_LE, optim_cfg, ran_mtp=False)
-        replace = train.step % cfg.reference_every == 0
-        reference = jax.tree.map(
-            lambda new, old: jnp.where(replace, new, old), train.weights, state.reference
+    def update(state: PolicyState, xs):
+        number, filled, *rows_and_logp = xs
+        mine_N = update_N == number
+        length = jnp.where(mine_N, length_N, 0)
+        of_reply = OfReply(advantage_PG.reshape(-1), rule.weights(length, hyper.budget))
+        share = 1 / jnp.maximum(jnp.sum(rows_and_logp[0].segments_BT > 0), 1)
+
+        def loss_fn(weights: Weights, micro):
+            rows, trainer_logp_BT = micro
+            return grpo_loss(
+                weights, state.reference, rows, trainer_logp_BT, of_reply, share, hyper,
+                model=model, algorithm=algorithm, correction=correction, optim_cfg=optim_cfg,
+            )  # fmt: skip
+
+        grads, loss, sums, load_LE = _accumulate(
+            state.train.weights, rows_and_logp, filled, loss_fn, model
         )
-        tokens = jnp.maximum(jnp.sum(rows_AB.reply_BT), 1)
-        metrics |= {name: total / tokens for name, total in sums.items()}
+        train, metrics = optim.update(
+            state.train, grads, load_LE, optim_cfg, lr=hyper.lr, mtp=False
+        )
+        reference = state.reference
+        if reference is not None:
+            reference = jax.lax.cond(
+                train.step % hyper.reference_every == 0,
+                lambda: reference_of(train.weights),
+                lambda: state.reference,
+            )
+        tokens = jnp.maximum(jnp.sum(length), 1)
+        metrics |= {name: value / tokens for name, value in sums.items()}
         if load_LE is not None:
             load = load_LE.astype(jnp.float32)
             mean_L = jnp.maximum(jnp.mean(load, axis=-1), 1)
             metrics["router/max_load"] = jnp.max(jnp.max(load, axis=-1) / mean_L)
         return PolicyState(train, reference), {"loss": loss, **metrics}
 
-    state, per_update = jax.lax.scan(update, state, updates)
+    numbers_M = jnp.arange(rollout.filled_M.shape[0])
+    state, per_update = jax.lax.scan(
+        update, state, (numbers_M, rollout.filled_M, rollout.rows, trainer_logp_MABT)
+    )
     metrics = {name: jnp.mean(values) for name, values in per_update.items()}
     # After the first update the policy is another one; only before it is the difference noise.
     metrics["sampler/logp_diff"] = per_update["sampler/logp_diff"][0]
@@ -196,59 +253,56 @@ def grpo_step(
     return state, metrics
 
 
-def _split(rollout: Rollout, advantage_PG, weights, key, cfg: RLConfig) -> Tokens:
-    """Shuffles the rows and lays them out as [M, A, B, ...]: updates, micro-batches, rows. An
-    ungraded reply becomes a row of padding."""
-    order_R = jax.random.permutation(key, advantage_PG.size)
-
-    def rows(a_PG):
-        a_R = einops.rearrange(a_PG, "p g ... -> (p g) ...")[order_R]
-        a_MAB = einops.rearrange(
-            a_R, "(m a b) ... -> m a b ...", m=cfg.minibatches, a=cfg.microbatches
-        )
-        return sharding.constrain(a_MAB, None, None, "batch", *(None,) * (a_MAB.ndim - 3))
-
-    chex.assert_equal_shape_prefix(jax.tree.leaves(rollout), 2)
-    graded_PG1 = rollout.graded_PG[..., None]
-    reply_MABT = rows(rollout.reply_PGT & graded_PG1)
-    weight_MXT = jax.vmap(weights)(einops.rearrange(reply_MABT, "m a b t -> m (a b) t"))
-    return Tokens(
-        tokens_BT=rows(rollout.tokens_PGT),
-        valid_BT=rows(rollout.valid_PGT & graded_PG1),
-        reply_BT=reply_MABT,
-        old_logp_BT=rows(rollout.logp_PGT),
-        advantage_B=rows(advantage_PG),
-        weight_BT=einops.rearrange(weight_MXT, "m (a b) t -> m a b t", a=cfg.microbatches),
-    )
+def reference_of(weights: Weights) -> Weights:
+    """What a reference keeps of the policy's weights."""
+    return weights.replace(params=optim.trained(weights.params, mtp=False))
 
 
-def _accumulate(state: PolicyState, rows_AB: Tokens, model, cfg, optim_cfg, sampling):
+def _over_filled(rows_AB, filled, add, start):
+    """start, with `add(total, rows, number)` of each micro-batch that holds a reply."""
+
+    def body(i, so_far):
+        rows = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), rows_AB)
+        rows = jax.tree.map(lambda a: sharding.constrain(a, "batch", None), rows)
+        return add(so_far, rows, i)
+
+    return jax.lax.fori_loop(0, filled, body, start)
+
+
+def _accumulate(weights: Weights, rows_AB, filled, loss_fn, model: ModelConfig):
     """Gradient, loss, metric sums and expert loads of one update, over its micro-batches. The sum
-    is float32, whatever the parameters are: small parts would be lost in a bfloat16 one."""
-    weights = state.train.weights
-    update_rows = jnp.maximum(jnp.sum(jnp.any(rows_AB.valid_BT, axis=-1)), 1)
+    is float32, whatever the parameters are: small parts would be lost in a bfloat16 one. It lies
+    where the parameters do, so that a mesh reduces and scatters what each micro-batch adds."""
+    trained = optim.trained(weights.params, mtp=False)
+    axes = optim.trained(weight_specs(model).params, mtp=False)
 
-    def micro(rows: Tokens):
-        def loss_fn(params):
-            return grpo_loss(
-                weights.replace(params=params),
-                state.reference,
-                rows,
-                model,
-                cfg,
-                optim_cfg,
-                sampling,
-                update_rows,
-            )
+    def micro(rows):
+        def of_params(params):
+            params = params.replace(mtp=weights.params.mtp)
+            return loss_fn(weights.replace(params=params), rows)
 
-        (loss, (sums, load_LE)), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights.params)
-        return optim.float32(grads), loss, sums, load_LE
+        (loss, (sums, load_LE)), grads = jax.value_and_grad(of_params, has_aux=True)(trained)
+        return sharding.constrain_like(optim.float32(grads), axes), loss, sums, load_LE
 
-    first = micro(jax.tree.map(lambda a: a[0], rows_AB))
-    if cfg.microbatches == 1:
-        return first
-    rest = jax.tree.map(lambda a: a[1:], rows_AB)
-    total, _ = jax.lax.scan(
-        lambda total, rows: (jax.tree.map(jnp.add, total, micro(rows)), None), first, rest
-    )
-    return total
+    def add(so_far, rows, _):
+        return jax.tree.map(jnp.add, so_far, micro(rows))
+
+    shapes = jax.eval_shape(micro, jax.tree.map(lambda a: a[0], rows_AB))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return _over_filled(rows_AB, filled, add, zeros)
+
+
+def _score(weights: Weights, rollout: Rollout, hyper: Hyper, model: ModelConfig) -> jax.Array:
+    """[M, A, B, T]: the log-probs that the policy gives all tokens before it is updated."""
+
+    def of_update(_, xs):
+        rows_AB, filled = xs
+
+        def write(logp_ABT, rows, number):
+            logp_BT, _, _ = row_log_probs(weights, rows, model, hyper.temperature)
+            return jax.lax.dynamic_update_index_in_dim(logp_ABT, logp_BT, number, 0)
+
+        start = jnp.zeros(rows_AB.tokens_BT.shape, jnp.float32)
+        return None, _over_filled(rows_AB, filled, write, start)
+
+    return jax.lax.scan(of_update, None, (rollout.rows, rollout.filled_M))[1]

@@ -14,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from r1jax import optim, processes, sharding
 from r1jax.analysis.reflection import has_thoughts
@@ -29,17 +29,19 @@ from r1jax.rewards.components import Component, in_chat, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
 from r1jax.rewards.sandbox import Limits
+from r1jax.rl.algorithms import settings
 from r1jax.rl.evaluation import evaluation_steps, evenly
-from r1jax.rl.grpo import PolicyState, grpo_step
+from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
+from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.rollout import Sample, draw, sample_metrics
-from r1jax.rl.types import Rollout, make_rollout
+from r1jax.rl.types import Rollout, fill, layout_of, make_rollout, rollout_shardings
 from r1jax.run import Run
 from r1jax.sampling.engine import Engine
 
 # What `grpo_step` reports of one update, and so is absent from the last line.
 UPDATE_KEYS = (
     "reward/mean", "kl", "entropy", "clip/low", "clip/high", "clip/bounded", "grad_norm", "lr",
-    "groups/zero_std", "reward/ungraded", "router/max_load", "sampler/logp_diff",
+    "groups/zero_std", "reward/ungraded", "router/max_load", "sampler/logp_diff", "rows/fill",
     "time/rollout", "time/reward", "time/update", "tokens_per_second",
 )  # fmt: skip
 HELDOUT_KEYS = tuple(
@@ -107,19 +109,12 @@ def require(grader: Grader, task: Task, say: Callable[[str], None]) -> None:
 
 
 def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
-    """Raises InputError if the run's rows or experts do not divide over the mesh."""
+    """Raises InputError if the run's experts do not divide over the mesh."""
     over, router = mesh.shape[sharding.EXPERT], cfg.model.router
     check(
         router is None or router.experts % over == 0,
         f"--mesh={cfg.mesh}: {router and router.experts} experts do not divide over {over} "
         "expert-parallel devices",
-    )
-    rl = cfg.rl
-    rows = rl.questions * rl.group // (rl.minibatches * rl.microbatches)
-    check(
-        rows % mesh.size == 0,
-        f"--mesh={cfg.mesh}: {rows} rows an update (questions x group / minibatches / "
-        f"microbatches) do not divide over {mesh.size} devices",
     )
 
 
@@ -135,9 +130,8 @@ class Trainer:
         # All of them in every process: a rollout is of the whole mesh.
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
-        self.step_fn = functools.partial(
-            grpo_step, model=cfg.model, cfg=cfg.rl, optim_cfg=cfg.optim, sampling=cfg.sampling
-        )
+        self.layout = layout_of(cfg, mesh.size)
+        self.step_fn = functools.partial(grpo_step, hyper=hyper_of(cfg), **static_of(cfg))
 
     def evaluate_if_due(self, weights: Weights, step: int) -> tuple[dict[str, float | None], Shown]:
         """Held-out metrics and replies: many at the first and the last step, fewer at the others
@@ -202,37 +196,29 @@ class Trainer:
             groups.sort(key=lambda group: not mixed(group))
         return [s for group in groups[: rl.questions] for s in group], seconds, position
 
-    def rollout_of(self, samples: Sequence[Sample]) -> Rollout:
-        """As host arrays."""
+    def rollout_of(self, samples: Sequence[Sample], step: int) -> Rollout:
+        """As host arrays, packed for the updates of this step."""
         return make_rollout(
             [s.prompt for s in samples],
             [s.completion for s in samples],
             [s.grade.reward for s in samples],
             [s.graded for s in samples],
-            self.cfg.rl.group,
-            self.cfg.sampling.max_prompt + self.cfg.sampling.max_tokens,
+            self.layout,
+            np.random.default_rng([self.cfg.seed, SHUFFLING, step]),
         )
 
-    def update(
-        self, state: PolicyState, rollout: Rollout, step: int
-    ) -> tuple[PolicyState, dict[str, float]]:
+    def update(self, state: PolicyState, rollout: Rollout) -> tuple[PolicyState, dict[str, float]]:
         """The state after the updates on a rollout (of host arrays), and what they report, their
         seconds with it."""
-        on_devices = self.to_devices(rollout)
         started = time.perf_counter()
-        key = jax.random.fold_in(jax.random.fold_in(self.key, SHUFFLING), step)
-        state, update = self.step_fn(state, on_devices, key)
+        state, update = self.step_fn(state, self.to_devices(rollout))
         values = {name: float(value) for name, value in update.items()}
-        return state, values | {"time/update": time.perf_counter() - started}
+        seconds = time.perf_counter() - started
+        return state, values | {"rows/fill": fill(rollout), "time/update": seconds}
 
     def to_devices(self, host: Rollout) -> Rollout:
         """The rollout, each device given only its own rows."""
-
-        def where(a: np.ndarray) -> NamedSharding:
-            axes = ("questions", "replies", *(None,) * (a.ndim - 2))
-            return NamedSharding(self.mesh, sharding.partition(a.shape, axes, self.mesh))
-
-        return sharding.place(host, jax.tree.map(where, host))
+        return sharding.place(host, rollout_shardings(self.layout, self.mesh))
 
 
 def train(
@@ -271,8 +257,8 @@ def train(
                 say(gate(shown["heldout"]))
             samples, seconds, position = trainer.rollout(state.train.weights, step, position)
             check_graders(samples, step)
-            rollout = trainer.rollout_of(samples)
-            state, update = trainer.update(state, rollout, step)
+            rollout = trainer.rollout_of(samples, step)
+            state, update = trainer.update(state, rollout)
             metrics = step_metrics(samples, update | seconds)
             if metrics["reward/mean"] == 0 and step == run.first:
                 say(f"warning: every reward of step {step} is 0: no reply was right or in form")
@@ -317,30 +303,32 @@ def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
     """A policy at step 0, and its reference: a copy, since the step donates its state. The given
     weights become the policy's, in the types that the model declares, and must not be used
     again."""
-
-    def create(weights: Weights) -> PolicyState:
-        weights = optim.as_declared(weights, cfg.model)
-        return PolicyState(optim.new_state(weights, cfg.optim), jax.tree.map(jnp.copy, weights))
-
     where = policy_shardings(cfg, mesh)
-    weights = sharding.place(weights, where.reference)
+    weights = sharding.place(weights, where.train.weights)
+    create = functools.partial(policy_around, cfg)
     state = jax.jit(create, out_shardings=where, donate_argnums=0)(weights)
     # A run that is resumed gets these types: it must begin with them, or it changes half-way.
     chex.assert_trees_all_equal_shapes_and_dtypes(state, abstract_policy(cfg, mesh))
     return state
 
 
+def policy_around(cfg: RunConfig, weights: Weights) -> PolicyState:
+    """No reference is kept where no KL term needs one."""
+    weights = optim.as_declared(weights, cfg.model)
+    reference = reference_of(jax.tree.map(jnp.copy, weights)) if settings(cfg.rl).kl_coef else None
+    return PolicyState(optim.new_state(weights, cfg.optim, mtp=False), reference)
+
+
 def policy_shardings(cfg: RunConfig, mesh: Mesh) -> PolicyState:
-    train = optim.state_shardings(cfg.model, cfg.optim, mesh)
-    return PolicyState(train, train.weights)
+    train = optim.state_shardings(cfg.model, cfg.optim, mesh, mtp=False)
+    return PolicyState(train, reference_of(train.weights) if settings(cfg.rl).kl_coef else None)
 
 
 def abstract_policy(cfg: RunConfig, mesh: Mesh) -> PolicyState:
     """Shapes and shardings of a PolicyState; allocates nothing."""
 
     def create() -> PolicyState:
-        train = optim.new_state(optim.init_weights(cfg.model, jax.random.key(0)), cfg.optim)
-        return PolicyState(train, train.weights)
+        return policy_around(cfg, optim.init_weights(cfg.model, jax.random.key(0)))
 
     return abstract_like(jax.eval_shape(create), policy_shardings(cfg, mesh))
 

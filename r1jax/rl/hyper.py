@@ -1,0 +1,49 @@
+"""What of a run's settings is an argument of its compiled step, and what is compiled into it.
+
+A number that a sweep tries, such as a learning rate, is traced: two runs that differ in nothing
+else share one compiled program. What changes the program (the algorithm, a schedule's form, whether
+there is a reference at all) is static.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+
+from r1jax.config import RunConfig
+from r1jax.rl.algorithms import settings
+
+Scalar = jax.Array | float
+
+
+class Hyper(flax.struct.PyTreeNode):
+    """Traced. Under `jax.vmap` each may have a leading axis, a value for each member."""
+
+    lr: Scalar  # at the schedule's peak
+    clip_low: Scalar
+    clip_high: Scalar
+    kl_coef: Scalar  # without meaning where the state holds no reference
+    reference_every: Scalar  # updates
+    temperature: Scalar  # of the sampler, whose distribution is what is trained
+    budget: Scalar  # tokens that a reply may have
+
+
+def hyper_of(cfg: RunConfig) -> Hyper:
+    return Hyper(
+        lr=cfg.optim.lr,
+        **settings(cfg.rl)._asdict(),
+        reference_every=cfg.rl.reference_every,
+        temperature=cfg.sampling.temperature,
+        budget=cfg.sampling.max_tokens,
+    )
+
+
+def static_of(cfg: RunConfig) -> dict[str, Any]:
+    """The static arguments of `grpo_step`."""
+    return {
+        "model": cfg.model,
+        "algorithm": cfg.rl.algorithm,
+        "correction": cfg.rl.correction,
+        "optim_cfg": dataclasses.replace(cfg.optim, lr=1.0),
+    }
