@@ -171,7 +171,7 @@ def grpo_loss(
     if stats is None:
         return loss, (sums, None)
     tokens_B = jnp.sum(rows.segments_BT > 0, axis=1)
-    balance = jnp.sum(stats.balance_B * tokens_B) * share
+    balance = jnp.sum(jnp.sum(stats.balance_B, axis=0) * tokens_B) * share  # over layers and rows
     return loss + optim_cfg.balance_alpha * balance, (sums, stats.load_E)
 
 
