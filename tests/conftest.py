@@ -9,7 +9,8 @@ import jax
 import pytest
 
 # What is compiled here runs for milliseconds: most of the machine code optimiser's time is saved.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", FAST)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")

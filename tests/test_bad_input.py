@@ -84,7 +84,7 @@ def error_in(error_of, folder):
         (["--optim.weight-decay=-1"], "OptimConfig.weight_decay must be finite and not negative"),
         (["--optim.b1=2"], "OptimConfig.b1 must be less than 1, got 2.0"),
         (["--sampling.temperature=inf"], "SamplingConfig.temperature must be finite"),
-        (["--rl.minibatches=3"], "RLConfig: minibatches x microbatches = 3 must divide"),
+        (["--rl.minibatches=3"], "RLConfig.minibatches=3 must divide"),
         (["--sampling.slots=100"], "SamplingConfig.refill=16 must divide slots=100"),
         (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
         (["--task=chess"], "invalid choice 'chess'"),
@@ -107,7 +107,6 @@ def test_flags(error_of, tmp_path, flags, message):
     "flag, message",
     [
         ("--mesh=1x3", "8 experts do not divide over 3 expert-parallel devices"),
-        ("--mesh=3", "8 rows an update (questions x group / minibatches / microbatches) do not"),
         ("--mesh=8x4", "--mesh=8x4 needs 32 devices, but there are 8 (cpu)"),
     ],
 )

@@ -29,8 +29,8 @@ update = jax.jit(optim.update, static_argnames="cfg")
 
 
 def rates(updates: int, **fields) -> list[float]:
-    schedule = optim.learning_rate(OptimConfig(lr=0.5, **fields))
-    return [float(schedule(jnp.asarray(count))) for count in range(updates)]
+    cfg = OptimConfig(lr=0.5, **fields)
+    return [cfg.lr * float(optim.schedule(cfg)(jnp.asarray(count))) for count in range(updates)]
 
 
 def cosine(t: float) -> float:
@@ -104,6 +104,7 @@ def share_moved(lr: float, std: float, dtype: str) -> float:
     def one(carry, _):
         params, opt_state = carry
         updates, opt_state = tx.update(grads, opt_state, params)
+        updates = jax.tree.map(lambda u: -lr * u, updates)
         return (optax.apply_updates(params, updates), opt_state), None
 
     (after, _), _ = jax.lax.scan(one, (before, tx.init(optim.float32(before))), length=50)

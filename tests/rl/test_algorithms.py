@@ -1,18 +1,20 @@
 """Advantages, ratios and weights of every variant against float64 NumPy.
 
-P questions  G replies a question  B rows  T tokens
+P questions  G replies a question  B rows  T tokens  N replies
 """
 
 from typing import get_args
 
-import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from r1jax.config import AlgorithmName, InputError, RLConfig
 from r1jax.rl.algorithms import ALGORITHMS, SPREAD, Settings, settings
 
-STANDARDIZED = ("grpo", "dapo", "gspo")
+STANDARDIZED = ("grpo", "dapo", "gspo", "cispo")
+IN_GROUPS = sorted(set(ALGORITHMS) - {"reinforce++"})
 REWARD_PG = np.float32([[1, 0, 0, 1], [2, 0.1, 1.1, 0.3], [0, 0, 0, 0.5]])
 ALL_GRADED = np.ones(REWARD_PG.shape, bool)
 BUDGET = 8  # tokens: more than the rows of MASK_BT have
@@ -38,7 +40,24 @@ def test_dr_grpo_does_not_divide():
     np.testing.assert_allclose(got, REWARD_PG - np.float64(REWARD_PG).mean(1, keepdims=True), 1e-5)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+def test_rloo_takes_the_mean_of_the_others():
+    got_PG = np.asarray(ALGORITHMS["rloo"].advantages(REWARD_PG, ALL_GRADED))
+    for reward_G, got_G in zip(np.float64(REWARD_PG), got_PG, strict=True):
+        want = [r - np.delete(reward_G, i).mean() for i, r in enumerate(reward_G)]
+        np.testing.assert_allclose(got_G, want, rtol=1e-5)
+
+
+def test_reinforce_pp_standardizes_over_the_whole_rollout():
+    got_PG = np.asarray(ALGORITHMS["reinforce++"].advantages(REWARD_PG, ALL_GRADED))
+    reward = np.float64(REWARD_PG)
+    np.testing.assert_allclose(got_PG, (reward - reward.mean()) / reward.std(), 1e-5, 1e-6)
+    solved_PG = np.float32([[1, 1], [0, 1]])  # a question that all solve says something here
+    assert ALGORITHMS["reinforce++"].advantages(solved_PG, np.ones((2, 2), bool))[0].all()
+    equal = np.full((2, 2), np.float32(0.7))
+    assert not np.any(ALGORITHMS["reinforce++"].advantages(equal, np.ones((2, 2), bool)))
+
+
+@pytest.mark.parametrize("name", IN_GROUPS)
 @pytest.mark.parametrize("group", [1, 3, 7, 16])
 def test_equal_rewards_have_exactly_no_advantage(name, group):
     """Also where their mean is rounded: a residue of 1e-9 is all that Adam needs to take a step."""
@@ -48,7 +67,7 @@ def test_equal_rewards_have_exactly_no_advantage(name, group):
     np.testing.assert_array_equal(got, np.zeros((6, group)))
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", IN_GROUPS)
 def test_a_spread_of_rounding_size_is_none_and_a_small_one_is_one(name):
     reward_PG = np.float32([[0.1 + 0.2, 0.3, 0.3], [0, 0, 1e-7], [0, 0, 1e-4]])
     got_PG = np.asarray(ALGORITHMS[name].advantages(reward_PG, np.ones_like(reward_PG, bool)))
@@ -57,7 +76,7 @@ def test_a_spread_of_rounding_size_is_none_and_a_small_one_is_one(name):
 
 
 @pytest.mark.parametrize("junk", [0.0, -7.0, np.nan, np.inf])
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", IN_GROUPS)
 def test_an_ungraded_reply_is_in_no_mean_and_no_deviation(name, junk):
     """The others' advantages are those of a group that never had it."""
     graded_PG = np.array([[0, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
@@ -81,6 +100,9 @@ def test_an_algorithm_trains_with_what_its_paper_did_unless_told_otherwise():
         "dr_grpo": (0.2, 0.2, 0.0),
         "dapo": (0.2, 0.28, 0.0),
         "gspo": (3e-4, 4e-4, 0.0),
+        "rloo": (0.2, 0.2, 0.0),
+        "reinforce++": (0.2, 0.2, 0.0),
+        "cispo": (1.0, 4.0, 0.0),
     }
     assert {name: settings(RLConfig(algorithm=name)) for name in ALGORITHMS} == want
     assert set(ALGORITHMS) == set(get_args(AlgorithmName))
@@ -93,55 +115,80 @@ def test_a_group_of_one_is_refused():
         RLConfig(group=1)
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo"])
+# The third row of MASK_BT holds two replies where they are packed, the second begins at token 3.
+SEGMENTS_BT = np.array([[1] * 5, [1, 1, 1, 2, 2], [0, 0, 0, 1, 1], [0] * 5])
+PACKED_BT = MASK_BT | (np.array([[0], [1], [0], [0]], bool) & np.array([0, 0, 0, 0, 1], bool))
+
+
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"gspo"}))
 def test_ratio_is_of_each_token(name):
-    got = np.exp(ALGORITHMS[name].log_ratios(DIFFERENCE_BT, MASK_BT))
+    got = np.exp(ALGORITHMS[name].log_ratios(DIFFERENCE_BT, MASK_BT, SEGMENTS_BT))
     np.testing.assert_allclose(got[MASK_BT], np.exp(np.float64(DIFFERENCE_BT[MASK_BT])), rtol=1e-6)
 
 
 def test_gspo_ratio_is_the_geometric_mean_of_the_reply():
-    got = np.exp(ALGORITHMS["gspo"].log_ratios(DIFFERENCE_BT, MASK_BT))
-    for row, difference, mask in zip(got, np.float64(DIFFERENCE_BT), MASK_BT, strict=True):
-        mean = np.exp(difference[mask]).prod() ** (1 / max(1, mask.sum()))
-        np.testing.assert_allclose(row, np.full(5, mean), rtol=1e-6)
+    got = np.exp(ALGORITHMS["gspo"].log_ratios(DIFFERENCE_BT, PACKED_BT, SEGMENTS_BT))
+    for b in range(len(got)):
+        for segment in range(1, 3):
+            mine = (SEGMENTS_BT[b] == segment) & PACKED_BT[b]
+            difference = np.float64(DIFFERENCE_BT[b, mine])
+            mean = np.exp(difference).prod() ** (1 / max(1, mine.sum()))
+            np.testing.assert_allclose(got[b, mine], np.full(mine.sum(), mean), rtol=1e-6)
 
 
-# Of one token of the first, second and third row, of 5, 2 and 1 tokens; B = 3 rows have a reply.
+LENGTH_N = np.int32([5, 2, 1, 0])  # of an update's replies; a fourth is in another update
+# What a token of each weighs: there are 3 replies of 8 tokens.
 WEIGHTS = {
-    "grpo": (1 / 15, 1 / 6, 1 / 3),  # 1 / (|o| B)
-    "gspo": (1 / 15, 1 / 6, 1 / 3),
-    "dapo": (1 / 8, 1 / 8, 1 / 8),  # 1 / sum |o|
-    "dr_grpo": (1 / 24, 1 / 24, 1 / 24),  # 1 / (B budget)
+    "mean of replies": (1 / 15, 1 / 6, 1 / 3),  # 1 / (|o| N)
+    "mean of tokens": (1 / 8, 1 / 8, 1 / 8),  # 1 / sum |o|
+    "constant length": (1 / 24, 1 / 24, 1 / 24),  # 1 / (N budget)
 }
-SUMS = {"grpo": 1.0, "gspo": 1.0, "dapo": 1.0, "dr_grpo": 8 / 24}
+WEIGHTING = {
+    "grpo": "mean of replies",
+    "gspo": "mean of replies",
+    "dapo": "mean of tokens",
+    "reinforce++": "mean of tokens",
+    "cispo": "mean of tokens",
+    "dr_grpo": "constant length",
+    "rloo": "constant length",
+}
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_weight_of_a_token(name):
-    got = np.asarray(ALGORITHMS[name].weights(MASK_BT, BUDGET))
-    want = np.array([*WEIGHTS[name], 0])[:, None] * MASK_BT
-    np.testing.assert_allclose(got, want, rtol=1e-6)
-    np.testing.assert_allclose(got.sum(), SUMS[name], rtol=1e-6)
+    got_N = np.asarray(ALGORITHMS[name].weights(LENGTH_N, BUDGET))
+    np.testing.assert_allclose(got_N[:3], WEIGHTS[WEIGHTING[name]], rtol=1e-6)
+    total = 8 / 24 if WEIGHTING[name] == "constant length" else 1.0
+    np.testing.assert_allclose((got_N * LENGTH_N).sum(), total, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_no_replies_at_all_weigh_nothing(name):
-    chex.assert_trees_all_equal(
-        np.asarray(ALGORITHMS[name].weights(np.zeros((2, 3), bool), BUDGET)), np.zeros((2, 3))
-    )
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_weights_do_not_change_with_padding_and_empty_rows(name):
+def test_weights_of_no_replies_are_finite_and_replies_of_other_updates_do_not_count(name):
     weights = ALGORITHMS[name].weights
-    got = np.asarray(weights(np.pad(MASK_BT, ((0, 2), (3, 4))), BUDGET))
-    np.testing.assert_array_equal(got[:-2, 3:-4], weights(MASK_BT, BUDGET))
+    assert np.isfinite(weights(np.zeros(3, np.int32), BUDGET)).all()
+    more = np.concatenate([LENGTH_N, np.zeros(3, np.int32)])
+    np.testing.assert_array_equal(weights(more, BUDGET)[:4], weights(LENGTH_N, BUDGET))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_masked_tokens_have_no_influence_on_ratios(name):
     algorithm = ALGORITHMS[name]
     garbage = np.where(MASK_BT, DIFFERENCE_BT, np.nan)
-    clean, dirty = (algorithm.log_ratios(d, MASK_BT) for d in (DIFFERENCE_BT, garbage))
+    clean, dirty = (
+        np.where(MASK_BT, algorithm.log_ratios(d, MASK_BT, SEGMENTS_BT), 0)
+        for d in (DIFFERENCE_BT, garbage)
+    )
     np.testing.assert_array_equal(clean, dirty)
     assert np.isfinite(dirty).all()
+
+
+def test_surrogates_beyond_the_bounds():
+    """At a ratio of 2: PPO's clip pays 1.2 for a good token, RLOO all of it, CISPO a weight of 1.2
+    on log pi; and their gradients."""
+    log_ratio, logp = jnp.log(jnp.float32(2.0)), jnp.float32(-0.5)
+    for name, want, slope in (("grpo", 1.2, 0.0), ("rloo", 2.0, 2.0), ("cispo", -0.6, 1.2)):
+        surrogate = ALGORITHMS[name].surrogate
+        value, gradient = jax.value_and_grad(
+            lambda x, f=surrogate: f(log_ratio + x, logp + x, 1.0, 0.2, 0.2)
+        )(jnp.float32(0.0))
+        assert (float(value), float(gradient)) == pytest.approx((want, slope), rel=1e-6), name

@@ -10,21 +10,30 @@ import numpy as np
 import pytest
 
 from r1jax.config import RLConfig
-from r1jax.rl.algorithms import ALGORITHMS
-from r1jax.rl.grpo import BOUND, Tokens, policy_loss
+from r1jax.rl.algorithms import ALGORITHMS, settings
+from r1jax.rl.grpo import BOUND, Token, policy_loss
+from r1jax.rl.hyper import Hyper
 
 B, T = 6, 7
 START, END = np.array([[0, 2, 1, 6, 3, 0], [7, 5, 7, 7, 3, 1]])  # of each reply; one is empty
 REPLY_BT = (np.arange(T) >= START[:, None]) & (np.arange(T) < END[:, None])
 
-loss_and_gradient = jax.jit(jax.value_and_grad(policy_loss, has_aux=True), static_argnames="cfg")
+
+def loss_of(logp_BT, ref_BT, token: Token, cfg: RLConfig):
+    """`policy_loss` with what a run of cfg has; the rest of Hyper is not the loss's."""
+    hyper = Hyper(**settings(cfg)._asdict(), lr=0, reference_every=0, temperature=0, budget=0)
+    return policy_loss(logp_BT, ref_BT, token, ALGORITHMS[cfg.algorithm], hyper)
 
 
-def tokens(old_logp_BT, advantage_B, weight_BT, reply_BT=None) -> Tokens:
-    """Rows for the loss, which looks neither at token ids nor at padding."""
-    reply_BT = np.ones(np.shape(old_logp_BT), bool) if reply_BT is None else reply_BT
-    values = (jnp.float32(a) for a in (old_logp_BT, advantage_B, weight_BT))
-    return Tokens(None, None, jnp.asarray(reply_BT), *values)
+loss_and_gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True), static_argnames="cfg")
+
+
+def tokens(old_logp_BT, advantage_B, weight_BT, reply_BT=None) -> Token:
+    """A reply a row."""
+    old, weight = jnp.float32(old_logp_BT), jnp.float32(weight_BT)
+    advantage = jnp.broadcast_to(jnp.float32(advantage_B)[:, None], old.shape)
+    reply = jnp.ones(old.shape, bool) if reply_BT is None else jnp.asarray(reply_BT)
+    return Token(reply, jnp.ones(old.shape, jnp.int32), old, advantage, weight, jnp.ones_like(old))
 
 
 def case(seed=0):
@@ -43,11 +52,13 @@ def case(seed=0):
 def by_hand(logp_BT, ref_BT, rows, cfg):
     """(loss, gradient, sums of metrics), a reply at a time."""
     logp_BT, ref_BT, old_BT, weight_BT, advantage_B = (
-        np.float64(a) for a in (logp_BT, ref_BT, rows.old_logp_BT, rows.weight_BT, rows.advantage_B)
+        np.float64(a)
+        for a in (logp_BT, ref_BT, rows.old_logp_BT, rows.weight_BT, rows.advantage_BT[:, 0])
     )
     low, high = 1 - cfg.clip_low, 1 + cfg.clip_high
+    stops = cfg.algorithm not in ("rloo", "cispo")  # those never lose a token's gradient
     loss, gradient_BT = 0.0, np.zeros((B, T))
-    metrics = ("kl", "clip/low", "clip/high", "sampler/logp_diff")
+    metrics = ("kl", "clip/low", "clip/high")
     sums = dict.fromkeys((*metrics, "clip/bounded"), 0.0)
     for b, advantage in enumerate(advantage_B):
         reply = np.flatnonzero(rows.reply_BT[b])
@@ -58,15 +69,18 @@ def by_hand(logp_BT, ref_BT, rows, cfg):
         if cfg.algorithm == "gspo":
             ratio = np.full(reply.size, np.exp(np.mean(logp - old)))
         too_low, too_high = (ratio < low) & (advantage < 0), (ratio > high) & (advantage > 0)
-        used = np.where(too_low, low, np.where(too_high, high, ratio))
+        used = np.where(too_low, low, np.where(too_high, high, ratio)) if stops else ratio
+        if cfg.algorithm == "cispo":  # a constant weight of log pi, whatever the advantage's sign
+            used, constant = np.clip(ratio, low, high) * logp, np.clip(ratio, low, high)
         k3 = np.exp(ref - logp) - (ref - logp) - 1
         loss += weight @ (cfg.kl_coef * k3 - used * advantage)
         # d ratio / d logp = ratio, and nothing where the bound is used instead.
-        slope = np.where(too_low | too_high, 0.0, weight * advantage * ratio)
+        slope = weight * advantage * (constant if cfg.algorithm == "cispo" else ratio)
+        slope = np.where((too_low | too_high) & stops, 0.0, slope)
         if cfg.algorithm == "gspo":  # every token moves the ratio of all, by 1/|o|
             slope = np.full(reply.size, slope.sum() / reply.size)
         gradient_BT[b, reply] = weight * cfg.kl_coef * (1 - np.exp(ref - logp)) - slope
-        values = (k3, too_low, too_high, np.abs(logp - old))
+        values = (k3, too_low, too_high)
         sums |= {name: sums[name] + v.sum() for name, v in zip(metrics, values, strict=True)}
     return loss, gradient_BT, sums
 
@@ -93,7 +107,7 @@ def test_masked_tokens_have_no_influence(algorithm):
     logp, ref, rows = case()
     clean = loss_and_gradient(logp, ref, rows, cfg)
     nan = [jnp.where(REPLY_BT, a, jnp.nan) for a in (logp, ref, rows.old_logp_BT)]
-    dirty = loss_and_gradient(nan[0], nan[1], rows.replace(old_logp_BT=nan[2]), cfg)
+    dirty = loss_and_gradient(nan[0], nan[1], rows._replace(old_logp_BT=nan[2]), cfg)
     chex.assert_trees_all_equal(clean, dirty)
 
 
@@ -145,7 +159,10 @@ def test_ratios_at_extremes_are_bounded_and_counted(algorithm, log_ratio, advant
     rows = tokens(logp.at[0].add(-log_ratio), [advantage, advantage], zeros + 1 / 6)
     (loss, sums), gradient = loss_and_gradient(logp, logp.at[1, 0].add(log_ratio), rows, cfg)
     chex.assert_tree_all_finite((loss, gradient))
-    assert np.abs(loss) <= 1.1 * np.exp(BOUND) and np.abs(gradient[0]).max() == 0
+    assert np.abs(loss) <= 1.1 * np.exp(BOUND)
+    # CISPO's weight is bounded, and its token keeps it; of the others no gradient is left.
+    kept = np.clip(np.exp(np.clip(log_ratio, -20, 20)), 0, 5) if algorithm == "cispo" else 0
+    np.testing.assert_allclose(gradient[0], np.full(3, -advantage * kept / 6), rtol=1e-5)
     assert gradient[1, 0] == pytest.approx(-advantage / 6)  # of the ratio alone: no KL beyond it
     assert sums["clip/bounded"] == 4
     assert 0 <= sums["kl"] <= np.exp(BOUND)
@@ -174,7 +191,7 @@ def test_k3_is_never_negative_and_its_mean_is_the_kl():
     draws_N = np.random.default_rng(0).choice(4, size=20_000, p=POLICY)
     logp, ref = (jnp.float32(np.log(p))[draws_N, None] for p in (POLICY, REFERENCE))
     rows = tokens(logp, np.zeros(draws_N.size), np.full((draws_N.size, 1), 1 / draws_N.size))
-    loss, sums = policy_loss(logp, ref, rows, KL_ONLY)
+    loss, sums = loss_of(logp, ref, rows, KL_ONLY)
     d = np.log(REFERENCE / POLICY)
     each = np.exp(d) - d - 1
     assert (each > 0).all()
@@ -191,7 +208,7 @@ def test_kl_has_a_gradient_and_it_pulls_the_policy_to_the_reference():
     def expected_loss(logits):
         logp = jax.nn.log_softmax(logits)[None]
         rows = tokens(jax.lax.stop_gradient(logp), [0.0], POLICY[None])
-        return policy_loss(logp, ref, rows, KL_ONLY)[0]
+        return loss_of(logp, ref, rows, KL_ONLY)[0]
 
     loss, gradient = jax.value_and_grad(expected_loss)(jnp.float32(np.log(POLICY)))
     np.testing.assert_allclose(loss, KL, rtol=1e-5)
