@@ -126,14 +126,11 @@ def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
 
 
 class Trainer:
-    """Everything of a run that does not change: engines, grader, data, compiled step."""
+    """Everything of a run that does not change: engine, grader, data, compiled step."""
 
     def __init__(self, cfg: RunConfig, task: Task, mesh: Mesh, grader: Grader):
         self.cfg, self.task, self.mesh, self.grader = cfg, task, mesh, grader
-        stop = sorted(task.tokenizer.end_ids)
-        greedy = dataclasses.replace(cfg.sampling, temperature=0.0)
-        self.engine = Engine(cfg.model, cfg.sampling, mesh, stop)
-        self.greedy = Engine(cfg.model, greedy, mesh, stop)
+        self.engine = Engine(cfg.model, cfg.sampling, mesh, sorted(task.tokenizer.end_ids))
         # All of them in every process: a rollout is of the whole mesh.
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
@@ -160,11 +157,11 @@ class Trainer:
         group = -(-count // len(heldout))
         asked, tracked = evenly(len(heldout), count), evenly(len(heldout), TRACKED)
         key = jax.random.fold_in(jax.random.fold_in(self.key, EVALUATION), step)
-        ask = functools.partial(draw, grader=self.grader, task=self.task, weights=weights, key=key)
+        ask = functools.partial(draw, self.engine, self.grader, self.task, weights, key=key)
         # The first are graded while the second are drawn.
-        sampled = ask(self.engine, questions=[(i, heldout[i]) for i in asked], group=group)
+        sampled = ask([(i, heldout[i]) for i in asked], group)
         once = list(dict.fromkeys((*asked, *tracked)))
-        greedy, _ = ask(self.greedy, questions=[(i, heldout[i]) for i in once], group=1)()
+        greedy, _ = ask([(i, heldout[i]) for i in once], 1, temperature=0.0)()
         samples, _ = sampled()
         metrics = sample_metrics(samples)
         values = {
