@@ -33,8 +33,9 @@ def sample(
     renormalised. Temperature 0 is a point mass on the largest logit, so its log-probability is 0.
     """
     if filters is not None:
-        row_S1 = jnp.arange(logits_SV.shape[0])[:, None]
-        logits_SV = logits_SV.at[row_S1, filters.biased_SN].add(filters.bias_SN, mode="drop")
+        # Row by row, as in `model.cache.update`.
+        add = jax.vmap(lambda logits_V, at_N, bias_N: logits_V.at[at_N].add(bias_N, mode="drop"))
+        logits_SV = add(logits_SV, filters.biased_SN, filters.bias_SN)
     greedy_S = temperature_S == 0
     logits_SV = logits_SV / jnp.where(greedy_S, 1.0, temperature_S)[:, None]
     if filters is not None:
