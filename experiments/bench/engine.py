@@ -12,6 +12,7 @@ be compared: PYTHONPATH=OTHER python experiments/bench/engine.py.
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,7 +31,7 @@ BUDGET, LONG_PROMPT = 2000, 300
 NEVER: list[int] = []  # without a stop token a reply is as long as it may be
 
 
-def least(runs: dict[str, Callable[[], object]]) -> dict[str, tuple[float, float]]:
+def least(runs: dict[str, Callable[[], Any]]) -> dict[str, tuple[float, float]]:
     """(wall, cpu) seconds of each, after one that compiles: the least of REPEATS, in turns."""
     best = {name: (np.inf, np.inf) for name in runs}
     for run in runs.values():
@@ -64,7 +65,7 @@ class Bench:
     def engine(self, stop: list[int], **sampling: int) -> Engine:
         return Engine(self.model, SamplingConfig(**sampling), self.mesh, stop)
 
-    def run(self, engine: Engine, prompts: list[list[int]], group: int = 1) -> Callable[[], object]:
+    def run(self, engine: Engine, prompts: list[list[int]], group: int = 1) -> Callable[[], Any]:
         requests = [Request(p, i, k) for i, p in enumerate(prompts) for k in range(group)]
         return lambda: engine.generate(self.weights, requests, jax.random.key(0))
 
