@@ -6,19 +6,18 @@ be refilled, so a long tail idles a few slots and not the batch.
 
 It costs what is in use. Slots, positions of the cache and prompt lengths are sizes from a short
 ladder that are taken when they are needed, so few programs are compiled. A prompt is read once on
-each device that has replies to it: the others copy what it left in the cache. A reply begins by
-reading its prompt's last token again, so that all tokens are drawn in the one loop.
+each device that has replies to it: the others copy what it left in the cache. A prompt's last
+token is left to the loop, so that all tokens are drawn there.
 
-What a request draws depends on its key, question, sample and position alone (`sample_keys`). Stop
-strings are the caller's: it sees the text, and may `cancel`.
+What a request draws depends on its key, question, sample and position alone (`sample_keys`).
 
 On a mesh every device admits its own slots; slot s is of device s // (slots a device).
 """
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -30,23 +29,17 @@ from r1jax.model.params import Weights
 from r1jax.sampling import slots
 from r1jax.sampling.admission import Admission, assign
 from r1jax.sampling.layout import lay_out
-from r1jax.sampling.requests import (
-    MOST_BIASES,
-    MOST_STOPS,
-    Completion,
-    EngineStats,
-    Event,
-    How,
-    Request,
-    how,
-)
-from r1jax.sampling.samplers import Filters
-from r1jax.sampling.slots import WINDOW, Rows
+from r1jax.sampling.requests import Completion, EngineStats, Event, How, Request, how
+from r1jax.sampling.rows import begin, blank
+from r1jax.sampling.slots import WINDOW
+from r1jax.sampling.stops import Text, kept
 
 BURST = 8  # steps between two looks at what is drawn
-LEAST_SLOTS, LEAST_LENGTH, LEAST_PROMPT = 8, 64, 16  # the ladders' first rungs
+# The ladders' first rungs. Below them, what is saved is less than another program costs.
+LEAST_SLOTS, LEAST_LENGTH, LEAST_PROMPT = 8, 256, 16
 ROOM = 32  # positions of the cache that a reply finds when it begins
-SHRINK = 8  # so many times fewer slots must do, before the running ones are moved together
+SHRINK = 4  # so many times fewer slots must do, before the running ones are moved together,
+SMALL = 32  # and so many are left on each device
 
 OnTokens = Callable[[int, list[int]], None]  # the index of a request, its reply's next tokens
 
@@ -62,23 +55,34 @@ class Reply:
     how: How
     key: np.ndarray  # its data
     prefix: bytes  # the prompt but for its last token
+    drawn: list[int]  # where strings may end it
 
 
 class Engine:
     """For a model and a mesh, over whose devices cfg.slots are rounded up to divide. `cfg` says how
-    requests are drawn that do not say so, and what they may need at most."""
+    requests are drawn that do not say so, and what they may need at most. `text` of tokens is read
+    for stop strings alone."""
 
-    def __init__(self, model: ModelConfig, cfg: SamplingConfig, mesh: Mesh, stop: Sequence[int]):
+    def __init__(
+        self,
+        model: ModelConfig,
+        cfg: SamplingConfig,
+        mesh: Mesh,
+        stop: Sequence[int],
+        text: Text | None = None,
+    ):
         check(
             cfg.max_prompt + cfg.max_tokens <= model.context,
             f"max_prompt + max_tokens = {cfg.max_prompt + cfg.max_tokens} exceeds "
             f"ModelConfig.context={model.context}",
         )
         self.cfg, self.model, self.mesh, self.stop = cfg, model, mesh, tuple(stop)
+        self.text = text
         self.stats = EngineStats()
         self._most = -(-cfg.slots // mesh.size)  # slots a device
         self._next = 0
-        self._weights: Weights | None = None
+        self._weights: Weights | None = None  # as laid out
+        self._loaded: Weights | None = None  # as given
         self.clear()
 
     def clear(self) -> None:
@@ -88,15 +92,29 @@ class Engine:
         self._prefix: dict[int, bytes] = {}  # by slot, also of those that have finished
         self._cache: Cache | None = None
         self._per = self._length = 0  # slots a device, positions of the cache
-        self._rows = self._blank(0)
+        self._rows = blank(0, self.model.vocab, len(self.stop))
 
     def load(self, weights: Weights | None) -> None:
         """From now on replies are drawn from these weights. None: makes room in memory."""
-        self._weights = None
+        self._weights = self._loaded = None
         if weights is not None:
             with jax.set_mesh(self.mesh):
                 self._weights = lay_out(weights, model=self.model)
         self._prefix.clear()  # what earlier weights left in the cache
+
+    @contextlib.contextmanager
+    def loaded(self, weights: Weights) -> Iterator[None]:
+        """Within, replies are drawn from these weights: laid out once, whatever is generated."""
+        if weights is self._loaded:
+            yield
+            return
+        self.load(weights)
+        self._loaded = weights
+        try:
+            yield
+        finally:
+            self.clear()
+            self.load(None)
 
     def generate(
         self,
@@ -106,7 +124,7 @@ class Engine:
         on_tokens: OnTokens | None = None,
     ) -> tuple[list[Completion], EngineStats]:
         """One completion a request, in the order of the requests. Afterwards the engine holds
-        neither weights nor a cache.
+        no cache, and weights only within `loaded`.
 
         on_tokens: is told the tokens of each reply as they are drawn, BURST or so at a time, the
         stop token included. The replies are those drawn without it. Raises InputError if a prompt
@@ -116,16 +134,16 @@ class Engine:
         before = self.stats
         drawn: list[list[Event]] = [[] for _ in requests]
         try:
-            index = {self.submit(r, key): i for i, r in enumerate(requests)}
-            self.load(weights)
-            while self.busy:
-                for event in self.step(BURST if on_tokens else WINDOW):
-                    drawn[index[event.id]].append(event)
-                    if on_tokens:
-                        on_tokens(index[event.id], event.tokens.tolist())
+            data = np.asarray(jax.random.key_data(key))
+            index = {self._submit(r, data): i for i, r in enumerate(requests)}
+            with self.loaded(weights):
+                while self.busy:
+                    for event in self.step(BURST if on_tokens else WINDOW):
+                        drawn[index[event.id]].append(event)
+                        if on_tokens:
+                            on_tokens(index[event.id], event.tokens.tolist())
         finally:
             self.clear()
-            self.load(None)
         completions = [
             Completion(
                 np.concatenate([e.tokens for e in events]),
@@ -143,11 +161,18 @@ class Engine:
     def submit(self, request: Request, key: jax.Array | None = None) -> int:
         """The id that events will have. key: where the reply's randomness comes from; without one,
         request.seed. Raises InputError if the request does not fit the engine."""
-        found = how(request, self.cfg, self.stop, self.model.vocab)
         data = jax.random.key_data(jax.random.key(request.seed) if key is None else key)
+        return self._submit(request, np.asarray(data))
+
+    def _submit(self, request: Request, key: np.ndarray) -> int:
+        found = how(request, self.cfg, self.stop, self.model.vocab)
+        check(
+            self.text is not None or not request.stop_strings,
+            "Request.stop_strings: the engine was given no way to read text",
+        )
         prefix = np.asarray(request.prompt[:-1], np.int32).tobytes()
         self._next += 1
-        self._waiting.append(Reply(self._next, request, found, np.asarray(data), prefix))
+        self._waiting.append(Reply(self._next, request, found, key, prefix, []))
         return self._next
 
     def cancel(self, id: int) -> None:
@@ -186,7 +211,8 @@ class Engine:
         self._share(found)
         self._prefill(found, prompt)
         for slot, reply in found.slots.items():
-            self._begin(slot, reply)
+            self._running[slot] = reply
+            begin(self._rows, slot, reply.request, reply.how, reply.key, self.model.vocab)
 
     def _slots(self, wanted: int) -> int:
         return ladder(wanted, max(1, LEAST_SLOTS // self.mesh.size), self._most)
@@ -200,11 +226,11 @@ class Engine:
             self._cache = slots.share(self._cache, *moves, model=self.model)
 
     def _prefill(self, found: Admission, length: int) -> None:
-        """Reads the new prompts, a power of four of them a device at a time."""
+        """Reads the new prompts, 1, 4, 16, ... or cfg.refill at a time."""
         n, at = self.mesh.size, 0
-        while left := max(len(read) for read in found.read) - at:
-            most = min(left, max(1, self.cfg.refill // n))
-            rows = 4 ** ((most.bit_length() - 1) // 2)
+        most = -(-self.cfg.refill // n)  # on each device
+        while (left := max(len(read) for read in found.read) - at) > 0:
+            rows = min(most, 4 ** -(-(left - 1).bit_length() // 2))
             tokens = np.zeros((n * rows, length), np.int32)
             moves: list[list[tuple[int, int]]] = [[] for _ in range(n)]
             for d, read in enumerate(found.read):
@@ -229,26 +255,6 @@ class Engine:
         counts = np.array([len(some) for some in moves], np.int32)
         return from_to[0].reshape(-1), from_to[1].reshape(-1), counts
 
-    def _begin(self, slot: int, reply: Reply) -> None:
-        r, h, rows = reply.request, reply.how, self._rows
-        self._running[slot] = reply
-        last = len(r.prompt) - 1
-        rows.token_S[slot], rows.position_S[slot] = r.prompt[last], last
-        rows.left_S[slot], rows.active_S[slot] = h.max_tokens, True
-        rows.key_SK[slot], rows.question_S[slot], rows.sample_S[slot] = (
-            reply.key,
-            r.question,
-            r.sample,
-        )
-        rows.temperature_S[slot] = h.temperature
-        rows.stop_SE[slot] = -1
-        rows.stop_SE[slot, : len(h.stop)] = h.stop
-        filters: Any = rows.filters
-        filters.top_k_S[slot], filters.top_p_S[slot] = h.top_k, h.top_p
-        filters.biased_SN[slot] = self.model.vocab
-        filters.biased_SN[slot, : len(h.bias)] = list(h.bias)
-        filters.bias_SN[slot, : len(h.bias)] = list(h.bias.values())
-
     def _free(self, slot: int) -> None:
         del self._running[slot]
         self._rows.active_S[slot] = False
@@ -260,13 +266,13 @@ class Engine:
             length = self._positions(far + 1)
         if not self._waiting and (few := self._few()):
             running = int(np.bincount([s // per for s in self._running]).max())
-            per = self._slots(running) if running <= few else per
+            per = self._slots(few) if running <= few else per
         self._refit(per, length)
 
     def _few(self) -> int:
         """Running slots a device that would do with far fewer; 0 where it has few as it is."""
         few = self._per // SHRINK
-        return few if few >= self._slots(1) else 0
+        return few if few >= SMALL else 0
 
     def _far(self) -> int:
         """The farthest position that is read next."""
@@ -280,22 +286,19 @@ class Engine:
             return
         if self._cache is None:
             self._cache = slots.new_cache(model=self.model, slots=n * per, length=length)
-            self._rows = self._blank(n * per)
+            self._rows = blank(n * per, self.model.vocab, len(self.stop))
         else:
-            from_S, kept = np.zeros(n * per, np.int32), np.zeros(n * per, bool)
-            moved = {}
+            from_S, taken = np.zeros(n * per, np.int32), np.zeros(n * per, bool)
+            moved: dict[int, int] = {}
             for d in range(n):
-                mine = range(d * old, (d + 1) * old)
-                for i, s in enumerate(mine if per >= old else filter(self._running.get, mine)):
-                    from_S[d * per + i], kept[d * per + i], moved[s] = (
-                        s - d * old,
-                        True,
-                        d * per + i,
-                    )
+                mine = range(d * old, d * old + old)
+                stay = [s for s in mine if per >= old or s in self._running]
+                for to, s in enumerate(stay, start=d * per):
+                    from_S[to], taken[to], moved[s] = s - d * old, True, to
             self._cache = slots.refit(self._cache, from_S, model=self.model, length=length)
             old_S = from_S + np.repeat(np.arange(n) * old, per)
             self._rows = jax.tree.map(lambda a: a[old_S], self._rows)
-            self._rows.active_S[~kept] = False
+            self._rows.active_S[~taken] = False
             self._running = {moved[s]: r for s, r in self._running.items()}
             self._prefix = {moved[s]: p for s, p in self._prefix.items() if s in moved}
         self._per, self._length = per, length
@@ -333,33 +336,16 @@ class Engine:
         rows.position_S[slot] += count
         rows.left_S[slot] -= count
         stopped = int(tokens[-1]) in reply.how.stop
+        if strings := reply.request.stop_strings:
+            assert self.text is not None
+            new = tokens.tolist()
+            if keep := kept(reply.drawn, new, strings, self.text):
+                stopped, tokens, logps = True, tokens[:keep], logps[:keep]
+            reply.drawn += new
         finish = "stop" if stopped else "" if rows.left_S[slot] else "length"
         if finish:
             self._free(slot)
         return Event(reply.id, tokens.copy(), logps.copy(), finish)  # type: ignore[arg-type]
-
-    def _blank(self, count: int) -> Rows:
-        def zeros(*shape: int, dtype: Any = np.int32) -> Any:
-            return np.zeros((count, *shape), dtype)
-
-        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-        return Rows(
-            token_S=zeros(),
-            position_S=zeros(),
-            left_S=zeros(),
-            active_S=zeros(dtype=bool),
-            key_SK=zeros(*key.shape, dtype=np.uint32),
-            question_S=zeros(),
-            sample_S=zeros(),
-            temperature_S=zeros(dtype=np.float32),
-            stop_SE=zeros(max(MOST_STOPS, len(self.stop))),
-            filters=Filters(
-                top_k_S=zeros(),
-                top_p_S=zeros(dtype=np.float32) + np.float32(1),
-                biased_SN=zeros(MOST_BIASES) + np.int32(self.model.vocab),
-                bias_SN=zeros(MOST_BIASES, dtype=np.float32),
-            ),
-        )
 
 
 def ladder(wanted: int, least: int, most: int) -> int:

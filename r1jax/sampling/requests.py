@@ -27,6 +27,7 @@ class Request:
     top_p: float | None = None
     max_tokens: int | None = None
     stop: Sequence[int] | None = None  # tokens that end the reply
+    stop_strings: Sequence[str] = ()  # end it with the token that completes one
     bias: Mapping[int, float] = dataclasses.field(default_factory=dict)  # added to logits, by token
 
 
@@ -75,6 +76,10 @@ def how(r: Request, cfg: SamplingConfig, stop: tuple[int, ...], vocab: int) -> H
         0 < found.max_tokens <= cfg.max_tokens,
         f"Request.max_tokens must lie between 1 and SamplingConfig.max_tokens={cfg.max_tokens}, "
         f"got {found.max_tokens}",
+    )
+    check(
+        not isinstance(r.stop_strings, str) and all(r.stop_strings),
+        f"Request.stop_strings must be texts with something in them, got {r.stop_strings!r}",
     )
     check(len(found.stop) <= most, f"Request.stop has {len(found.stop)} tokens, at most {most}")
     check(

@@ -11,7 +11,6 @@ W most steps of a call  E stop tokens  X moves, on all devices together  N biase
 import functools
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -21,24 +20,10 @@ from r1jax.config import ModelConfig
 from r1jax.model.cache import Cache, init_cache
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward, unembed
-from r1jax.sampling.samplers import Filters, reply_key, sample
+from r1jax.sampling.rows import Rows
+from r1jax.sampling.samplers import reply_key, sample
 
 WINDOW = 128  # most steps of one call
-
-
-class Rows(flax.struct.PyTreeNode):
-    """All about the slots but the cache. `filters` is None where no active slot needs them."""
-
-    token_S: jax.Array  # to be read next
-    position_S: jax.Array  # where it stands
-    left_S: jax.Array  # tokens that may still be drawn
-    active_S: jax.Array  # bool
-    key_SK: jax.Array  # uint32, a key's data
-    question_S: jax.Array
-    sample_S: jax.Array
-    temperature_S: jax.Array
-    stop_SE: jax.Array  # -1: none
-    filters: Filters | None
 
 
 @functools.partial(jax.jit, static_argnames=("model", "slots", "length"))

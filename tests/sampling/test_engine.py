@@ -14,6 +14,7 @@ import small
 
 from r1jax.config import InputError, SamplingConfig
 from r1jax.model.params import weight_specs
+from r1jax.sampling import engine as engine_module
 from r1jax.sampling import slots
 from r1jax.sampling.engine import BURST, Completion, Engine, EngineStats, Event, Request, ladder
 from r1jax.sharding import make_mesh, shardings
@@ -279,6 +280,33 @@ def test_a_request_says_how_it_is_drawn():
     assert not any(c.logps.any() for c in got[::6]) and all(c.logps.all() for c in got[1::6])
 
 
+def test_a_string_ends_a_reply_with_the_token_that_completes_it():
+    """Tokens print as bits: "101" may begin in one and end in the next. Whenever it is looked for,
+    the reply is the plain one, cut."""
+
+    def text(tokens):
+        return "".join(f"{t:b}" for t in tokens)
+
+    asked = [dataclasses.replace(r, stop_strings=["101", "0000"]) for r in REQUESTS]
+    weights, engine = new(slots=6, refill=2)
+    engine.text = text
+    got = engine.generate(weights, asked, KEY)[0]
+    told, _ = engine.generate(weights, asked, KEY, lambda *_: None)
+    assert_same(got, told)
+    found = 0
+    for c, plain in zip(got, sampled()[0], strict=True):
+        np.testing.assert_array_equal(c.tokens, plain.tokens[: len(c.tokens)])
+        np.testing.assert_allclose(c.logps, plain.logps[: len(c.tokens)], atol=1e-5)
+        whole = text(c.tokens)
+        ended = "101" in whole or "0000" in whole
+        before = text(c.tokens[:-1])
+        assert "101" not in before and "0000" not in before
+        assert ended or len(c.tokens) == len(plain.tokens)
+        assert c.truncated == (plain.truncated and not ended)
+        found += ended and len(c.tokens) > 1
+    assert found > 10
+
+
 def test_a_request_has_its_own_stop_tokens_bias_and_seed():
     stops = [dataclasses.replace(r, stop=[3, 5]) for r in REQUESTS]
     for c in generate(stops)[0]:
@@ -307,6 +335,8 @@ def test_a_request_has_its_own_stop_tokens_bias_and_seed():
         ({"top_p": 0.0}, r"Request.top_p must lie in \(0, 1\], got 0.0"),
         ({"top_k": -1}, "Request.top_k must not be negative, got -1"),
         ({"max_tokens": 21}, "between 1 and SamplingConfig.max_tokens=20, got 21"),
+        ({"stop_strings": ["x", ""]}, "stop_strings must be texts with something in them"),
+        ({"stop_strings": ["x"]}, "stop_strings: the engine was given no way to read text"),
         ({"stop": range(9)}, "Request.stop has 9 tokens, at most 8"),
         ({"bias": {16: 1.0}}, "Request.bias: the model has no token 16"),
         ({"bias": {1: np.nan}}, "Request.bias of token 1 must be finite, got nan"),
@@ -329,7 +359,7 @@ def test_an_engine_is_fit_for_use_after_a_rollout_that_failed():
     assert_same(engine.generate(weights, REQUESTS, KEY)[0], sampled()[0])
 
 
-LONG = small.config(context=400)
+LONG = small.config(context=2000)
 PROMPTS = [rng.integers(1, MODEL.vocab, n).tolist() for n in (30, 3, 19)]
 
 
@@ -337,6 +367,8 @@ def test_a_sample_does_not_change_with_growth_moving_and_sharing(monkeypatch):
     """36 replies, of prompts of three lengths, in slots that grow from 8 to 72 and are moved
     together as few are left, over caches that grow from 64 positions to 340; and in an engine that
     is as large as it will be from the start."""
+    monkeypatch.setattr("r1jax.sampling.engine.LEAST_LENGTH", 64)
+    monkeypatch.setattr("r1jax.sampling.engine.SMALL", 8)
     sizes = {"max_prompt": 40, "max_tokens": 300, "slots": 72, "refill": 1}
     asked = [Request(p, q, s) for q, p in enumerate(PROMPTS) for s in range(12)]
     asked[0], asked[20] = (dataclasses.replace(asked[i], bias={STOP: -1e9}) for i in (0, 20))
@@ -354,11 +386,26 @@ def test_a_sample_does_not_change_with_growth_moving_and_sharing(monkeypatch):
             found.setdefault(event.id, []).append(event)
         seen.add((engine._per, engine._length))
     got = {i: joined(found[id]) for i, id in zip(order, ids, strict=True)}
+    monkeypatch.setattr("r1jax.sampling.engine.SMALL", 32)
     monkeypatch.setattr("r1jax.sampling.engine.LEAST_SLOTS", 72)
     monkeypatch.setattr("r1jax.sampling.engine.LEAST_LENGTH", 340)
     assert_same([got[i] for i in range(36)], generate(asked, LONG, **sizes)[0])
-    assert {(8, 64), (16, 64), (72, 64), (16, 340)} <= seen, seen
+    assert {(8, 64), (16, 64), (72, 64), (32, 64), (8, 340)} <= seen, seen
     assert engine.stats.prefilled == 3
+
+
+def test_weights_are_laid_out_once_however_often_is_drawn(monkeypatch):
+    weights, engine = new()
+    calls = []
+    laid = engine_module.lay_out
+    monkeypatch.setattr(engine_module, "lay_out", lambda w, **k: calls.append(w) or laid(w, **k))
+    with engine.loaded(weights):
+        first = engine.generate(weights, REQUESTS, KEY)[0]
+        again = engine.generate(weights, REQUESTS, KEY)[0]
+    assert len(calls) == 1 and engine._weights is None
+    assert_same(first, again)
+    engine.generate(weights, REQUESTS[:1], KEY)
+    assert len(calls) == 2 and engine._weights is None
 
 
 def test_a_group_reads_its_prompt_once():
@@ -395,13 +442,13 @@ def test_other_weights_read_prompts_again():
 
 
 def test_few_requests_cost_few_slots_and_short_replies_short_caches():
-    weights, engine = new(LONG, max_prompt=40, max_tokens=300, slots=256)
+    weights, engine = new(LONG, max_prompt=40, max_tokens=1900, slots=256)
     engine.load(weights)
     for s in range(8):
         engine.submit(Request([1, 2, 3], 0, s, max_tokens=24), KEY)
     while engine.busy:
         engine.step()
-        assert (engine._per, engine._length) == (8, 64)
+        assert (engine._per, engine._length) == (8, 256)
 
 
 @pytest.mark.parametrize(
