@@ -308,7 +308,7 @@ class SamplingConfig:
     top_p: float = 1.0
     max_prompt: int = 64  # tokens; a longer prompt is an error, never cut
     max_tokens: int = 256  # of a reply
-    slots: int = 128  # replies decoded side by side
+    slots: int = 128  # replies decoded side by side at most; it costs what is in use
     #: Finished slots are refilled this many at a time; all of them at once is plain batching.
     refill: int = 32
 

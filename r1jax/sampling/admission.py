@@ -45,7 +45,7 @@ def assign(
             if slot in prefix:
                 held[d, prefix[slot]].remove(slot)
             prefix[slot] = p
-            if holders:
+            if p and holders:
                 found.shared[d].append((holders[0] % per, slot % per))
             elif p:
                 read[d].setdefault(p, []).append(slot % per)
