@@ -27,24 +27,27 @@ def assign(
     """
     free = [[s for s in range(d * per, (d + 1) * per) if s not in running] for d in range(devices)]
     held: dict[tuple[int, bytes], list[int]] = collections.defaultdict(list)
+    where: dict[bytes, set[int]] = collections.defaultdict(set)  # devices that have a prompt
     for s, one in prefix.items():
         held[s // per, one].append(s)
+        where[one].add(s // per)
     read: list[dict[bytes, list[int]]] = [{} for _ in range(devices)]
     found = Admission({}, [[] for _ in range(devices)], [])
     for request in batch:
         p = request.prefix
-
-        def worth(d: int, p: bytes = p) -> tuple:
-            return bool(free[d]), p in read[d] or bool(held.get((d, p))), len(free[d])
-
-        d = max(range(devices), key=worth)
-        holders = held.get((d, p), [])
+        near = [d for d in where[p] if free[d]] or range(devices)
+        d = max(near, key=lambda d: (len(free[d]), -d))
+        holders = held[d, p]
         slot = next((s for s in holders if s in free[d]), None)
         if slot is None:
             slot = min(free[d], key=lambda s: s in prefix)  # first those that hold nothing
             if slot in prefix:
-                held[d, prefix[slot]].remove(slot)
+                lost = prefix[slot]
+                held[d, lost].remove(slot)
+                if not held[d, lost] and lost not in read[d]:
+                    where[lost].discard(d)
             prefix[slot] = p
+            where[p].add(d)
             if p and holders:
                 found.shared[d].append((holders[0] % per, slot % per))
             elif p:
