@@ -309,8 +309,9 @@ class SamplingConfig:
     top_p: float = 1.0
     max_prompt: int = 64  # tokens; a longer prompt is an error, never cut
     max_tokens: int = 256  # of a reply
-    slots: int = 128  # replies decoded side by side
-    #: Finished slots are refilled this many at a time; all of them at once is plain batching.
+    slots: int = 128  # replies decoded side by side at most; it costs what is in use
+    #: Finished slots are refilled, and prompts read, this many at a time; refilled all at once is
+    #: plain batching.
     refill: int = 32
 
     def __post_init__(self):

@@ -5,7 +5,7 @@ Activations are split over the batch on both axes. Weights are split over "fsdp"
 over "expert" along experts, heads or vocabulary; all but the experts are gathered, a layer at a
 time, where they are used. Experts stay where they are: tokens travel to them (`model/moe.py`).
 
-Changing the parallelism means editing one table, `RULES`.
+Changing the parallelism means editing one table, `RULES`; for drawing replies, `SAMPLING_RULES`.
 """
 
 import contextlib
@@ -36,6 +36,10 @@ RULES: dict[str | None, tuple[str, ...]] = {
     "layers": (),
     None: (),
 }
+
+# Weights while replies are drawn, which read all of them for every token: nothing is gathered, so
+# all but the experts is on every device.
+SAMPLING_RULES = RULES | {"embed": (), "heads": (), "vocab": (), "ffn": ()}
 
 
 def parse_mesh(text: str) -> tuple[int, int]:
@@ -72,22 +76,22 @@ def make_mesh(text: str) -> Mesh:
     )
 
 
-def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh) -> P:
+def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh, rules=RULES) -> P:
     """The PartitionSpec of an array with logical `axes`, leaving whole what does not divide."""
     return P(
         *(
-            RULES[axis] if size % math.prod(mesh.shape[a] for a in RULES[axis]) == 0 else None
+            rules[axis] if size % math.prod(mesh.shape[a] for a in rules[axis]) == 0 else None
             for size, axis in zip(shape, axes, strict=True)
         )
     )
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an activation's layout on the current mesh; does nothing where there is none."""
+def constrain(x: jax.Array, *axes: str | None, rules=RULES) -> jax.Array:
+    """Pins an array's layout on the current mesh; does nothing where there is none."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh))
+    return jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh, rules))
 
 
 def constrain_like(tree, specs):

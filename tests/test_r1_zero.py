@@ -32,7 +32,8 @@ KEYS = {
     "reflection/per_response", "reflection/per_1k_tokens", "reflection/fraction",
     "reflection/wait_per_1k_tokens", "kl", "entropy", "clip/low", "clip/high", "clip/bounded",
     "grad_norm", "lr", "groups/zero_std", "reward/ungraded", "router/max_load",
-    "sampler/logp_diff", "time/rollout", "time/reward", "time/update", "tokens_per_second",
+    "sampler/logp_diff", "sampler/utilization", "sampler/tokens_per_device_second",
+    "time/rollout", "time/reward", "time/update", "tokens_per_second",
 }  # fmt: skip
 
 
@@ -77,6 +78,9 @@ def test_metrics_agree_with_each_other_and_with_the_configuration(out):
         seconds = sum(row[f"time/{part}"] for part in ("rollout", "reward", "update"))
         tokens = row["length/mean"] * 16
         np.testing.assert_allclose(row["tokens_per_second"], tokens / seconds, rtol=1e-6)
+        assert 0 < row["sampler/utilization"] <= 1
+        rate = tokens / row["time/rollout"]  # on one device
+        np.testing.assert_allclose(row["sampler/tokens_per_device_second"], rate, rtol=1e-6)
     evaluated = [row["step"] for row in (*steps, last) if row["heldout/accuracy"] is not None]
     assert evaluated == [0, 2, 3]  # the first, every second, the last
     assert all(last[name] is None for name in KEYS if name.split("/")[0] not in ("step", "heldout"))

@@ -91,7 +91,7 @@ def metrics(out: Path) -> list[dict]:
     """The lines of metrics.jsonl, without what depends on the clock."""
     rows = read_jsonl(out / "metrics.jsonl")
     return [
-        {k: v for k, v in row.items() if not k.startswith("time/") and k != "tokens_per_second"}
+        {k: v for k, v in row.items() if not (k.startswith("time/") or k.endswith("_second"))}
         for row in rows
     ]
 

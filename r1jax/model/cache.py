@@ -55,11 +55,14 @@ def init_cache(cfg: ModelConfig, batch: int, length: int) -> Cache:
 
 
 def update(cache, new, positions_BT):
-    """Writes T new positions of every row: `cache` over S positions, `new` [B, T, (K,) width]."""
-    row_B1 = jnp.arange(positions_BT.shape[0])[:, None]
+    """Writes T new positions of every row: `cache` over S positions, `new` [B, T, (K,) width].
 
-    def write(a, b):
-        at = (row_B1, positions_BT) if a.ndim == 3 else (row_B1, slice(None), positions_BT)
-        return a.at[at].set(b)
+    Row by row, so that on a mesh each device writes its own rows: of an index over rows the
+    partitioner does not know that it stays within them, and gathers what is new."""
 
-    return jax.tree.map(write, cache, new)
+    def row(a, b, positions_T):
+        if a.ndim == 2:
+            return a.at[positions_T].set(b)
+        return a.at[:, positions_T].set(b.swapaxes(0, 1))
+
+    return jax.tree.map(lambda a, b: jax.vmap(row)(a, b, positions_BT), cache, new)

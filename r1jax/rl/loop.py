@@ -5,7 +5,7 @@ did at the start of that step; held-out values, where evaluated, are of the same
 line, after the last update, holds the final held-out values.
 """
 
-import dataclasses
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,8 @@ from r1jax.sampling.engine import Engine
 # What `grpo_step` reports of one update, and so is absent from the last line.
 UPDATE_KEYS = (
     "reward/mean", "kl", "entropy", "clip/low", "clip/high", "clip/bounded", "grad_norm", "lr",
-    "groups/zero_std", "reward/ungraded", "router/max_load", "sampler/logp_diff", "rows/fill",
+    "groups/zero_std", "reward/ungraded", "router/max_load", "rows/fill", "sampler/logp_diff",
+    "sampler/utilization", "sampler/tokens_per_device_second",
     "time/rollout", "time/reward", "time/update", "tokens_per_second",
 )  # fmt: skip
 HELDOUT_KEYS = tuple(
@@ -119,14 +120,11 @@ def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
 
 
 class Trainer:
-    """Everything of a run that does not change: engines, grader, data, compiled step."""
+    """Everything of a run that does not change: engine, grader, data, compiled step."""
 
     def __init__(self, cfg: RunConfig, task: Task, mesh: Mesh, grader: Grader):
         self.cfg, self.task, self.mesh, self.grader = cfg, task, mesh, grader
-        stop = sorted(task.tokenizer.end_ids)
-        greedy = dataclasses.replace(cfg.sampling, temperature=0.0)
-        self.engine = Engine(cfg.model, cfg.sampling, mesh, stop)
-        self.greedy = Engine(cfg.model, greedy, mesh, stop)
+        self.engine = Engine(cfg.model, cfg.sampling, mesh, sorted(task.tokenizer.end_ids))
         # All of them in every process: a rollout is of the whole mesh.
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
@@ -152,12 +150,13 @@ class Trainer:
         group = -(-count // len(heldout))
         asked, tracked = evenly(len(heldout), count), evenly(len(heldout), TRACKED)
         key = jax.random.fold_in(jax.random.fold_in(self.key, EVALUATION), step)
-        ask = functools.partial(draw, grader=self.grader, task=self.task, weights=weights, key=key)
-        # The first are graded while the second are drawn.
-        sampled = ask(self.engine, questions=[(i, heldout[i]) for i in asked], group=group)
+        ask = functools.partial(draw, self.engine, self.grader, self.task, weights, key=key)
         once = list(dict.fromkeys((*asked, *tracked)))
-        greedy, _ = ask(self.greedy, questions=[(i, heldout[i]) for i in once], group=1)()
-        samples, _ = sampled()
+        with self.engine.loaded(weights):
+            # The first are graded while the second are drawn.
+            grading = ask([(i, heldout[i]) for i in asked], group)
+            grading_greedy = ask([(i, heldout[i]) for i in once], 1, temperature=0.0)
+        (greedy, _), (samples, _) = grading_greedy(), grading()
         metrics = sample_metrics(samples)
         values = {
             "accuracy": metrics["reward/accuracy"],
@@ -174,7 +173,7 @@ class Trainer:
     def rollout(
         self, weights: Weights, step: int, position: int
     ) -> tuple[list[Sample], dict[str, float], int]:
-        """(samples, seconds, next position in the data) of one step.
+        """(samples, seconds and how the engine was used, next position in the data) of one step.
 
         With rl.max_draws > 1, mixed groups come first, and it draws again while they are too few
         (dynamic sampling; DAPO, arXiv 2503.14476, section 3.2). All processes have the same grades
@@ -184,17 +183,23 @@ class Trainer:
         key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), step)
         groups: list[list[Sample]] = []
         seconds = {"time/rollout": 0.0, "time/reward": 0.0}
-        for _ in range(rl.max_draws):
-            asked = [(i, self.questions[i]) for i in range(position, position + rl.questions)]
-            position += rl.questions
-            drawn, took = draw(self.engine, self.grader, self.task, weights, asked, rl.group, key)()
-            seconds = {name: seconds[name] + took[name] for name in seconds}
-            groups += [drawn[i : i + rl.group] for i in range(0, len(drawn), rl.group)]
-            if sum(map(mixed, groups)) >= rl.questions:
-                break
-        if rl.max_draws > 1:
+        again, before = rl.max_draws > 1, self.engine.stats
+        with self.engine.loaded(weights) if again else contextlib.nullcontext():
+            for _ in range(rl.max_draws):
+                asked = [(i, self.questions[i]) for i in range(position, position + rl.questions)]
+                position += rl.questions
+                ask = draw(self.engine, self.grader, self.task, weights, asked, rl.group, key)
+                drawn, took = ask()
+                seconds = {name: seconds[name] + took[name] for name in seconds}
+                groups += [drawn[i : i + rl.group] for i in range(0, len(drawn), rl.group)]
+                if sum(map(mixed, groups)) >= rl.questions:
+                    break
+        if again:
             groups.sort(key=lambda group: not mixed(group))
-        return [s for group in groups[: rl.questions] for s in group], seconds, position
+        used = self.engine.stats - before
+        rate = used.tokens / seconds["time/rollout"] / self.mesh.size
+        values = {"sampler/utilization": used.utilization, "sampler/tokens_per_device_second": rate}
+        return [s for group in groups[: rl.questions] for s in group], seconds | values, position
 
     def rollout_of(self, samples: Sequence[Sample], step: int) -> Rollout:
         """As host arrays, packed for the updates of this step."""
@@ -255,11 +260,11 @@ def train(
             heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
             if step == 0 and any(has_thoughts(p.kind) for p in task.heldout):
                 say(gate(shown["heldout"]))
-            samples, seconds, position = trainer.rollout(state.train.weights, step, position)
+            samples, reported, position = trainer.rollout(state.train.weights, step, position)
             check_graders(samples, step)
             rollout = trainer.rollout_of(samples, step)
             state, update = trainer.update(state, rollout)
-            metrics = step_metrics(samples, update | seconds)
+            metrics = step_metrics(samples, update | reported)
             if metrics["reward/mean"] == 0 and step == run.first:
                 say(f"warning: every reward of step {step} is 0: no reply was right or in form")
             rows = _rows(task, step, shown | {"train": samples})

@@ -1,89 +1,120 @@
-"""The rollout engine: prefill, decode, continuous batching.
+"""The rollout engine: continuous batching over slots that stay between calls.
 
-A fixed number of slots decode in lock-step inside one compiled loop. It returns to the host as
-soon as `refill` slots have finished; their replies are collected, new prompts are prefilled
-through the same forward and put in their place. So a long tail idles a few slots, not the batch.
-Where someone reads along, the loop also returns every few tokens.
+A call of `step` puts waiting requests into free slots, decodes all slots in lock-step inside one
+compiled loop, and tells what was drawn. The loop returns as soon as enough slots have finished to
+be refilled, so a long tail idles a few slots and not the batch.
 
-S slots  A slots refilled at a time  P prompt length  M reply length  V vocabulary
+It costs what is in use. Slots, positions of the cache and prompt lengths are sizes from a short
+ladder that are taken when they are needed, so few programs are compiled. A prompt is read once on
+each device that has replies to it: the others copy what it left in the cache. A prompt's last
+token is left to the loop, so that all tokens are drawn there.
+
+What a request draws depends on its key, question, sample and position alone (`sample_keys`).
+
+On a mesh every device admits its own slots; slot s is of device s // (slots a device).
 """
 
+import collections
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import flax.struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax import sharding
-from r1jax.config import InputError, ModelConfig, SamplingConfig, check
-from r1jax.model.cache import Cache, init_cache
+from r1jax.config import ModelConfig, SamplingConfig, check
+from r1jax.model.cache import Cache
 from r1jax.model.params import Weights
-from r1jax.model.transformer import forward, unembed, unstacked
-from r1jax.sampling.samplers import sample, sample_keys
+from r1jax.sampling import slots
+from r1jax.sampling.admission import Admission, assign
+from r1jax.sampling.layout import lay_out
+from r1jax.sampling.requests import Completion, EngineStats, Event, How, Request, how
+from r1jax.sampling.rows import begin, blank
+from r1jax.sampling.slots import WINDOW
+from r1jax.sampling.stops import Text, kept
 
 BURST = 8  # steps between two looks at what is drawn
+# The ladders' first rungs. Below them, what is saved is less than another program costs.
+LEAST_SLOTS, LEAST_LENGTH, LEAST_PROMPT = 8, 256, 16
+ROOM = 32  # positions of the cache that a reply finds when it begins
+SHRINK = 4  # so many times fewer slots must do, before the running ones are moved together,
+SMALL = 32  # and so many are left on each device
 
 OnTokens = Callable[[int, list[int]], None]  # the index of a request, its reply's next tokens
 
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """A prompt, and the two numbers that its randomness comes from."""
-
-    prompt: Sequence[int]
-    question: int
-    sample: int
+__all__ = ["BURST", "Completion", "Engine", "EngineStats", "Event", "Request"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """A reply. `logps[i]` is of tokens[i] under the distribution it was sampled from."""
+@dataclasses.dataclass(eq=False)
+class Reply:
+    """A request on its way."""
 
-    tokens: np.ndarray  # int32, the stop token included
-    logps: np.ndarray  # float32
-    truncated: bool  # max_tokens came before a stop token
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineStats:
-    decode_steps: int
-    utilization: float  # share of slot-steps that decoded a wanted token
-
-
-class Slots(flax.struct.PyTreeNode):
-    cache: Cache
-    token_S: jax.Array  # last token drawn, next to be read
-    position_S: jax.Array  # where it stands
-    count_S: jax.Array  # tokens drawn so far
-    active_S: jax.Array  # bool
-    question_S: jax.Array
-    sample_S: jax.Array
-    tokens_SM: jax.Array
-    logps_SM: jax.Array
-    steps: jax.Array  # decoding steps so far
-    busy: jax.Array  # active slots, summed over those steps
+    id: int
+    request: Request
+    how: How
+    key: np.ndarray  # its data
+    prefix: bytes  # the prompt but for its last token
+    drawn: list[int]  # where strings may end it
 
 
 class Engine:
-    """Compiled once for a model, a sampling configuration and a mesh, over whose devices `refill`
-    and `slots` are rounded up to divide."""
+    """For a model and a mesh, over whose devices cfg.slots are rounded up to divide. `cfg` says how
+    requests are drawn that do not say so, and what they may need at most. `text` of tokens is read
+    for stop strings alone."""
 
-    def __init__(self, model: ModelConfig, cfg: SamplingConfig, mesh: Mesh, stop: Sequence[int]):
+    def __init__(
+        self,
+        model: ModelConfig,
+        cfg: SamplingConfig,
+        mesh: Mesh,
+        stop: Sequence[int],
+        text: Text | None = None,
+    ):
         check(
             cfg.max_prompt + cfg.max_tokens <= model.context,
             f"max_prompt + max_tokens = {cfg.max_prompt + cfg.max_tokens} exceeds "
             f"ModelConfig.context={model.context}",
         )
-        # Every device holds as many slots, and is given as many at each refill.
-        refill = -(-cfg.refill // mesh.size) * mesh.size
-        slots = -(-cfg.slots // refill) * refill
-        self.cfg = dataclasses.replace(cfg, refill=refill, slots=slots)
-        self.model, self.mesh = model, mesh
-        self.stop = tuple(stop)
+        self.cfg, self.model, self.mesh, self.stop = cfg, model, mesh, tuple(stop)
+        self.text = text
+        self.stats = EngineStats()
+        self._most = -(-cfg.slots // mesh.size)  # slots a device
+        self._next = 0
+        self._weights: Weights | None = None  # as laid out
+        self._loaded: Weights | None = None  # as given
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all requests, and the cache. The weights stay."""
+        self._waiting: collections.deque[Reply] = collections.deque()
+        self._running: dict[int, Reply] = {}  # by slot
+        self._prefix: dict[int, bytes] = {}  # by slot, also of those that have finished
+        self._cache: Cache | None = None
+        self._per = self._length = 0  # slots a device, positions of the cache
+        self._rows = blank(0, self.model.vocab, len(self.stop))
+
+    def load(self, weights: Weights | None) -> None:
+        """From now on replies are drawn from these weights. None: makes room in memory."""
+        self._weights = self._loaded = None
+        if weights is not None:
+            with jax.set_mesh(self.mesh):
+                self._weights = lay_out(weights, model=self.model)
+        self._prefix.clear()  # what earlier weights left in the cache
+
+    @contextlib.contextmanager
+    def loaded(self, weights: Weights) -> Iterator[None]:
+        """Within, replies are drawn from these weights: laid out once, whatever is generated."""
+        if weights is self._loaded:
+            yield
+            return
+        self.load(weights)
+        self._loaded = weights
+        try:
+            yield
+        finally:
+            self.clear()
+            self.load(None)
 
     def generate(
         self,
@@ -92,218 +123,232 @@ class Engine:
         key: jax.Array,
         on_tokens: OnTokens | None = None,
     ) -> tuple[list[Completion], EngineStats]:
-        """One completion a request, in the order of the requests.
+        """One completion a request, in the order of the requests. Afterwards the engine holds
+        no cache, and weights only within `loaded`.
 
         on_tokens: is told the tokens of each reply as they are drawn, BURST or so at a time, the
         stop token included. The replies are those drawn without it. Raises InputError if a prompt
         is empty or longer than cfg.max_prompt.
         """
-        for r in requests:
-            if not 0 < len(r.prompt) <= self.cfg.max_prompt:
-                raise InputError(
-                    f"prompt of question {r.question} has {len(r.prompt)} tokens; "
-                    f"SamplingConfig.max_prompt={self.cfg.max_prompt}"
-                )
-        with jax.set_mesh(self.mesh):
-            return self._generate(weights, requests, key, on_tokens)
-
-    def _generate(self, weights, requests, key, on_tokens):
-        cfg, static = self.cfg, {"model": self.model, "cfg": self.cfg, "stop": self.stop}
-        slots = _empty(model=self.model, cfg=cfg, mesh=self.mesh)
-        completions: list[Completion | None] = [None] * len(requests)
-        running: dict[int, int] = {}  # slot -> request
-        free, pending = list(range(cfg.slots)), 0
-        burst = np.int32(BURST if on_tokens else np.iinfo(np.int32).max)
-        told_S = np.zeros(cfg.slots, np.int32)  # tokens of each running slot's reply
-
-        def wanted() -> int:
-            """Free slots worth an admission; 0 when nothing waits."""
-            return min(cfg.refill, len(requests) - pending)
-
-        while wanted() or running:
-            while 0 < wanted() <= len(free):
-                batch = range(pending, pending + wanted())
-                taken, free = free[: len(batch)], free[len(batch) :]
-                slots = _admit(weights, slots, self._prompts(requests, batch, taken), key, **static)
-                running.update(zip(taken, batch, strict=True))
-                told_S[taken] = 0
-                pending = batch.stop
-            keep = cfg.slots - wanted() if wanted() else 0
-            slots, active_S = _decode(weights, slots, key, np.int32(keep), burst, **static)
-            active = np.asarray(active_S)
-            if on_tokens:
-                tokens_SW, count_S = (np.asarray(a) for a in _news(slots, told_S))
-                for s, request in running.items():
-                    on_tokens(request, tokens_SW[s, : count_S[s] - told_S[s]].tolist())
-                told_S = count_S.copy()
-            finished = [s for s in running if not active[s]]
-            for start in range(0, len(finished), cfg.refill):
-                group = finished[start : start + cfg.refill]
-                padded = np.asarray(group + [0] * (cfg.refill - len(group)), np.int32)
-                rows = [np.asarray(a) for a in _collect(slots, padded, mesh=self.mesh)]
-                for s, tokens, logps, count in zip(group, *rows, strict=False):
-                    tokens, logps = tokens[:count], logps[:count]
-                    truncated = int(tokens[-1]) not in self.stop
-                    completions[running.pop(s)] = Completion(tokens, logps, truncated)
-            free += finished
-        steps, busy = int(slots.steps), int(slots.busy)
-        return completions, EngineStats(steps, busy / max(1, steps * cfg.slots))
-
-    def _prompts(self, requests, batch: range, taken: list[int]):
-        """Host arrays of one admission, padded to `refill` rows; slot S means nowhere."""
-        cfg = self.cfg
-        rows = cfg.refill
-        tokens = np.zeros((rows, cfg.max_prompt), np.int32)
-        length, question, number = (np.ones(rows, np.int32) for _ in range(3))
-        slot = np.full(rows, cfg.slots, np.int32)
-        for row, (i, s) in enumerate(zip(batch, taken, strict=True)):
-            r = requests[i]
-            tokens[row, : len(r.prompt)] = r.prompt
-            length[row], question[row], number[row], slot[row] = (
-                len(r.prompt),
-                r.question,
-                r.sample,
-                s,
+        assert not self.busy, "other requests are on their way"
+        before = self.stats
+        drawn: list[list[Event]] = [[] for _ in requests]
+        try:
+            data = np.asarray(jax.random.key_data(key))
+            index = {self._submit(r, data): i for i, r in enumerate(requests)}
+            with self.loaded(weights):
+                while self.busy:
+                    for event in self.step(BURST if on_tokens else WINDOW):
+                        drawn[index[event.id]].append(event)
+                        if on_tokens:
+                            on_tokens(index[event.id], event.tokens.tolist())
+        finally:
+            self.clear()
+        completions = [
+            Completion(
+                np.concatenate([e.tokens for e in events]),
+                np.concatenate([e.logps for e in events]),
+                events[-1].finish == "length",
             )
-        return tokens, length, question, number, slot
+            for events in drawn
+        ]
+        return completions, self.stats - before
 
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._running)
 
-@functools.partial(jax.jit, static_argnames=("model", "cfg", "mesh"))
-def _empty(*, model: ModelConfig, cfg: SamplingConfig, mesh: Mesh) -> Slots:
-    zeros = jnp.zeros(cfg.slots, jnp.int32)
-    slots = Slots(
-        cache=init_cache(model, cfg.slots, cfg.max_prompt + cfg.max_tokens),
-        token_S=zeros,
-        position_S=zeros,
-        count_S=zeros,
-        active_S=jnp.zeros(cfg.slots, bool),
-        question_S=zeros,
-        sample_S=zeros,
-        tokens_SM=jnp.zeros((cfg.slots, cfg.max_tokens), jnp.int32),
-        logps_SM=jnp.zeros((cfg.slots, cfg.max_tokens), jnp.float32),
-        steps=jnp.zeros((), jnp.int32),
-        busy=jnp.zeros((), jnp.int32),
-    )
-    return _pin(slots, model)
+    def submit(self, request: Request, key: jax.Array | None = None) -> int:
+        """The id that events will have. key: where the reply's randomness comes from; without one,
+        request.seed. Raises InputError if the request does not fit the engine."""
+        data = jax.random.key_data(jax.random.key(request.seed) if key is None else key)
+        return self._submit(request, np.asarray(data))
 
-
-def _pin(slots: Slots, model: ModelConfig) -> Slots:
-    """Keeps every slot's row on its own device through the compiled loop."""
-
-    def cache_rows(a):
-        lead = (None,) * model.scan_layers  # a stacked cache has a leading layer axis
-        return sharding.constrain(a, *lead, "batch", *(None,) * (a.ndim - len(lead) - 1))
-
-    def rows(a):
-        return sharding.constrain(a, "batch", *(None,) * (a.ndim - 1)) if a.ndim else a
-
-    cache = jax.tree.map(cache_rows, slots.cache)
-    return jax.tree.map(rows, slots.replace(cache=None)).replace(cache=cache)
-
-
-_STATIC = ("model", "cfg", "stop")
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="slots")
-def _admit(weights, slots: Slots, prompts, key, *, model, cfg, stop) -> Slots:
-    """Prefills A prompts and puts them, with their first token, into their slots."""
-    tokens_AP, length_A, question_A, sample_A, slot_A = prompts
-    segments_AP = (jnp.arange(cfg.max_prompt)[None, :] < length_A[:, None]).astype(jnp.int32)
-    fresh = init_cache(model, cfg.refill, cfg.max_prompt)
-    out = forward(weights, tokens_AP, model, segments_BT=segments_AP, cache=fresh)
-    last_AD = jnp.take_along_axis(out.hidden_BTD, (length_A - 1)[:, None, None], axis=1)[:, 0]
-    keys = sample_keys(key, question_A, sample_A, length_A)
-    token_A, logp_A = sample(unembed(weights.params, last_AD, model), keys, cfg)
-
-    def put_cache(all_slots, new):
-        lead, head = (slice(None),) * model.scan_layers, slice(cfg.max_prompt)
-        return all_slots.at[(*lead, slot_A, ..., head, slice(None))].set(new, mode="drop")
-
-    def put(all_slots, new):
-        return all_slots.at[slot_A].set(new, mode="drop")
-
-    return _pin(
-        slots.replace(
-            cache=jax.tree.map(put_cache, slots.cache, out.cache),
-            token_S=put(slots.token_S, token_A),
-            position_S=put(slots.position_S, length_A),
-            count_S=put(slots.count_S, jnp.ones_like(length_A)),
-            active_S=put(slots.active_S, _goes_on(token_A, jnp.ones_like(length_A), cfg, stop)),
-            question_S=put(slots.question_S, question_A),
-            sample_S=put(slots.sample_S, sample_A),
-            tokens_SM=slots.tokens_SM.at[slot_A, 0].set(token_A, mode="drop"),
-            logps_SM=slots.logps_SM.at[slot_A, 0].set(logp_A, mode="drop"),
-        ),
-        model,
-    )
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames="slots")
-def _decode(weights, slots: Slots, key, keep, burst, *, model, cfg, stop):
-    """Decodes until at most `keep` slots are active, or `burst` steps are made.
-
-    Returns the slots and who is active.
-    """
-    last = slots.steps + jnp.minimum(burst, jnp.iinfo(jnp.int32).max - slots.steps)
-    weights = unstacked(weights, model)
-
-    def step(slots: Slots) -> Slots:
-        out = forward(
-            weights,
-            slots.token_S[:, None],
-            model,
-            positions_BT=slots.position_S[:, None],
-            segments_BT=slots.active_S[:, None].astype(jnp.int32),
-            cache=slots.cache,
+    def _submit(self, request: Request, key: np.ndarray) -> int:
+        found = how(request, self.cfg, self.stop, self.model.vocab)
+        check(
+            self.text is not None or not request.stop_strings,
+            "Request.stop_strings: the engine was given no way to read text",
         )
-        position_S = slots.position_S + slots.active_S
-        keys = sample_keys(key, slots.question_S, slots.sample_S, position_S)
-        token_S, logp_S = sample(unembed(weights.params, out.hidden_BTD[:, 0], model), keys, cfg)
-        token_S = jnp.where(slots.active_S, token_S, slots.token_S)
-        count_S = slots.count_S + slots.active_S
-        # A slot that is done writes past the end, which is dropped.
-        at = jnp.arange(cfg.slots), jnp.where(slots.active_S, slots.count_S, cfg.max_tokens)
-        return slots.replace(
-            cache=out.cache,
-            token_S=token_S,
-            position_S=position_S,
-            count_S=count_S,
-            active_S=slots.active_S & _goes_on(token_S, count_S, cfg, stop),
-            tokens_SM=slots.tokens_SM.at[at].set(token_S, mode="drop"),
-            logps_SM=slots.logps_SM.at[at].set(logp_S, mode="drop"),
-            steps=slots.steps + 1,
-            busy=slots.busy + jnp.sum(slots.active_S),
+        prefix = np.asarray(request.prompt[:-1], np.int32).tobytes()
+        self._next += 1
+        self._waiting.append(Reply(self._next, request, found, key, prefix, []))
+        return self._next
+
+    def cancel(self, id: int) -> None:
+        """There will be no more events of it. Nothing happens if it has finished."""
+        self._waiting = collections.deque(r for r in self._waiting if r.id != id)
+        for slot in [s for s, r in self._running.items() if r.id == id]:
+            self._free(slot)
+
+    def step(self, steps: int = BURST) -> list[Event]:
+        """Admits what waits and decodes up to `steps` steps. An event for each reply that has
+        drawn something."""
+        if not self.busy:
+            return []
+        assert self._weights is not None, "load() comes first"
+        with jax.set_mesh(self.mesh):
+            self._admit()
+            self._fit()
+            return self._decode(steps)
+
+    def _admit(self) -> None:
+        """Gives waiting requests free slots, once these are enough (cfg.refill) or all."""
+        n, waiting = self.mesh.size, len(self._waiting)
+        free = self._most * n - len(self._running)
+        if not waiting or free < min(self.cfg.refill, waiting):
+            return
+        batch = [self._waiting.popleft() for _ in range(min(free, waiting))]
+        longest = max(len(r.request.prompt) for r in batch)
+        prompt = ladder(longest - 1, LEAST_PROMPT, self.cfg.max_prompt)
+        if not self._running:  # nothing to be kept: only what is needed
+            self._cache, self._per, self._length = None, 0, 0
+            self._prefix.clear()
+        length = max(prompt, longest + min(ROOM, self.cfg.max_tokens))
+        wanted = -(-min(self._most * n, len(self._running) + waiting) // n)
+        self._refit(max(self._per, self._slots(wanted)), max(self._length, self._positions(length)))
+        found = assign(batch, n, self._per, self._running, self._prefix)
+        self._share(found)
+        self._prefill(found, prompt)
+        for slot, reply in found.slots.items():
+            self._running[slot] = reply
+            begin(self._rows, slot, reply.request, reply.how, reply.key, self.model.vocab)
+
+    def _slots(self, wanted: int) -> int:
+        return ladder(wanted, max(1, LEAST_SLOTS // self.mesh.size), self._most)
+
+    def _positions(self, wanted: int) -> int:
+        return ladder(wanted, LEAST_LENGTH, self.cfg.max_prompt + self.cfg.max_tokens)
+
+    def _share(self, found: Admission) -> None:
+        if any(found.shared):
+            moves = self._moves(found.shared)
+            self._cache = slots.share(self._cache, *moves, model=self.model)
+
+    def _prefill(self, found: Admission, length: int) -> None:
+        """Reads the new prompts, 1, 4, 16, ... or cfg.refill at a time."""
+        n, at = self.mesh.size, 0
+        most = -(-self.cfg.refill // n)  # on each device
+        while (left := max(len(read) for read in found.read) - at) > 0:
+            rows = min(most, 4 ** -(-(left - 1).bit_length() // 2))
+            tokens = np.zeros((n * rows, length), np.int32)
+            moves: list[list[tuple[int, int]]] = [[] for _ in range(n)]
+            for d, read in enumerate(found.read):
+                for row, (prefix, targets) in enumerate(read[at : at + rows]):
+                    ids = np.frombuffer(prefix, np.int32)
+                    tokens[d * rows + row, : len(ids)] = ids
+                    moves[d] += [(row, target) for target in targets]
+            fresh = slots.prefill(self._weights, tokens, model=self.model)
+            where = self._moves(moves)
+            self._cache = slots.place(self._cache, fresh, *where, model=self.model)
+            at += rows
+        self.stats = dataclasses.replace(
+            self.stats, prefilled=self.stats.prefilled + sum(map(len, found.read))
         )
 
-    slots = jax.lax.while_loop(
-        lambda slots: (jnp.sum(slots.active_S) > keep) & (slots.steps < last),
-        lambda slots: _pin(step(slots), model),
-        slots,
-    )
-    return slots, _everywhere(slots.active_S)
+    def _moves(self, moves: list[list[tuple[int, int]]]) -> tuple[np.ndarray, ...]:
+        """Of each device, (from, to) on it -> from_X, to_X, count_D."""
+        from_to = np.zeros((2, self.mesh.size, self._per), np.int32)
+        for d, some in enumerate(moves):
+            if some:
+                from_to[:, d, : len(some)] = np.transpose(some)
+        counts = np.array([len(some) for some in moves], np.int32)
+        return from_to[0].reshape(-1), from_to[1].reshape(-1), counts
+
+    def _free(self, slot: int) -> None:
+        del self._running[slot]
+        self._rows.active_S[slot] = False
+
+    def _fit(self) -> None:
+        """More positions where the cache is full, and fewer slots where few would do."""
+        per, length = self._per, self._length
+        if (far := self._far()) >= length:
+            length = self._positions(far + 1)
+        if not self._waiting and (few := self._few()):
+            running = int(np.bincount([s // per for s in self._running]).max())
+            per = self._slots(few) if running <= few else per
+        self._refit(per, length)
+
+    def _few(self) -> int:
+        """Running slots a device that would do with far fewer; 0 where it has few as it is."""
+        few = self._per // SHRINK
+        return few if few >= SMALL else 0
+
+    def _far(self) -> int:
+        """The farthest position that is read next."""
+        return int(self._rows.position_S[self._rows.active_S].max())
+
+    def _refit(self, per: int, length: int) -> None:
+        """Changes the sizes of what is on the devices; of fewer slots than before, the running ones
+        are kept, and the prompts of no others."""
+        n, old = self.mesh.size, self._per
+        if (per, length) == (old, self._length):
+            return
+        if self._cache is None:
+            self._cache = slots.new_cache(model=self.model, slots=n * per, length=length)
+            self._rows = blank(n * per, self.model.vocab, len(self.stop))
+        else:
+            from_S, taken = np.zeros(n * per, np.int32), np.zeros(n * per, bool)
+            moved: dict[int, int] = {}
+            for d in range(n):
+                mine = range(d * old, d * old + old)
+                stay = [s for s in mine if per >= old or s in self._running]
+                for to, s in enumerate(stay, start=d * per):
+                    from_S[to], taken[to], moved[s] = s - d * old, True, to
+            self._cache = slots.refit(self._cache, from_S, model=self.model, length=length)
+            old_S = from_S + np.repeat(np.arange(n) * old, per)
+            self._rows = jax.tree.map(lambda a: a[old_S], self._rows)
+            self._rows.active_S[~taken] = False
+            self._running = {moved[s]: r for s, r in self._running.items()}
+            self._prefix = {moved[s]: p for s, p in self._prefix.items() if s in moved}
+        self._per, self._length = per, length
+
+    def _decode(self, steps: int) -> list[Event]:
+        n, running = self.mesh.size, len(self._running)
+        if self._waiting:
+            keep = self._most * n - min(self.cfg.refill, len(self._waiting))
+        else:
+            few = self._few()
+            keep = few * n if running > few * n else few
+        rows, steps = self._rows, min(steps, WINDOW, self._length - self._far())
+        if not any(r.how.filters for r in self._running.values()):
+            rows = rows.replace(filters=None)
+        self._cache, *drawn = slots.decode(
+            self._weights, self._cache, rows, np.int32(keep), np.int32(steps), model=self.model
+        )
+        token_WS, logp_WS, made = (np.asarray(a) for a in drawn)
+        count_S = np.sum(token_WS >= 0, axis=0)
+        s = self.stats
+        self.stats = dataclasses.replace(
+            s,
+            decode_steps=s.decode_steps + int(made),
+            slot_steps=s.slot_steps + int(made) * n * self._per,
+            tokens=s.tokens + int(count_S.sum()),
+        )
+        return [
+            self._event(slot, token_WS[: count_S[slot], slot], logp_WS[: count_S[slot], slot])
+            for slot in list(self._running)
+        ]
+
+    def _event(self, slot: int, tokens: np.ndarray, logps: np.ndarray) -> Event:
+        reply, rows, count = self._running[slot], self._rows, len(tokens)
+        rows.token_S[slot] = tokens[-1]
+        rows.position_S[slot] += count
+        rows.left_S[slot] -= count
+        stopped = int(tokens[-1]) in reply.how.stop
+        if strings := reply.request.stop_strings:
+            assert self.text is not None
+            new = tokens.tolist()
+            if keep := kept(reply.drawn, new, strings, self.text):
+                stopped, tokens, logps = True, tokens[:keep], logps[:keep]
+            reply.drawn += new
+        finish = "stop" if stopped else "" if rows.left_S[slot] else "length"
+        if finish:
+            self._free(slot)
+        return Event(reply.id, tokens.copy(), logps.copy(), finish)  # type: ignore[arg-type]
 
 
-def _goes_on(token, count, cfg: SamplingConfig, stop) -> jax.Array:
-    stopped = jnp.any(token[:, None] == jnp.asarray(stop, jnp.int32)[None, :], axis=1)
-    return ~stopped & (count < cfg.max_tokens)
-
-
-def _everywhere(x: jax.Array) -> jax.Array:
-    """Replicated, so that every host reads the same and takes the same decisions."""
-    return sharding.constrain(x, *(None,) * x.ndim)
-
-
-@jax.jit
-def _news(slots: Slots, told_S):
-    """(tokens_SW, count_S): what each slot has drawn after its first told_S tokens."""
-    # An admission draws one token, and each step of a burst one more.
-    at_SW = told_S[:, None] + jnp.arange(BURST + 1)[None]
-    at_SW = jnp.minimum(at_SW, slots.tokens_SM.shape[1] - 1)
-    news_SW = jnp.take_along_axis(slots.tokens_SM, at_SW, axis=1)
-    return _everywhere(news_SW), _everywhere(slots.count_S)
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _collect(slots: Slots, slot_A, *, mesh: Mesh):
-    """(tokens_AM, logps_AM, count_A) of the given slots."""
-    return [_everywhere(a[slot_A]) for a in (slots.tokens_SM, slots.logps_SM, slots.count_S)]
+def ladder(wanted: int, least: int, most: int) -> int:
+    """The power of two that holds `wanted`, at least `least`; `most` where it is not far off."""
+    size = max(least, 1 << max(0, wanted - 1).bit_length())
+    return most if 3 * size >= 2 * most else size

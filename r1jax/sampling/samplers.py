@@ -1,30 +1,53 @@
 """Drawing a token, and the log-probability of the distribution it was drawn from.
 
-S slots  V vocabulary
+How each slot draws is an argument: one compiled program draws greedily for one slot and at any
+temperature for the next.
+
+S slots  V vocabulary  N biased tokens
 """
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from r1jax.config import SamplingConfig
+
+class Filters(flax.struct.PyTreeNode):
+    """What few requests ask for, and those that do not should not pay for: a sort of the
+    vocabulary, and a scatter into it."""
+
+    top_k_S: jax.Array  # int32; 0: off
+    top_p_S: jax.Array  # 1: off
+    biased_SN: jax.Array  # int32, tokens; V: none
+    bias_SN: jax.Array  # added to their logits
 
 
-def sample(logits_SV: jax.Array, keys_S: jax.Array, cfg: SamplingConfig):
+def sample(
+    logits_SV: jax.Array,
+    keys_S: jax.Array,
+    temperature_S: jax.Array,
+    filters: Filters | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Returns (token_S, logp_S).
 
-    `logp` is of the distribution sampled from: after temperature, top-k and top-p, renormalised.
-    Temperature 0 is a point mass on the largest logit, so its log-probability is 0.
+    `logp` is of the distribution sampled from: after biases, temperature, top-k and top-p,
+    renormalised. Temperature 0 is a point mass on the largest logit, so its log-probability is 0.
     """
-    if cfg.temperature == 0:
-        return first_largest(logits_SV), jnp.zeros(logits_SV.shape[0])
-    logits_SV = logits_SV / cfg.temperature
-    if cfg.top_k:
-        logits_SV = keep_top_k(logits_SV, cfg.top_k)
-    if cfg.top_p < 1:
-        logits_SV = keep_top_p(logits_SV, cfg.top_p)
-    token_S = jax.vmap(jax.random.categorical)(keys_S, logits_SV).astype(jnp.int32)
-    logp_SV = jax.nn.log_softmax(logits_SV)
-    return token_S, jnp.take_along_axis(logp_SV, token_S[:, None], axis=1)[:, 0]
+    if filters is not None:
+        # Row by row, as in `model.cache.update`.
+        add = jax.vmap(lambda logits_V, at_N, bias_N: logits_V.at[at_N].add(bias_N, mode="drop"))
+        logits_SV = add(logits_SV, filters.biased_SN, filters.bias_SN)
+    greedy_S = temperature_S == 0
+    logits_SV = logits_SV / jnp.where(greedy_S, 1.0, temperature_S)[:, None]
+    if filters is not None:
+        logits_SV = keep_top(logits_SV, filters.top_k_S, filters.top_p_S)
+    # The largest of logits and Gumbel noise is a draw: as in jax.random.categorical, whose argmax
+    # would be a second one beside that of greedy slots, and slow on XLA:CPU.
+    size = logits_SV.shape[1]
+    noise_SV = jax.vmap(lambda key: jax.random.gumbel(key, (size,), logits_SV.dtype))(keys_S)
+    token_S = first_largest(jnp.where(greedy_S[:, None], logits_SV, logits_SV + noise_SV))
+    drawn_S = jnp.take_along_axis(logits_SV, token_S[:, None], axis=1)[:, 0]
+    logp_S = drawn_S - jax.nn.logsumexp(logits_SV, axis=1)
+    return token_S, jnp.where(greedy_S, 0.0, logp_S)
 
 
 def first_largest(logits_SV: jax.Array) -> jax.Array:
@@ -35,29 +58,32 @@ def first_largest(logits_SV: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(logits_SV == largest_S1, index_SV, last), axis=-1)
 
 
-def keep_top_k(logits_SV: jax.Array, k: int) -> jax.Array:
-    """-inf for all but the k largest (and what ties with the k-th)."""
-    kth_S = jax.lax.top_k(logits_SV, min(k, logits_SV.shape[-1]))[0][:, -1]
-    return jnp.where(logits_SV < kth_S[:, None], -jnp.inf, logits_SV)
-
-
-def keep_top_p(logits_SV: jax.Array, p: float) -> jax.Array:
-    """-inf for all but the smallest set of likeliest tokens whose probability reaches p."""
+def keep_top(logits_SV: jax.Array, k_S: jax.Array, p_S: jax.Array) -> jax.Array:
+    """-inf for all but a row's k largest (and what ties with the k-th; k = 0: all), and of these
+    for all but the smallest set of likeliest ones whose probability reaches p (p = 1: all)."""
     descending_SV = -jnp.sort(-logits_SV, axis=-1)
+    at_S1 = jnp.clip(k_S - 1, 0, logits_SV.shape[1] - 1)[:, None]
+    kth_S1 = jnp.take_along_axis(descending_SV, at_S1, axis=1)
+    kth_S1 = jnp.where(k_S[:, None] > 0, kth_S1, -jnp.inf)
+    descending_SV = jnp.where(descending_SV < kth_S1, -jnp.inf, descending_SV)
     probability_SV = jax.nn.softmax(descending_SV)
     # A token stays if those before it have not yet reached p; so the likeliest always does.
     before_SV = jnp.cumsum(probability_SV, axis=-1) - probability_SV
-    least_S = jnp.min(jnp.where(before_SV < p, descending_SV, jnp.inf), axis=-1)
-    return jnp.where(logits_SV < least_S[:, None], -jnp.inf, logits_SV)
+    stays_SV = (before_SV < p_S[:, None]) | (p_S[:, None] >= 1)
+    least_S1 = jnp.min(jnp.where(stays_SV, descending_SV, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits_SV < jnp.maximum(kth_S1, least_S1), -jnp.inf, logits_SV)
 
 
 def sample_keys(key, question_S, sample_S, position_S) -> jax.Array:
     """One key a slot from (key, question, sample, position) alone, so that a reply does not
-    depend on which slot, batch or mesh it is decoded in."""
+    depend on which slot, batch or mesh it is decoded in. `key` is one for all, or one a slot."""
 
-    def one(question, sample, position):
-        return jax.random.fold_in(
-            jax.random.fold_in(jax.random.fold_in(key, question), sample), position
-        )
+    def one(key, question, sample, position):
+        return jax.random.fold_in(reply_key(key, question, sample), position)
 
-    return jax.vmap(one)(question_S, sample_S, position_S)
+    return jax.vmap(one, (0 if key.ndim else None, 0, 0, 0))(key, question_S, sample_S, position_S)
+
+
+def reply_key(key, question, sample) -> jax.Array:
+    """What all keys of a reply are folded from."""
+    return jax.random.fold_in(jax.random.fold_in(key, question), sample)

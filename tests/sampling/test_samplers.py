@@ -10,7 +10,7 @@ import pytest
 import small
 
 from r1jax.config import SamplingConfig
-from r1jax.sampling.samplers import keep_top_k, keep_top_p, sample, sample_keys
+from r1jax.sampling.samplers import Filters, keep_top, sample, sample_keys
 
 KEY = jax.random.key(0)
 LOGITS_SV = np.random.default_rng(0).normal(size=(50, 9)).astype(np.float32)
@@ -41,14 +41,26 @@ def probabilities(logits_V, cfg: SamplingConfig) -> np.ndarray:
     return np.where(np.isin(np.arange(p.size), kept), p, 0) / p[kept].sum()
 
 
-def draw(logits_SV, cfg, key=KEY):
-    at = jnp.arange(len(logits_SV))
-    return sample(jnp.asarray(logits_SV), sample_keys(key, at, at * 0, at * 0), cfg)
+def draw(logits_SV, cfgs, key=KEY, bias=None):
+    """Row i by cfgs[i % len(cfgs)]; with `bias` of tokens 0 and 1."""
+    n = len(logits_SV)
+    at = jnp.arange(n)
+
+    def rows(name, dtype):
+        return jnp.asarray([getattr(cfgs[i % len(cfgs)], name) for i in range(n)], dtype)
+
+    filters = None
+    if bias is not None or any(c.top_k or c.top_p < 1 for c in cfgs):
+        biased = jnp.tile(jnp.int32([[0, 1, 9]]), (n, 1))  # 9 is no token
+        values = jnp.tile(jnp.float32([[*(bias or (0, 0)), 99]]), (n, 1))
+        filters = Filters(rows("top_k", jnp.int32), rows("top_p", jnp.float32), biased, values)
+    keys = sample_keys(key, at, at * 0, at * 0)
+    return sample(jnp.asarray(logits_SV), keys, rows("temperature", jnp.float32), filters)
 
 
 @pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)
 def test_logp_is_of_the_distribution_drawn_from(cfg):
-    token_S, logp_S = draw(LOGITS_SV, cfg)
+    token_S, logp_S = draw(LOGITS_SV, [cfg])
     p_SV = np.stack([probabilities(row, cfg) for row in LOGITS_SV])
     p_S = p_SV[np.arange(len(p_SV)), token_S]
     assert (p_S > 0).all()
@@ -58,7 +70,7 @@ def test_logp_is_of_the_distribution_drawn_from(cfg):
 @pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)
 def test_draws_come_as_often_as_their_probabilities_say(cfg):
     n = 20_000
-    token_S, _ = draw(np.tile(LOGITS_SV[:1], (n, 1)), cfg)
+    token_S, _ = draw(np.tile(LOGITS_SV[:1], (n, 1)), [cfg])
     p_V = probabilities(LOGITS_SV[0], cfg)
     count_V = np.bincount(token_S, minlength=9)
     assert (count_V[p_V == 0] == 0).all()
@@ -67,22 +79,60 @@ def test_draws_come_as_often_as_their_probabilities_say(cfg):
 
 
 def test_greedy_takes_the_likeliest_for_certain():
-    token_S, logp_S = draw(LOGITS_SV, SamplingConfig(temperature=0.0, top_k=2, top_p=0.5))
+    token_S, logp_S = draw(LOGITS_SV, [SamplingConfig(temperature=0.0, top_k=2, top_p=0.5)])
     np.testing.assert_array_equal(token_S, LOGITS_SV.argmax(axis=1))
     np.testing.assert_array_equal(logp_S, 0.0)
 
 
+def test_every_row_is_drawn_as_it_asks():
+    """As beside rows that ask for the same."""
+    cfgs = [*CONFIGS.values(), SamplingConfig(temperature=0.0)]
+    token_S, logp_S = draw(LOGITS_SV, cfgs)
+    for i, cfg in enumerate(cfgs):
+        alone_S, alone_logp_S = draw(LOGITS_SV, [cfg])
+        np.testing.assert_array_equal(token_S[i :: len(cfgs)], alone_S[i :: len(cfgs)])
+        np.testing.assert_allclose(
+            logp_S[i :: len(cfgs)], alone_logp_S[i :: len(cfgs)], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_draws_are_those_of_jax():
+    """So that replies stay what they were."""
+    at = jnp.arange(50)
+    want = jax.vmap(jax.random.categorical)(sample_keys(KEY, at, at * 0, at * 0), LOGITS_SV / 0.7)
+    np.testing.assert_array_equal(draw(LOGITS_SV, [SamplingConfig(temperature=0.7)])[0], want)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6])
+def test_a_bias_is_added_to_the_logits(temperature):
+    cfg = SamplingConfig(temperature=temperature)
+    biased_SV = LOGITS_SV + np.float32([1.5, -0.5, 0, 0, 0, 0, 0, 0, 0])[None]
+    token_S, logp_S = draw(LOGITS_SV, [cfg], bias=(1.5, -0.5))
+    want_S, want_logp_S = draw(biased_SV, [cfg])
+    np.testing.assert_array_equal(token_S, want_S)
+    np.testing.assert_allclose(logp_S, want_logp_S, rtol=1e-5, atol=1e-6)
+    assert (token_S != draw(LOGITS_SV, [cfg])[0]).any()
+
+
 def test_top_k_keeps_what_ties_with_the_kth():
-    kept = keep_top_k(jnp.float32([[3, 1, 2, 2, 0]]), 2)
-    np.testing.assert_array_equal(kept, [[3, -np.inf, 2, 2, -np.inf]])
+    kept = keep_top(jnp.float32([[3, 1, 2, 2, 0]] * 2), jnp.int32([2, 0]), jnp.ones(2))
+    np.testing.assert_array_equal(kept[0], [3, -np.inf, 2, 2, -np.inf])
+    np.testing.assert_array_equal(kept[1], [3, 1, 2, 2, 0])
 
 
 @pytest.mark.parametrize("p, kept", [(1e-6, 1), (0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (1, 4)])
 def test_top_p_keeps_the_fewest_that_reach_p_and_always_the_likeliest(p, kept):
     logits_V = np.log(np.float32([0.05, 0.5, 0.15, 0.3]))
     likeliest = np.isin(np.arange(4), [1, 3, 2, 0][:kept])
-    got = keep_top_p(jnp.asarray(logits_V[None]), p)
+    got = keep_top(jnp.asarray(logits_V[None]), jnp.int32([0]), jnp.float32([p]))
     np.testing.assert_array_equal(got[0], np.where(likeliest, logits_V, -np.inf))
+
+
+def test_a_top_p_of_one_keeps_what_rounding_would_drop():
+    """The sum of many small probabilities reaches 1 before the last of them."""
+    logits_V = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5000)) * 8, jnp.float32)
+    got = keep_top(logits_V, jnp.int32([0]), jnp.float32([1]))
+    np.testing.assert_array_equal(got, logits_V)
 
 
 def test_a_key_is_its_question_sample_and_position_and_nothing_else():
@@ -94,3 +144,11 @@ def test_a_key_is_its_question_sample_and_position_and_nothing_else():
     np.testing.assert_array_equal(again, data[order])
     other = jax.random.key_data(sample_keys(jax.random.key(1), q, s, t))
     assert not (other == data).all(axis=1).any()
+
+
+def test_slots_may_have_a_key_each():
+    keys = jax.random.split(jax.random.key(5), 3)
+    at = jnp.arange(3)
+    for i, key in enumerate(keys):
+        want = sample_keys(key, at, at + 1, at + 2)[i]
+        assert sample_keys(keys, at, at + 1, at + 2)[i] == want

@@ -1,0 +1,130 @@
+"""What an engine is asked, and what it answers."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from r1jax.config import SamplingConfig, check
+
+MOST_BIASES = 32  # biased tokens of a request
+MOST_STOPS = 8  # stop tokens of a request, where the engine's own are not more
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A prompt, the numbers that its randomness comes from, and how it is drawn. None: as the
+    engine's SamplingConfig says."""
+
+    prompt: Sequence[int]
+    question: int
+    sample: int
+    seed: int = 0  # where it is submitted without a key
+    temperature: float | None = None  # 0: greedy
+    top_k: int | None = None  # 0: off
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: Sequence[int] | None = None  # tokens that end the reply
+    stop_strings: Sequence[str] = ()  # end it with the token that completes one
+    bias: Mapping[int, float] = dataclasses.field(default_factory=dict)  # added to logits, by token
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """A request's own values, and the engine's where it has none."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    max_tokens: int
+    stop: tuple[int, ...]
+    bias: Mapping[int, float]
+
+    @property
+    def filters(self) -> bool:
+        """Whether it needs more than a temperature."""
+        return bool(self.top_k or self.top_p < 1 or self.bias)
+
+
+def how(r: Request, cfg: SamplingConfig, stop: tuple[int, ...], vocab: int) -> How:
+    """Raises InputError that names what does not fit the engine."""
+    check(
+        0 < len(r.prompt) <= cfg.max_prompt,
+        f"prompt of question {r.question} has {len(r.prompt)} tokens; "
+        f"SamplingConfig.max_prompt={cfg.max_prompt}",
+    )
+
+    def own(name: str):
+        value = getattr(r, name)
+        return getattr(cfg, name) if value is None else value
+
+    found = How(
+        temperature=own("temperature"),
+        top_k=own("top_k"),
+        top_p=own("top_p"),
+        max_tokens=own("max_tokens"),
+        stop=stop if r.stop is None else tuple(r.stop),
+        bias=r.bias,
+    )
+    t, most = found.temperature, max(MOST_STOPS, len(stop))
+    check(0 <= t < math.inf, f"Request.temperature must be finite and not negative, got {t}")
+    check(0 < found.top_p <= 1, f"Request.top_p must lie in (0, 1], got {found.top_p}")
+    check(found.top_k >= 0, f"Request.top_k must not be negative, got {found.top_k}")
+    check(
+        0 < found.max_tokens <= cfg.max_tokens,
+        f"Request.max_tokens must lie between 1 and SamplingConfig.max_tokens={cfg.max_tokens}, "
+        f"got {found.max_tokens}",
+    )
+    check(
+        not isinstance(r.stop_strings, str) and all(r.stop_strings),
+        f"Request.stop_strings must be texts with something in them, got {r.stop_strings!r}",
+    )
+    check(len(found.stop) <= most, f"Request.stop has {len(found.stop)} tokens, at most {most}")
+    check(
+        len(found.bias) <= MOST_BIASES,
+        f"Request.bias has {len(found.bias)} tokens, at most {MOST_BIASES}",
+    )
+    for token, value in found.bias.items():
+        check(0 <= token < vocab, f"Request.bias: the model has no token {token}")
+        check(math.isfinite(value), f"Request.bias of token {token} must be finite, got {value}")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """A reply. `logps[i]` is of tokens[i] under the distribution it was sampled from."""
+
+    tokens: np.ndarray  # int32, the stop token included
+    logps: np.ndarray  # float32
+    truncated: bool  # max_tokens came before a stop token
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """What a reply has drawn since the last one."""
+
+    id: int
+    tokens: np.ndarray  # int32, the stop token included
+    logps: np.ndarray  # float32
+    finish: Literal["", "stop", "length"]  # "": it goes on
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineStats:
+    """Sums over steps; `b - a` is what was done between the two."""
+
+    decode_steps: int = 0
+    slot_steps: int = 0  # of the slots that were there at each step
+    tokens: int = 0  # drawn
+    prefilled: int = 0  # prompts that were read; the others found them read
+
+    def __sub__(self, before: "EngineStats") -> "EngineStats":
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(before), strict=True)
+        return EngineStats(*(a - b for a, b in pairs))
+
+    @property
+    def utilization(self) -> float:
+        """Share of slot-steps that drew a token."""
+        return self.tokens / max(1, self.slot_steps)

@@ -1,0 +1,166 @@
+"""The engine's compiled functions. What each slot does is the host's to know and an argument
+(`Rows`); the only thing that stays on the devices is the cache.
+
+On a mesh every device has its own slots: rows of the cache are moved within a device, by index
+into its own, and never between devices.
+
+S slots  R prompts read at a time  P positions of a prompt  L positions of the cache
+W most steps of a call  E stop tokens  X moves, on all devices together  N biased tokens
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from r1jax import sharding
+from r1jax.config import ModelConfig
+from r1jax.model.cache import Cache, init_cache
+from r1jax.model.params import Weights
+from r1jax.model.transformer import forward, unembed
+from r1jax.sampling.rows import Rows
+from r1jax.sampling.samplers import reply_key, sample
+
+WINDOW = 128  # most steps of one call
+
+
+@functools.partial(jax.jit, static_argnames=("model", "slots", "length"))
+def new_cache(*, model: ModelConfig, slots: int, length: int) -> Cache:
+    return _pin(init_cache(model, slots, length), model)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def prefill(weights: Weights, tokens_RP: jax.Array, *, model: ModelConfig) -> Cache:
+    """What is remembered of R prompts. After a prompt's end it is of no meaning."""
+    rows, length = tokens_RP.shape
+    empty = _pin(init_cache(model, rows, length), model)
+    tokens_RP = sharding.constrain(tokens_RP, "batch", None)
+    return _pin(forward(weights, tokens_RP, model, cache=empty).cache, model)
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
+def place(cache: Cache, fresh: Cache, from_X, to_X, count_D, *, model: ModelConfig) -> Cache:
+    """The cache with the first count moves made on every device: row from_X of `fresh` to to_X."""
+    return _on_each(functools.partial(_move, axis=int(model.scan_layers)), model)(
+        cache, fresh, from_X, to_X, count_D
+    )
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
+def share(cache: Cache, from_X, to_X, count_D, *, model: ModelConfig) -> Cache:
+    """As `place`, from row to row of the cache itself, one after the other."""
+
+    def local(cache, from_X, to_X, count_D):
+        return _move(cache, None, from_X, to_X, count_D, axis=int(model.scan_layers))
+
+    return _on_each(local, model)(cache, from_X, to_X, count_D)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "length"))
+def refit(cache: Cache, from_S: jax.Array, *, model: ModelConfig, length: int) -> Cache:
+    """A cache of as many slots as `from_S` has, which says of each the old slot on its device, and
+    of `length` positions."""
+
+    def local(cache, from_S):
+        def one(a):
+            a = jnp.take(a, from_S, axis=int(model.scan_layers))
+            more = length - a.shape[-2]
+            if more <= 0:
+                return a[..., :length, :]
+            return jnp.pad(a, [(0, 0)] * (a.ndim - 2) + [(0, more), (0, 0)])
+
+        return jax.tree.map(one, cache)
+
+    return _on_each(local, model)(cache, from_S)
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
+def decode(weights: Weights, cache: Cache, rows: Rows, keep, steps, *, model: ModelConfig):
+    """Decodes until at most `keep` slots are active, or `steps` steps (at most W) are made.
+
+    Returns (cache, token_WS, logp_WS, steps made). A slot's tokens are the first of its column; -1
+    after its last. No active slot may come to stand past the cache's end.
+    """
+    rows = jax.tree.map(_by_slot, rows)
+    count = rows.token_S.shape[0]
+    reply_S = jax.vmap(reply_key)(
+        jax.random.wrap_key_data(rows.key_SK), rows.question_S, rows.sample_S
+    )
+
+    def step(state):
+        cache, token_S, position_S, left_S, active_S, token_WS, logp_WS, made = state
+        at = {"positions_BT": position_S[:, None], "cache": cache}
+        out = forward(weights, token_S[:, None], model, **at)
+        position_S = position_S + active_S
+        keys_S = jax.vmap(jax.random.fold_in)(reply_S, position_S)
+        logits_SV = unembed(weights.params, out.hidden_BTD[:, 0], model)
+        drawn_S, logp_S = sample(logits_SV, keys_S, rows.temperature_S, rows.filters)
+        token_S = jnp.where(active_S, drawn_S, token_S)
+        token_WS = token_WS.at[made].set(jnp.where(active_S, drawn_S, -1))
+        logp_WS = logp_WS.at[made].set(logp_S)
+        left_S = left_S - active_S
+        stopped_S = jnp.any(token_S[:, None] == rows.stop_SE, axis=1)
+        active_S = active_S & (left_S > 0) & ~stopped_S
+        small = jax.tree.map(_by_slot, (token_S, position_S, left_S, active_S))
+        return _pin(out.cache, model), *small, token_WS, logp_WS, made + 1
+
+    def goes_on(state):
+        return (jnp.sum(state[4]) > keep) & (state[-1] < steps)
+
+    token_WS = jnp.full((WINDOW, count), -1, jnp.int32)
+    begin = cache, rows.token_S, rows.position_S, rows.left_S, rows.active_S
+    logp_WS = jnp.zeros((WINDOW, count), jnp.float32)
+    state = jax.lax.while_loop(goes_on, step, (*begin, token_WS, logp_WS, jnp.int32(0)))
+    cache, (token_WS, logp_WS, made) = state[0], state[-3:]
+    return cache, _everywhere(token_WS), _everywhere(logp_WS), made
+
+
+def _move(cache, fresh, from_X, to_X, count_D, *, axis: int):
+    """As one device sees it."""
+
+    def one(i, cache):
+        def put(a, b):
+            row = jax.lax.dynamic_slice_in_dim(b, from_X[i], 1, axis)
+            start = [jnp.int32(0)] * a.ndim
+            start[axis] = to_X[i]
+            return jax.lax.dynamic_update_slice(a, row, start)
+
+        return jax.tree.map(put, cache, cache if fresh is None else fresh)
+
+    return jax.lax.fori_loop(0, count_D[0], one, cache)
+
+
+def _on_each(local, model: ModelConfig):
+    """`local`, of caches and of arrays over slots or moves, on each device's own part."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return local
+    over = sharding.RULES["batch"]
+    of_cache = PartitionSpec(*(None,) * model.scan_layers, over)
+
+    def call(*args):
+        specs = tuple(of_cache if isinstance(a, Cache) else PartitionSpec(over) for a in args)
+        return jax.shard_map(local, in_specs=specs, out_specs=of_cache)(*args)
+
+    return call
+
+
+def _pin(cache: Cache | None, model: ModelConfig) -> Any:
+    """Keeps every slot's row on its own device."""
+
+    def rows(a):
+        lead = (None,) * model.scan_layers  # a stacked cache has a leading layer axis
+        return sharding.constrain(a, *lead, "batch", *(None,) * (a.ndim - len(lead) - 1))
+
+    return jax.tree.map(rows, cache)
+
+
+def _by_slot(a: jax.Array) -> jax.Array:
+    return sharding.constrain(a, "batch", *(None,) * (a.ndim - 1))
+
+
+def _everywhere(x: jax.Array) -> jax.Array:
+    """Replicated, so that every host reads the same and takes the same decisions."""
+    return sharding.constrain(x, *(None,) * x.ndim)
