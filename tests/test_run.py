@@ -70,12 +70,17 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_run_that_a_full_disk_ended_is_not_running(disk):
+@pytest.mark.parametrize("every", [1, 3])  # found at the next checkpoint, or at the end
+def test_a_run_that_a_full_disk_ended_is_not_running(disk, every):
     """Not even its status has room in a new file."""
     out = disk / "run"
-    with pytest.raises(Exception, match="No space left"), run(out) as one:
-        train(one, {"a": np.random.default_rng(0).random(100_000)})
-    assert status(out)[0] == "stopped"
+    with pytest.raises(Exception, match="No space left"), run(out, checkpoint_every=every) as one:
+        with pytest.raises(OSError), (disk / "full").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        for _ in one.steps():
+            one.end_step(STATE, {})
+    assert status(out) == ("stopped", one.at) and one.at > 0
     assert not (out / "run.json.tmp").exists()
 
 
