@@ -19,10 +19,11 @@ a prompt one after the other. Thinking is dim on a terminal, and elsewhere stand
 and </think>.
 
 An object of --json is {"id", "sample", "prompt", "completion", "thinking", "text", "tokens",
-"finish_reason"}: the id of the problem or row (else its line), which of its replies, the text that
-the model read, the reply whole, as RL's graders read it, and in its two parts, how many tokens it
-drew, and "stop", "length", or "not asked" (a blank line, or a prompt that --long-prompts=drop
-leaves out). A reply that is cut while it thinks has an empty text. experiments.grade reads these.
+"finish_reason", "conversation"}: the id of the problem or row (else its line), which of its
+replies, the text that the model read, the reply whole, as RL's graders read it, and in its two
+parts, how many tokens it drew, and "stop", "length", or "not asked" (a blank line, or a prompt that
+--long-prompts=drop leaves out); last, how it was asked: plain, r1_zero, chat or embedded. A reply
+that is cut while it thinks has an empty text. experiments.grade reads these.
 """
 
 import dataclasses
@@ -42,7 +43,6 @@ from r1jax.config import (
     ConversationName,
     InputError,
     Long,
-    ModelConfig,
     SamplingConfig,
     TaskName,
     check,
@@ -53,9 +53,8 @@ from r1jax.data.conversation import Conversation
 from r1jax.model.params import Weights
 from r1jax.models import OnDisk, open_model
 from r1jax.sampling.engine import Engine, Request
+from r1jax.sampling.sizes import sized
 
-SLOTS, REFILL = 64, 16  # replies decoded side by side, where there are more prompts than that
-ROUND = 32  # prompts are padded to a multiple, so that a chat compiles for few lengths
 EVERY = 10.0  # seconds between two lines of progress
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
@@ -223,7 +222,13 @@ class Generator:
         drawn = [j for j, (i, _) in enumerate(wanted) if ids[i]]
         if not drawn:
             raise InputError("there is nothing to be asked")
-        sampling = sizes(cfg, self.model, [ids[i] for i in range(len(asked)) if ids[i]], n)
+        longest = max(map(len, ids))
+        sampling = sized(
+            SamplingConfig(cfg.temperature, cfg.top_k, cfg.top_p, max_tokens=cfg.max_tokens),
+            longest,
+            len(drawn),
+            self.model.context,
+        )
         if sampling.max_tokens < cfg.max_tokens:
             self._say(
                 f"replies end after {sampling.max_tokens:,} tokens: the longest prompt leaves no "
@@ -279,7 +284,8 @@ class Generator:
         if not self.first_process:
             return
         if self.cfg.json:
-            print(json.dumps(row(asked, sample, reading), ensure_ascii=False), flush=True)
+            line = row(asked, sample, reading) | {"conversation": self.conversation.form}
+            print(json.dumps(line, ensure_ascii=False), flush=True)
             return
         writer = Writer(sys.stdout)
         writer.write(Split(reading.thinking, reading.text))
@@ -300,25 +306,6 @@ def row(asked: Asked, sample: int, reading: Reading) -> dict[str, Any]:
         "tokens": reading.tokens,
         "finish_reason": reading.finish_reason,
     }
-
-
-def sizes(
-    cfg: GenerateConfig, model: ModelConfig, ids: Sequence[Sequence[int]], n: int = 1
-) -> SamplingConfig:
-    """One compiled length for all prompts, which must leave room for a reply."""
-    longest = max(map(len, ids))
-    max_tokens = min(cfg.max_tokens, model.context - longest)
-    replies = n * len(ids)
-    few = replies <= SLOTS
-    return SamplingConfig(
-        temperature=cfg.temperature,
-        top_k=cfg.top_k,
-        top_p=cfg.top_p,
-        max_prompt=min(-(-longest // ROUND) * ROUND, model.context - max_tokens),
-        max_tokens=max_tokens,
-        slots=replies if few else SLOTS,
-        refill=replies if few else REFILL,
-    )
 
 
 def chat(generator: Generator) -> None:

@@ -9,7 +9,9 @@
 line {"id", "kind", "prompt", "answer" or "tests"}. A completion is a line {"id", "completion"}, of
 which a problem may have several; `experiments.generate --json` writes them, from the same --data.
 One without tags is graded as a bare answer, and one whose "finish_reason" is "length" has none, as
-in training. A line of --out is {"id", "outcome", "correct",
+in training. The format asked for is R1's <answer> tags; of a chat model, a thought and an answer as
+its template has them: where lines say {"conversation": "chat"}, as generate's do, or with
+--conversation=chat. A line of --out is {"id", "outcome", "correct",
 "components", "seconds"}, in the order of the completions. Prints accuracy by source, outcomes, and
 disagreements: between the completions of one problem, and with the "correct" or "outcome" that a
 line of --completions may say itself.
@@ -29,7 +31,7 @@ from r1jax.config import InputError, TaskName, check
 from r1jax.data.problems import Problem
 from r1jax.data.rows import field, read_jsonl
 from r1jax.data.tasks import read_files
-from r1jax.rewards.components import COMPONENTS, language
+from r1jax.rewards.components import COMPONENTS, in_chat, language
 from r1jax.rewards.format import RULES, read_answer
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.rewards.sandbox import Limits
@@ -46,6 +48,8 @@ class GradeConfig:
     completions: str = ""
     out: str = ""  # where the grades go, if anywhere
     explain: str = ""  # the id of a problem
+    #: How the replies were asked for: r1_zero is R1's tags; auto: as the lines say, or else r1_zero
+    conversation: Literal["auto", "r1_zero", "chat"] = "auto"
     language: str = "en"  # that a chain of thought should be in
     workers: int = 2
     timeout: float = 5.0  # seconds that the check of a formula or a puzzle may take
@@ -67,6 +71,7 @@ class Completion(NamedTuple):
     claim: str | None  # the outcome that the file itself says: correct, not correct, ...
     line: int
     cut: bool  # before its end
+    conversation: str | None = None  # how it was asked for, where the file says
 
 
 def read_completions(path: str) -> list[Completion]:
@@ -81,7 +86,8 @@ def read_completions(path: str) -> list[Completion]:
         elif "correct" in row:
             claim = "correct" if field(row, "correct", bool) else "not correct"
         cut = row.get("finish_reason") == "length"
-        return Completion(str(row["id"]), field(row, "completion", str), claim, line, cut)
+        asked = field(row, "conversation", str) if "conversation" in row else None
+        return Completion(str(row["id"]), field(row, "completion", str), claim, line, cut, asked)
 
     return read_jsonl(path, parse)
 
@@ -102,6 +108,20 @@ def pair(
     pairs = [(by_id[c.id], c) for c in completions if cfg.explain in ("", c.id)]
     check(bool(pairs), f"--explain={cfg.explain}: no line of {cfg.completions} has this id")
     return pairs
+
+
+def are_chats(completions: Sequence[Completion], cfg: GradeConfig) -> bool:
+    """Whether the replies are a chat model's. Raises InputError if some are and some are not."""
+    if cfg.conversation != "auto" or not completions:
+        return cfg.conversation == "chat"
+    first = completions[0].conversation == "chat"
+    other = next((c for c in completions if (c.conversation == "chat") != first), None)
+    if other is not None:
+        raise InputError(
+            f"{cfg.completions}:{other.line}: of another conversation than line "
+            f"{completions[0].line}: grade chats apart from others, or pass --conversation"
+        )
+    return first
 
 
 def row(completion: Completion, grade: Grade) -> dict[str, Any]:
@@ -224,13 +244,17 @@ def main(args: list[str]) -> None:
     out = Path(cfg.out) if cfg.out else None
     check(out is None or out.parent.is_dir(), f"--out={cfg.out}: no such folder")
     problems = read_files(cfg.data, cfg.task, cfg.bad_rows)
-    pairs = pair(problems, read_completions(cfg.completions), cfg)
+    completions = read_completions(cfg.completions)
+    pairs = pair(problems, completions, cfg)
+    components = COMPONENTS | {"language": language(cfg.language)}
+    if are_chats(completions, cfg):
+        components = in_chat(components)
     weights = {"accuracy": 1.0} | dict.fromkeys(COMPONENTS, 0.0)
     with Grader(
         weights,
         cfg.workers,
         cfg.timeout,
-        COMPONENTS | {"language": language(cfg.language)},
+        components,
         cfg.limits,
         cfg.i_know_that_model_code_runs_unsandboxed,
     ) as grader:

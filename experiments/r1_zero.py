@@ -76,6 +76,7 @@ def main(args: list[str]) -> None:
         check(not twice, "--reward and --reward.own are the same: give one, with commas")
         check(bool(own), "--reward= is empty: expected FILE.py:FUNCTION")
         args.append(f"--reward.own={own}")
+    named = cli.take(list(args), "--preset") or ""
     default = cli.starting_config(RUNS, preset, args)
     if folder:
         default = from_model(default, folder, resumes=cli.resumes(args))
@@ -88,7 +89,7 @@ def main(args: list[str]) -> None:
         f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "
         f"mesh {cfg.mesh}, {cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
     )
-    run = train(cfg, task, mesh, lambda: base_weights(cfg, mesh))
+    run = train(cfg, task, mesh, lambda: base_weights(cfg, mesh), preset=named)
     if jax.process_index() == 0 and run.at > 0:
         report = write_report(run.out)
         rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")

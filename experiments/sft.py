@@ -2,6 +2,7 @@
 
     python -m experiments.sft --model=DIR --data=replies.jsonl
     python -m experiments.sft --model=DIR --data=... --mesh=2x4 --export=OUT
+    python -m experiments.sft --model=DIR --data=... --steps=100   # updates, whatever the epochs
     python -m experiments.sft --resume                  # go on where it was stopped
 
 DIR is a Hugging Face directory, an id on its Hub (org/name or org/name@revision), or the folder of

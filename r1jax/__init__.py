@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["grade", "open_model", "train_rl", "train_sft"]
+__all__ = ["Problem", "grade", "open_model", "train_rl", "train_sft"]
 
 if TYPE_CHECKING:
-    from r1jax.notebook import grade, open_model, train_rl, train_sft
+    from r1jax.notebook import Problem, grade, open_model, train_rl, train_sft
 
 
 def __getattr__(name: str) -> Any:
@@ -16,3 +16,7 @@ def __getattr__(name: str) -> Any:
     from r1jax import notebook
 
     return getattr(notebook, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

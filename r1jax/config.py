@@ -615,18 +615,20 @@ class SFTConfig:
     resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
     seed: int = 0
     epochs: float = 2.0  # [R1, supplement: 2 to 3]
+    steps: int = 0  # updates, whatever the epochs are; 0: as many as they make
     rows: int = 8  # of packed documents, an update
     length: int = 512  # tokens a row; a longer document is never cut
     log_every: int = 1  # updates
     checkpoint_every: int = 100  # updates
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
     log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
-    #: As in R1's distillation; a cosine is as long as the epochs, whatever its steps.
+    #: As in R1's distillation; a cosine is as long as the run, whatever its own steps.
     optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
 
     def __post_init__(self):
         check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
         check(self.seed >= 0, f"SFTConfig.seed must not be negative, got {self.seed}")
+        check(self.steps >= 0, f"SFTConfig.steps must not be negative, got {self.steps}")
         check(
             self.checkpoint_minutes >= 0,
             f"SFTConfig.checkpoint_minutes must not be negative, got {self.checkpoint_minutes}",

@@ -20,6 +20,7 @@ from r1jax.data.tokenizer import Tokenizer, read_object
 from r1jax.model.params import Weights
 from r1jax.optim import random_weights
 from r1jax.presets import tiny_base
+from r1jax.published import tiny
 
 
 class _Trained(Protocol):
@@ -74,10 +75,17 @@ class OnDisk:
 
 
 def open_model(name: str | Path) -> OnDisk:
-    """A folder, or an id on the Hub (`org/name` or `org/name@revision`), which is fetched first.
+    """A folder, an id on the Hub (`org/name` or `org/name@revision`), which is fetched first, or
+    "embedded".
 
     Of a folder it reads what is small; raises InputError that names the file and what is wrong.
     """
+    if str(name) == "embedded":
+
+        def weights_of(model: ModelConfig, mesh: Mesh) -> Weights:
+            return load_weights(EMBEDDED, model)
+
+        return OnDisk(EMBEDDED, "embedded", tiny(), weights_of, "")
     if hub.is_hub_id(name):
         path = hub.fetch(str(name))
         base = hub.pinned(str(name), path)

@@ -78,7 +78,8 @@ class Run:
     """A context manager. `first` is the step to begin with, `stopped` the signal that ended it.
 
     cfg: a frozen dataclass, kept in config.json. model: of which a checkpoint must be. steps: how
-    many there are in all.
+    many there are in all. preset: the one that cfg was made from, if it was named; a run that goes
+    on keeps the one that it began with.
 
     SIGTERM, and Ctrl-C the first time, end the run after the step that it is in, with a checkpoint;
     a second Ctrl-C ends it at once, as does one before the first step and after the last, where
@@ -91,12 +92,17 @@ class Run:
     """
 
     def __init__(
-        self, cfg: Config, model: ModelConfig, steps: int, say: Callable[[str], None] = print
+        self,
+        cfg: Config,
+        model: ModelConfig,
+        steps: int,
+        say: Callable[[str], None] = print,
+        preset: str = "",
     ):
         self.cfg, self.out, self.total, self.say = cfg, Path(cfg.out), steps, say
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
-        self._model = model
+        self._model, self._preset = model, preset
         self._saves = False  # and so is not to be ended at once
         self._signal: signal.Signals | None = None
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -110,6 +116,8 @@ class Run:
             opened.callback(self._listen())  # until the last checkpoint is written
             self._checkpoints = opened.enter_context(Checkpoints(self.out / "checkpoints"))
             resume_from = self._begin()
+            if self.first > 0 and not self._preset:
+                self._preset = self._preset_before()
             # Of the first process alone: the others' files tell what only they saw.
             log = "" if jax.process_index() else self.cfg.log
             told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
@@ -276,11 +284,18 @@ class Run:
 
         return end
 
+    def _preset_before(self) -> str:
+        try:
+            return str(json.loads((self.folder / "run.json").read_text()).get("preset", ""))
+        except (OSError, ValueError, AttributeError):  # a kill, or an older version's
+            return ""
+
     def _write_status(self, status: Status) -> None:
         """run.json: what was started, where, and how far it came."""
         value = {
             "command": shlex.join([*program().split(), *sys.argv[1:]]),
             "started": self._started,
+            **({"preset": self._preset} if self._preset else {}),
             "status": status,
             "step": self.at,
             "steps": self.total,

@@ -86,8 +86,9 @@ def train(
 ) -> Run:
     """Runs cfg on packed documents from `base()` weights, or from cfg.out's newest checkpoint.
 
-    A step is an update. Returns the run, ended or stopped by a signal. Raises InputError as Run
-    does, for a document that is longer than a row, and for a batch that does not divide.
+    A step is an update: as many as cfg.epochs are, or cfg.steps, of which `say` tells how often
+    they go through the documents. Returns the run, ended or stopped by a signal. Raises InputError
+    as Run does, for a document that is longer than a row, and for a batch that does not divide.
     """
     packed = Packed(documents, cfg.length, pad)
     check(
@@ -98,7 +99,9 @@ def train(
     to_devices = functools.partial(
         jax.make_array_from_process_local_data, sharding.batch_sharding(mesh)
     )
-    steps = math.ceil(cfg.epochs * len(packed) / cfg.rows)
+    steps = cfg.steps or math.ceil(cfg.epochs * len(packed) / cfg.rows)
+    if cfg.steps:
+        say(passes(steps, cfg.rows, len(packed)))
     if cfg.optim.schedule == "cosine":
         own = dataclasses.replace(cfg.optim, steps=max(steps, cfg.optim.warmup + 1))
         cfg = dataclasses.replace(cfg, optim=own)
@@ -119,6 +122,14 @@ def train(
                 run.log(step, values | {"time": time.perf_counter() - started}, batch=batch)
             run.end_step({"train": state}, metrics, batch)
     return run
+
+
+def passes(steps: int, rows: int, packed: int) -> str:
+    """How often so many updates of `rows` rows go through all `packed` rows there are."""
+    times = steps * rows / packed
+    seen = "some are never seen" if times < 1 else "all are seen" if times == 1 else "they repeat"
+    whole = f"{times:.3g} passes over the data ({packed:,} packed)"
+    return f"{steps:,} updates of {rows:,} rows: {whole}, so {seen}"
 
 
 def abstract_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:

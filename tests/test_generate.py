@@ -93,7 +93,7 @@ def test_one_object_a_prompt_in_order(run, folder, tmp_path):
         assert row == {
             "id": str(n), "sample": 0, "prompt": prompt, "completion": tokenizer.decode(reply),
             "thinking": "", "text": whole.removeprefix(shown), "tokens": 20,
-            "finish_reason": "length",
+            "finish_reason": "length", "conversation": "plain",
         }  # fmt: skip
 
 
@@ -289,3 +289,11 @@ def test_problems_are_asked_in_the_conversation(run, chatty, tmp_path):
     assert zero["prompt"].startswith("A conversation between User") and zero["completion"]
     assert chat["prompt"] == "<s>user: 2+2?\nassistant: <think>"
     assert chat["completion"].startswith("<think>") and not chat["thinking"].startswith("<think>")
+    assert (zero["conversation"], chat["conversation"]) == ("r1_zero", "chat")
+
+
+def test_the_embedded_model_goes_by_its_name(run):
+    out, _ = run("--prompt=use 9 5 4 2 to make 8", "--json", "--max-tokens=9", model="embedded")
+    (row,) = rows(out)
+    assert row["prompt"] == "use 9 5 4 2 to make 8 <think>" and row["conversation"] == "embedded"
+    assert row["completion"].startswith("<think> 9 ")

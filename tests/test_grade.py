@@ -117,6 +117,25 @@ def test_every_form_of_problems_and_cut_replies(folder, capfd):
         grade.main([f"--data=gsm9k={folder}/gsm8k.jsonl", given])
 
 
+def test_the_format_of_a_chat_model(folder, capfd):
+    """It has no <answer> tags: as the lines say, as generate's do, or as is told."""
+    chat = {"id": "7", "completion": "<think>\nso\n</think>\n\n72"}
+    said, r1 = chat | {"conversation": "chat"}, chat | {"conversation": "r1_zero"}
+
+    def formats(rows, *more):
+        write(folder / "completions.jsonl", rows)
+        grade.main(flags(folder, f"--out={folder}/grades.jsonl", *more))
+        lines = (folder / "grades.jsonl").read_text().splitlines()
+        return [json.loads(line)["components"]["format"] for line in lines]
+
+    assert formats([said]) == formats([chat, r1], "--conversation=chat")[:1] == [1]
+    assert formats([chat]) == formats([r1]) == formats([said], "--conversation=r1_zero") == [0]
+    with pytest.raises(grade.InputError, match=r"completions.jsonl:2: of another conversation tha"):
+        formats([said, chat])
+    with pytest.raises(grade.InputError, match=r'2: field "conversation" must be of type str'):
+        formats([said, chat | {"conversation": 1}])
+
+
 def test_graders_that_fail_are_reported(folder, capfd, monkeypatch):
     def broken(*_):
         raise KeyError("a bug")

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from experiments import r1_zero
 from r1jax import sharding
 from r1jax.model.params import weight_specs
 from r1jax.presets import RUNS, SOURCES, UNREPORTED
@@ -87,3 +88,18 @@ def test_dapo_preset_clips_higher_and_has_no_kl_term():
     assert settings(rl) == (0.2, 0.28, 0.0)
     assert rl.max_draws > 1
     assert rl.overlong_buffer > 0
+
+
+def test_a_preset_that_was_named_reaches_the_run(monkeypatch):
+    """For run.json; one that was not is not claimed, since fields may have come from elsewhere."""
+
+    class Begun(Exception):
+        pass
+
+    def train(*_, preset):
+        raise Begun(preset)
+
+    monkeypatch.setattr(r1_zero, "train", train)
+    for flags, preset in ([], ""), (["--preset=tiny_dapo"], "tiny_dapo"):
+        with pytest.raises(Begun, match=f"^{preset}$"):
+            r1_zero.main(flags)

@@ -135,7 +135,9 @@ def test_the_export_of_embedded_words_writes_as_the_run_does(out, tmp_path, caps
         generate.main([f"--model={folder}", *how])
         replies.append(json.loads(capsys.readouterr().out))
         del replies[-1]["completion"]  # blanks beside the opening tag
+    asked = [reply.pop("conversation") for reply in replies]
     assert replies[0] == replies[1] and replies[0]["tokens"] > 0
+    assert asked == ["embedded", "plain"]
 
 
 def test_a_few_readable_lines(config, tmp_path, capfd):

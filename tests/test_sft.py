@@ -4,6 +4,7 @@ B rows  T tokens  L MoE layers  E experts
 """
 
 import functools
+import json
 
 import jax
 import numpy as np
@@ -11,12 +12,15 @@ import optax
 import pytest
 import small
 
-from r1jax.config import OptimConfig
+from experiments import sft
+from r1jax.config import InputError, OptimConfig, SFTConfig
+from r1jax.config_file import load_config
 from r1jax.data.packing import best_fit, pack
+from r1jax.metrics import read_jsonl
 from r1jax.model.mtp import mtp_log_probs
 from r1jax.model.transformer import forward
 from r1jax.optim import new_state, state_shardings
-from r1jax.sft import sft_loss, sft_step
+from r1jax.sft import passes, sft_loss, sft_step
 from r1jax.sharding import make_mesh
 
 B, T = 8, 14
@@ -160,3 +164,32 @@ def test_a_step_on_a_mesh_is_that_of_one_device_and_stays_sharded():
         lambda a, s: a.sharding.is_equivalent_to(s, a.ndim) or pytest.fail(), got[0], where
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, one)
+
+
+def test_as_many_updates_as_are_asked_for(tmp_path, capsys):
+    """More than the data has, which is said; and the cosine is as long."""
+    reply = "<think> 9 + 5 = 14 </think> <answer> 9 + 5 </answer>"
+    rows = [{"prompt": f"use 9 5 4 2 to make {n}", "completion": reply} for n in (2, 4, 6, 8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [f"--data={tmp_path}/rows.jsonl", "--rows=2", "--length=32", f"--out={tmp_path}/run"]
+    with pytest.raises(InputError, match=r"SFTConfig\.steps must not be negative, got -1"):
+        sft.main(["--model=embedded", *flags, "--steps=-1"])
+    sft.main(["--model=embedded", *flags, "--steps=3"])
+    assert "3 updates of 2 rows: 1.5 passes over the data (4 packed), so they repeat\n" in (
+        capsys.readouterr().out
+    )
+    metrics = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [0, 1, 2]
+    cfg = load_config(SFTConfig, tmp_path / "run" / "config.json")
+    assert (cfg.steps, cfg.base) == (3, "embedded")
+    last = cfg.optim.lr * (
+        cfg.optim.final + (1 - cfg.optim.final) * (1 + np.cos(2 / 3 * np.pi)) / 2
+    )
+    assert metrics[-1]["lr"] == pytest.approx(last, rel=1e-4)
+
+
+@pytest.mark.parametrize("steps, said", [(1, "0.25 passes"), (4, "1 passes"), (10, "2.5 passes")])
+def test_passes_over_the_data_are_told(steps, said):
+    assert f" 2 rows: {said} over the data (8 packed), so " in passes(steps, 2, 8)
+    seen = {1: "some are never seen", 4: "all are seen", 10: "they repeat"}[steps]
+    assert passes(steps, 2, 8).endswith(seen)

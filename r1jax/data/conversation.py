@@ -26,7 +26,6 @@ from r1jax.data.chat import (
     Message,
     check_messages,
     opens_thinking,
-    split_thinking,
 )
 from r1jax.data.tokenizer import Tokenizer
 
@@ -126,19 +125,12 @@ class Conversation:
                 answer = f"{OPEN}\n" + begun
             # The paper's prompt ends in a colon, behind which a blank comes.
             return f" {answer.lstrip()}" if self.form == "r1_zero" else answer
-        after = self.opening(prompt).removeprefix(OPEN)
+        after = prompt.rpartition(OPEN)[2]  # the embedded one's blank is the reply's
         if begun.startswith(OPEN):
             return begun.removeprefix(OPEN).removeprefix(after)
         if closes:
             return answer.removeprefix(after)
         return ("\n" if after.endswith("\n") else "\n\n") + f"{CLOSE}\n\n" + begun
-
-    def in_format(self, reply: str) -> bool:
-        """Whether a whole reply is a thought and then an answer, neither blank, with no other tag:
-        what the format reward asks of a chat model, whose template has no <answer> tags."""
-        parts = split_thinking(reply)
-        whole = all(part.strip() for part in parts)
-        return whole and not any(tag in part for part in parts for tag in (OPEN, CLOSE))
 
     def document(
         self, prompt: str, answer: str, thought: str | None = None

@@ -246,11 +246,16 @@ def write_problems(problems: Iterable[Problem], path: Path) -> None:
     partial = path.with_name(path.name + ".tmp")
     with partial.open("w", encoding="utf-8") as file:
         for problem in problems:
-            row = {name: value for name, value in dataclasses.asdict(problem).items() if value}
-            if problem.tests is not None:
-                row["tests"] = {name: value for name, value in row["tests"].items() if value}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(problem_row(problem), ensure_ascii=False) + "\n")
     partial.replace(path)
+
+
+def problem_row(problem: Problem) -> dict[str, Any]:
+    """What `read_problems` makes this problem of."""
+    row = {name: value for name, value in dataclasses.asdict(problem).items() if value}
+    if problem.tests is not None:
+        row["tests"] = {name: value for name, value in row["tests"].items() if value}
+    return row
 
 
 read_gsm8k = _published("gsm8k", _gsm8k)

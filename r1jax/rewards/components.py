@@ -7,11 +7,12 @@ that a loop without an end pays for its repetitions (r1jax/rewards/shaping.py).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from r1jax.config import check
+from r1jax.data.chat import CLOSE, OPEN, split_thinking
 from r1jax.data.problems import Kind, Problem
 from r1jax.rewards.format import parse_reply
 from r1jax.rewards.language import check_language, language_share
@@ -111,6 +112,20 @@ def in_format(checked: Checked) -> bool:
     if checked.problem.kind in PLAIN:
         return bool(checked.reply.strip()) and not any(tag in checked.reply for tag in TAGS)
     return not checked.cut and parse_reply(checked.reply) is not None
+
+
+def in_chat_format(checked: Checked) -> bool:
+    """A thought and then an answer, neither blank, with no other tag: what is asked of a chat
+    model, whose template has no <answer> tags."""
+    parts = split_thinking(checked.reply)
+    whole = not checked.cut and all(part.strip() for part in parts)
+    return whole and not any(tag in part for part in parts for tag in (OPEN, CLOSE))
+
+
+def in_chat(components: Mapping[str, Component]) -> dict[str, Component]:
+    """These components, for replies in a model's own chat template."""
+    score = each(in_chat_format)
+    return {**components, "format": dataclasses.replace(components["format"], score=score)}
 
 
 def language(target: str = "en") -> Component:

@@ -102,8 +102,8 @@ class Grader:
     weights: of components in the reward, by name. One of weight 0 is computed and logged; one left
         out is not computed, but for ALWAYS.
     components: what the names mean.
-    workers: processes for formulas and puzzles, started at the first that needs one, by spawning (a
-        script must guard its entry with `if __name__ == "__main__"`); programs that run at once.
+    workers: processes for formulas and puzzles, started at the first that needs one; programs that
+        run at once.
     timeout_s: seconds that the check of a formula or a puzzle, or a component's job, may take
         before it is killed. It is not tried again.
     limits, unsafe: of the sandboxes of programs; see CodeGrader.

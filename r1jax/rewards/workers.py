@@ -1,11 +1,13 @@
 """Processes for what may run for ever or bring its process down: killed on time, then replaced."""
 
-import multiprocessing
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import context, spawn
 from typing import Any, NamedTuple
+from unittest import mock
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -22,10 +24,38 @@ class Job(NamedTuple):
     timeout_s: float
 
 
+class _Process(context.SpawnProcess):
+    """A spawned process that does not run the program of the one that starts it, as spawning does
+    by itself: a script would begin again in each worker, and a command import all of JAX. What a
+    job needs is imported, or comes by value."""
+
+    _starting = threading.Lock()
+
+    @staticmethod
+    def _Popen(process):
+        thread = threading.get_ident()
+        with _Process._starting:
+            prepare = spawn.get_preparation_data
+
+            def without_main(name: str) -> dict[str, Any]:
+                data = prepare(name)
+                if threading.get_ident() == thread:  # processes of others start as ever
+                    data.pop("init_main_from_path", None)
+                    data.pop("init_main_from_name", None)
+                return data
+
+            with mock.patch.object(spawn, "get_preparation_data", without_main):
+                return context.SpawnProcess._Popen(process)  # type: ignore[attr-defined]
+
+
+class _Spawn(context.SpawnContext):
+    Process = _Process
+
+
 class Workers:
     """`count` spawned processes, each of which runs `warm_up` before its first job.
 
-    They start at the first job; a script must guard its entry with `if __name__ == "__main__"`.
+    They start at the first job, and know nothing of the program that asks.
     timeout_s: the seconds that a job may take before its process is killed, where the job does not
     say another.
     """
@@ -42,8 +72,7 @@ class Workers:
         self._longest_s = max(self._longest_s, limit)
         if self._pool is None or not self._pool.active:
             self.close()
-            spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPool(self.count, initializer=self.warm_up, context=spawn)
+            self._pool = ProcessPool(self.count, initializer=self.warm_up, context=_Spawn())
         try:
             future = self._pool.schedule(function, args, timeout=limit)
         except RuntimeError:  # the pool broke meanwhile

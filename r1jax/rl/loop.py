@@ -25,7 +25,7 @@ from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task, fit_prompts
 from r1jax.model.params import Weights
 from r1jax.reward_models.train import load_reward_model
-from r1jax.rewards.components import Component, each, overlong
+from r1jax.rewards.components import Component, in_chat, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
 from r1jax.rewards.sandbox import Limits
@@ -83,9 +83,7 @@ def new_grader(
             raise InputError(f"--reward.models={part.name}={part.path}: {error}") from error
     weights, components = cfg.reward.weights, components_of(cfg.reward, models)
     if conversation is not None and conversation.form == "chat":
-        of_reply = conversation.in_format
-        score = each(lambda checked: not checked.cut and of_reply(checked.reply))
-        components["format"] = dataclasses.replace(components["format"], score=score)
+        components = in_chat(components)
     for name, (component, weight) in (functions or {}).items():
         check(name not in components, f"reward: a component is already called {name!r}")
         weights, components[name] = weights | {name: weight}, component
@@ -244,9 +242,10 @@ def train(
     base: Callable[[], Weights],
     say: Callable[[str], None] = print,
     functions: Functions | None = None,
+    preset: str = "",
 ) -> Run:
     """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume.
-    `functions` pay beside what cfg names.
+    `functions` pay beside what cfg names; `preset` is what cfg was made from, for run.json.
 
     Returns the run, ended or stopped by a signal. Raises InputError as Run does, and if every
     grader of a step failed.
@@ -255,7 +254,7 @@ def train(
     task, left_out = fit_prompts(task, cfg.sampling.max_prompt, cfg.long_prompts)
     if left_out:
         say(left_out)
-    run = Run(cfg, cfg.model, cfg.steps, say=say)
+    run = Run(cfg, cfg.model, cfg.steps, say, preset)
     with (
         new_grader(cfg, mesh, task.conversation, functions) as grader,
         run,

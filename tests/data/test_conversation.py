@@ -159,7 +159,13 @@ def test_what_is_chosen(folders, data_dir):
     assert embedded.form == "embedded"
     prompt = embedded.prompt("use 1 to make 1")
     assert prompt == embedded.prompt(prompt) == "use 1 to make 1 <think>"
-    assert embedded.reply(prompt, words.encode("1 </think> <eos>")) == "<think> 1 </think>"
+    reply = embedded.reply(prompt, words.encode("1 </think> <eos>"))
+    assert reply == "<think> 1 </think>"
+    # And back: what it drew can be trained on.
+    assert embedded.document(prompt, reply) == (
+        words.encode("use 1 to make 1 <think>"),
+        words.encode("1 </think> <eos>"),
+    )
     with pytest.raises(
         InputError, match="--conversation=r1_zero: the embedded model knows its own"
     ):
