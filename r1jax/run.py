@@ -36,6 +36,7 @@ from r1jax import processes
 from r1jax.checkpoint import Checkpoints
 from r1jax.config import InputError, ModelConfig, Resume, check
 from r1jax.config_file import save_config
+from r1jax.lock import locked
 from r1jax.metrics import MetricsLog, Progress, Row
 
 Status = Literal["running", "finished", "stopped"]
@@ -83,12 +84,15 @@ class Run:
 
     SIGTERM, and Ctrl-C the first time, end the run after the step that it is in, with a checkpoint;
     a second Ctrl-C ends it at once, as does one before the first step and after the last, where
-    nothing is to be saved. What was being saved is saved all the same. On several processes a
-    signal to one ends all at the same step.
+    nothing is to be saved. What was being saved is saved all the same: that no Ctrl-C ends. On
+    several processes a signal to one ends all at the same step.
+
+    One run at a time holds a folder (`r1jax/lock.py`).
 
     Raises Stopped where Ctrl-C ends it at once, and InputError for a folder that does not suit
-    cfg.resume, a checkpoint of another model, a run that is already longer, and where the loss or
-    the gradient is not finite: such a state is never saved, its batch is.
+    cfg.resume or that another run holds, a checkpoint of another model, a run that is already
+    longer, and where the loss or the gradient is not finite: such a state is never saved, its batch
+    is.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Run:
         self.stopped: signal.Signals | None = None
         self._model, self._preset = model, preset
         self._saves = False  # and so is not to be ended at once
+        self._closing = False
         self._signal: signal.Signals | None = None
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         # Every process of a pod keeps a log; the first one's is the run's.
@@ -113,6 +118,7 @@ class Run:
     def __enter__(self) -> "Run":
         with contextlib.ExitStack() as opened:
             self._check_resumable((self.out / "checkpoints").is_dir())
+            processes.gather(lambda: self._lock(opened))
             opened.callback(self._listen())  # until the last checkpoint is written
             self._checkpoints = opened.enter_context(Checkpoints(self.out / "checkpoints"))
             resume_from = self._begin()
@@ -129,7 +135,7 @@ class Run:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        self._saves = True
+        self._closing = True
         status: Status = "stopped"
         try:
             self._opened.__exit__(kind, error, traceback)
@@ -142,6 +148,12 @@ class Run:
             raise Stopped(where, signal.SIGINT, self._way_on()) from None
         if isinstance(error, Stopped):  # in what was made for this run, which makes it again
             raise Stopped(error.where, error.by, self._way_on()) from None
+
+    def _lock(self, opened: contextlib.ExitStack) -> list:
+        """In the first process, for all."""
+        if jax.process_index() == 0:
+            opened.enter_context(locked(self.out))
+        return []
 
     def _begin(self) -> int | None:
         """Looks at what the folder holds; the last step of the log to keep, if there is one."""
@@ -268,6 +280,9 @@ class Run:
             return lambda: None  # Python hands signals to the main thread only
 
         def hear(number: int, _frame) -> None:
+            if self._closing:  # what is written now is all that the last steps leave
+                print("\nsaving what is done: wait for it", file=sys.stderr, flush=True)
+                return
             again = self._signal == signal.SIGINT
             if number == signal.SIGINT and (again or not self._saves):
                 raise KeyboardInterrupt

@@ -3,7 +3,9 @@ after its last, while it writes, or inside what is made for it."""
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import small
 
 from r1jax.checkpoint import Checkpoints
+from r1jax.config import InputError
 from r1jax.run import Run, Stopped
 
 STATE = {"a": np.arange(4.0)}
@@ -116,11 +119,12 @@ def test_the_second_ctrl_c_ends_a_step_and_names_the_checkpoint_before_it(tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(tmp_path, monkeypatch, number):
+def test_signals_while_the_last_checkpoint_is_written_lose_nothing(tmp_path, monkeypatch, number):
     """And the run is finished."""
     heard, close = [], Checkpoints.__exit__
 
     def closing(self, *error):
+        press(number)
         press(number)
         close(self, *error)
 
@@ -136,6 +140,27 @@ def test_a_signal_while_the_last_checkpoint_is_written_loses_nothing(tmp_path, m
         signal.signal(number, before)
     monkeypatch.undo()
     assert status(tmp_path / "run") == ("finished", 3) and saved(tmp_path / "run") == 3
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    out = tmp_path / "run"
+    with run(out) as one:
+        holder = f"{out}: a run is under way in it: process {os.getpid()} on {socket.gethostname()}"
+        for how in ("no", "auto"):
+            with pytest.raises(InputError, match=f"^{re.escape(holder)}$"), run(out, resume=how):
+                pytest.fail("it began")
+        train(one)
+        assert status(out) == ("running", 3)
+    with run(out, resume="yes") as again:
+        assert again.first == 3
+
+
+def test_a_state_that_is_not_saved_ends_the_run(tmp_path):
+    """Orbax leaves out what is older than what it has, and says so by its result alone."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, STATE, small.CONFIG, {})
+        with pytest.raises(InputError, match="step 4 was not saved; the newest there is of step 5"):
+            checkpoints.save(4, STATE, small.CONFIG, {})
 
 
 def test_stopped_at_its_last_step_a_run_has_its_last_evaluation_left(tmp_path):
