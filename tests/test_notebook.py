@@ -188,7 +188,8 @@ def test_an_interrupted_run_goes_on_as_if_it_never_had_been(tmp_path):
     ]  # fmt: skip
 
     def once(problem, reply):
-        if not flag.exists():
+        tried = f"<answer> {problem.answer} <" in reply  # before the run
+        if not tried and not flag.exists():
             flag.touch()
             os.kill(os.getppid(), signal.SIGINT)
         return len(reply) < 90
