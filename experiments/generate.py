@@ -46,6 +46,7 @@ from r1jax.config import (
     SamplingConfig,
     TaskName,
     check,
+    check_seed,
 )
 from r1jax.data.asked import Asked, read_lines, read_prompts, read_questions
 from r1jax.data.chat import Message, Split, ThinkingSplitter, opens_thinking
@@ -83,7 +84,7 @@ class GenerateConfig:
     def __post_init__(self):
         check(self.max_tokens > 0, f"--max-tokens must be positive, got {self.max_tokens}")
         check(self.n > 0, f"--n must be positive, got {self.n}")
-        check(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+        check_seed(self.seed, "--seed")
         given = [f for f in ("prompt", "prompts", "data", "chat") if getattr(self, f)]
         check(len(given) < 2, f"--{' and --'.join(given)} exclude each other")
         check(not self.chat or self.n == 1, "--chat goes on from one reply: leave out --n")

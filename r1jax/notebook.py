@@ -23,6 +23,7 @@ from r1jax.config import (
     SFTConfig,
     TaskName,
     check,
+    check_seed,
 )
 from r1jax.data.chat import Message
 from r1jax.data.conversation import Conversation
@@ -82,6 +83,7 @@ class Model:
         Raises InputError for a prompt that leaves no room for max_tokens in the model's context.
         """
         check(n > 0, f"n must be positive, got {n}")
+        check_seed(seed, "seed")
         check(not isinstance(prompts, str), "prompts: takes a list of them, got one text")
         asked = [self.conversation.prompt(prompt) for prompt in prompts]
         ids = [self.conversation.tokenizer.encode_prompt(text) for text in asked]

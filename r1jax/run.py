@@ -103,6 +103,7 @@ class Run:
         say: Callable[[str], None] = print,
         preset: str = "",
     ):
+        check(bool(cfg.out), "--out= is empty: expected a folder")
         self.cfg, self.out, self.total, self.say = cfg, Path(cfg.out), steps, say
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
@@ -122,8 +123,9 @@ class Run:
             opened.callback(self._listen())  # until the last checkpoint is written
             self._checkpoints = opened.enter_context(Checkpoints(self.out / "checkpoints"))
             resume_from = self._begin()
-            if self.first > 0 and not self._preset:
-                self._preset = self._preset_before()
+            if self.first > 0:
+                self._preset = self._preset or preset_of(self.folder) or ""
+                self._say_changes()
             # Of the first process alone: the others' files tell what only they saw.
             log = "" if jax.process_index() else self.cfg.log
             told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
@@ -169,11 +171,27 @@ class Run:
             )
             check(
                 newest <= self.total,
-                f"--steps={self.total}: {self.out} is already at step {newest}",
+                f"{self.out} is already at step {newest}: it cannot become a run of {self.total} "
+                "steps",
             )
         self.first = self.at = newest or 0
         self._saved, self._last_save = newest, time.monotonic()
         return None if self.cfg.resume == "no" else self.first - 1
+
+    def _say_changes(self) -> None:
+        """Which fields of its configuration are others than before."""
+        try:
+            before = _flat(json.loads((self.folder / "config.json").read_text()))
+        except (OSError, ValueError):  # another process of a pod, or a folder put together by hand
+            return
+        now = _flat(dataclasses.asdict(self.cfg))  # type: ignore[call-overload]
+        changed = [
+            f"{name} {before[name]!r} → {value!r}"
+            for name, value in now.items()
+            if name in before and before[name] != value and name not in ("out", "resume")
+        ]
+        if changed:
+            self.say(f"{self.out} goes on with changes: {', '.join(changed)}")
 
     def _check_resumable(self, found: bool) -> None:
         check(
@@ -262,9 +280,17 @@ class Run:
         saved = (
             f"; its batch is saved as {self._save_batch(step, batch)}" if batch is not None else ""
         )
+        if step == 0:
+            advice = (
+                "No step came before: look at the weights that it began with, and at --optim.lr "
+                "if a step has several updates"
+            )
+        elif self._saved is None:
+            advice = "Start again with another --seed or --optim.lr"
+        else:
+            advice = "The same step follows from --resume: change --seed or --optim.lr with it"
         raise InputError(
-            f"step {step}: the {wrong[0]} is not finite{saved}; {self._newest()}. The same step "
-            "follows from --resume: change --seed or --optim.lr with it"
+            f"step {step}: the {wrong[0]} is not finite{saved}; {self._newest()}. {advice}"
         )
 
     def _save_batch(self, step: int, batch: Any) -> Path:
@@ -299,12 +325,6 @@ class Run:
 
         return end
 
-    def _preset_before(self) -> str:
-        try:
-            return str(json.loads((self.folder / "run.json").read_text()).get("preset", ""))
-        except (OSError, ValueError, AttributeError):  # a kill, or an older version's
-            return ""
-
     def _write_status(self, status: Status) -> None:
         """run.json: what was started, where, and how far it came."""
         value = {
@@ -333,6 +353,22 @@ class Run:
             with path.open("r+") as file:
                 file.write(text)
                 file.truncate()
+
+
+def preset_of(folder: Path) -> str | None:
+    """The preset that a run's folder names; "": it was started without. None: it does not say."""
+    try:
+        return str(json.loads((folder / "run.json").read_text()).get("preset", ""))
+    except (OSError, ValueError, AttributeError):  # a kill, or an older version's
+        return None
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
 
 
 def program() -> str:

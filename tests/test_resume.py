@@ -96,7 +96,7 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(stopped, whole):
 
 def test_a_finished_run_is_not_made_shorter(whole):
     before = (whole / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match=r"--steps=2: .* is already at step 3"):
+    with pytest.raises(InputError, match="already at step 3: it cannot become a run of 2"):
         resume(whole, "--steps=2")
     assert (whole / "metrics.jsonl").read_bytes() == before
 

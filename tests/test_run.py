@@ -155,6 +155,42 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
         assert again.first == 3
 
 
+def test_a_run_that_goes_on_with_changes_names_them(tmp_path):
+    out, said = tmp_path / "run", []
+
+    def again(**changes):
+        cfg = Config(str(out), resume="yes", **changes)
+        with Run(cfg, small.CONFIG, 3, say=said.append):
+            pass
+        return said
+
+    with run(out) as one:
+        train(one)
+    assert not again()
+    assert again(checkpoint_every=5) == [f"{out} goes on with changes: checkpoint_every 2 → 5"]
+
+
+@pytest.mark.parametrize(
+    ("step", "every", "advice"),
+    [
+        (0, 1, "none is saved. No step came before: look at the weights that it began with"),
+        (1, 5, "none is saved. Start again with another --seed or --optim.lr"),
+        (1, 1, "of step 1. The same step follows from --resume: change --seed or --optim.lr"),
+    ],
+)
+def test_a_loss_that_is_not_finite_has_advice_that_can_be_followed(tmp_path, step, every, advice):
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=advice), run(out, checkpoint_every=every) as one:
+        for at in one.steps():
+            one.log(at, {"loss": 1.0 if at < step else np.nan})
+            one.end_step(STATE, {})
+
+
+def test_a_folder_without_a_name_is_refused():
+    with pytest.raises(InputError, match=r"^--out= is empty: expected a folder$"):
+        Run(Config(""), small.CONFIG, 3)
+
+
 def test_a_state_that_is_not_saved_ends_the_run(tmp_path):
     """Orbax leaves out what is older than what it has, and says so by its result alone."""
     with Checkpoints(tmp_path) as checkpoints:

@@ -80,8 +80,10 @@ def train(
     mesh: Mesh,
     base: Callable[[], Weights],
     say: Callable[[str], None] = print,
+    preset: str = "",
 ) -> Run:
-    """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume.
+    """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume. `preset`
+    is what cfg was made from, for run.json.
 
     A step is an update. Returns the run, ended or stopped by a signal. Raises InputError as Run
     does, and for a batch that does not divide over the mesh.
@@ -90,7 +92,7 @@ def train(
         cfg.batch % mesh.size == 0,
         f"--mesh={cfg.mesh}: a batch of {cfg.batch} does not divide over {mesh.size} devices",
     )
-    run = Run(cfg, trunk(cfg.model), updates(cfg, len(data.train)), say)
+    run = Run(cfg, trunk(cfg.model), updates(cfg, len(data.train)), say, preset)
     with run, jax.set_mesh(mesh):
         restored = run.restore(abstract_state(cfg, mesh))
         state = restored[0] if restored else first_state(cfg, base(), mesh)
