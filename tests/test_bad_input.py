@@ -245,6 +245,11 @@ def test_too_long(error_in, flag, message):
     assert message in error_in(flag)
 
 
+def test_a_run_of_another_kind_is_no_reward_model(error_in, finished):
+    error = error_in(f"--reward.models=safe={finished}")
+    assert f"={finished}: {finished}: its config.json is of something else than a run of" in error
+
+
 def contents(folder) -> dict:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
