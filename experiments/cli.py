@@ -12,16 +12,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar, get_args
 
 import jax
 import rich.console
 import tyro
 
+from experiments import leave
 from experiments.errors import one_line, quiet_when_full
-from r1jax.config import InputError, near, nearest
+from r1jax.config import InputError, Resume, check, near, nearest
 from r1jax.config_file import load_config
-from r1jax.run import Stopped, program
+from r1jax.run import Stopped, preset_of, program
 
 Config = TypeVar("Config")
 
@@ -57,7 +58,7 @@ def parse(
     """`default` with the flags in `args`. about: the command's docstring; flags: those that were
     taken from `args` before, which --help lists too. Raises InputError for a flag that is not one.
     """
-    args = ["--resume=yes" if arg == "--resume" else arg for arg in args]
+    args = _whole_resume(args)
     flags = {**(flags or {}), **(DISTRIBUTED if hasattr(default, "mesh") else {})}
     command = _command(kind, default, flags)
     if {"-h", "--help"} & set(args):
@@ -144,23 +145,38 @@ def reject(args: Sequence[str], about: str) -> None:
 def starting_config(presets: dict[str, Callable[[], Run]], preset: str, args: list[str]) -> Run:
     """The configuration that flags change: --config=FILE over --preset=NAME or `preset`.
 
-    With --resume, it is the one that the run in --out was started with.
+    With --resume, --config=FILE goes over what the run in --out was started with, and --preset must
+    be the one that it was made from, so that a command with --resume behind it goes on.
     """
     path, name = take(args, "--config"), take(args, "--preset")
     if name is not None and name not in presets:
         raise InputError(f"--preset={name}: expected one of {', '.join(presets)}")
     default = presets[name or preset]()
-    if path:
-        return load_config(type(default), path, default)
-    if resumes(args) and not name:
-        saved = Path(take(list(args), "--out") or default.out) / "config.json"
-        if saved.exists():
-            return load_config(type(default), saved)
-    return default
+    folder = Path(take(list(args), "--out") or default.out)
+    if resumes(args) and (folder / "config.json").exists():
+        before = preset_of(folder)
+        check(
+            name is None or before is None or name == before,
+            f"--preset={name}: {folder} was started with {before or 'no --preset'}, and goes on "
+            "with its own configuration: leave it out, or change fields by flags or --config",
+        )
+        default = load_config(type(default), folder / "config.json")
+    return load_config(type(default), path, default) if path else default
 
 
 def resumes(args: Sequence[str]) -> bool:
-    return "--resume" in args or any(f"--resume={how}" in args for how in ("yes", "auto"))
+    return any(f"--resume={how}" in _whole_resume(args) for how in ("yes", "auto"))
+
+
+def _whole_resume(args: Sequence[str]) -> list[str]:
+    """`--resume` and `--resume auto` as `--resume=yes` and `--resume=auto`."""
+    found: list[str] = []
+    for arg in args:
+        if found and found[-1] == "--resume" and arg in get_args(Resume):
+            found[-1] = f"--resume={arg}"
+        else:
+            found.append(arg)
+    return ["--resume=yes" if arg == "--resume" else arg for arg in found]
 
 
 def starting_flags(presets: Mapping[str, Callable[[], object]]) -> Flags:
@@ -193,10 +209,12 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
         keep_memory()
     quiet_when_full()
     args = sys.argv[1:]
-    if "--distributed" in args:  # one process a host: JAX finds the others from SLURM, GKE or TPU
-        args.remove("--distributed")
-        jax.distributed.initialize()
     try:
+        if signal.getsignal(signal.SIGINT) is leave:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if "--distributed" in args:  # one process a host: JAX finds them from SLURM, GKE or TPU
+            args.remove("--distributed")
+            jax.distributed.initialize()
         main(args)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader (`| head`) has enough
@@ -206,6 +224,7 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
         print(stopped)
         sys.exit(130 if stopped.by == signal.SIGINT else 0)
     except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         message = one_line(error)

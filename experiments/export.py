@@ -5,7 +5,8 @@
 
 --run is a folder of experiments.r1_zero or experiments.sft, of whatever mesh; --mesh is what the
 weights are read onto. The tokenizer's files are copied from the directory that the run took its
-tokenizer from; that of the embedded model is written as a tokenizer.json of whole words.
+tokenizer from; that of the embedded model is written as a tokenizer.json of whole words, with the
+opened thought that its run asked by as a chat template.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from experiments import cli
 from r1jax import hub, sharding
 from r1jax.config import check
+from r1jax.data import templates
 from r1jax.model.params import weight_specs
 from r1jax.models import open_model
 
@@ -41,6 +43,8 @@ def export(
     with tempfile.TemporaryDirectory() as words:
         if files is None:
             source.tokenizer().save(words)
+            if source.conversation().form == "embedded":
+                (Path(words) / "chat_template.jinja").write_text(templates.OPENED)
         folder = Path(words) if files is None else files if files.is_dir() else files.parent
         hub.save_model(weights, source.config, out, folder, dtype)
     return f"{out}: {sharding.count(weight_specs(source.config).params):,} parameters in {dtype}"

@@ -40,12 +40,14 @@ import jax
 from experiments import cli
 from r1jax import sharding
 from r1jax.config import (
+    MOST_REPLIES,
     ConversationName,
     InputError,
     Long,
     SamplingConfig,
     TaskName,
     check,
+    check_seed,
 )
 from r1jax.data.asked import Asked, read_lines, read_prompts, read_questions
 from r1jax.data.chat import Message, Split, ThinkingSplitter, opens_thinking
@@ -82,8 +84,9 @@ class GenerateConfig:
 
     def __post_init__(self):
         check(self.max_tokens > 0, f"--max-tokens must be positive, got {self.max_tokens}")
-        check(self.n > 0, f"--n must be positive, got {self.n}")
-        check(self.seed >= 0, f"--seed must not be negative, got {self.seed}")
+        most = f"--n must lie between 1 and {MOST_REPLIES:,}, got {self.n}"
+        check(0 < self.n <= MOST_REPLIES, most)
+        check_seed(self.seed, "--seed")
         given = [f for f in ("prompt", "prompts", "data", "chat") if getattr(self, f)]
         check(len(given) < 2, f"--{' and --'.join(given)} exclude each other")
         check(not self.chat or self.n == 1, "--chat goes on from one reply: leave out --n")
@@ -217,7 +220,13 @@ class Generator:
     def replies(self, asked: Sequence[Asked], first: int = 0, live: Writer | None = None):
         """The readings of all replies, in order. `live` is told the only one as it streams.
         first: the number of the first prompt, which its randomness comes from."""
-        cfg, n, ids = self.cfg, self.cfg.n, self.encoded(asked)
+        cfg, n = self.cfg, self.cfg.n
+        count = n * len(asked)
+        check(
+            count <= MOST_REPLIES,
+            f"--n={n}: {count:,} replies to {len(asked):,} prompts; at most {MOST_REPLIES:,}",
+        )
+        ids = self.encoded(asked)
         wanted = [(i, k) for i in range(len(asked)) for k in range(n)]
         drawn = [j for j, (i, _) in enumerate(wanted) if ids[i]]
         if not drawn:
@@ -369,7 +378,11 @@ def main(args: list[str]) -> None:
         generator.replies(asked, live=live)
     if generator.drawn and generator.first_process:
         rate = generator.drawn / generator.seconds
-        print(f"{rate:,.1f} tokens/s ({generator.drawn:,} tokens)", file=sys.stderr)
+        print(
+            f"{rate:,.1f} tokens/s: {generator.drawn:,} tokens drawn in {generator.seconds:,.1f} s,"
+            " once the first were (which compiles)",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ Hugging Face directory or an id on its Hub, or the folder of another run, to sta
 weights, its configuration and its tokenizer; without a task, it is trained to use given words in a
 story. The run leaves metrics.jsonl, samples.jsonl, figures, TensorBoard events, checkpoints and
 report.html in --out.
+
+With --resume a run goes on with the configuration that it was started with, whether its flags are
+given again or not; other flags, and the fields in --config=FILE, change it, and what differs is
+printed. --preset must be the one that it was started with.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ import jax
 
 from experiments import cli
 from r1jax import sharding
-from r1jax.metrics import Row, read_jsonl
+from r1jax.metrics import Row, moved, read_jsonl
 from r1jax.model.params import weight_specs
 from r1jax.models import first_weights, with_vocab
 from r1jax.presets import REWARD_MODELS
@@ -39,9 +39,8 @@ def summary(rows: list[Row]) -> list[str]:
     }
     lines = []
     for name, key in shown.items():
-        values = [row[key] for row in rows if row.get(key) is not None]
-        if values:
-            lines.append(f"held-out {name:<18} {values[0]:.1%} → {values[-1]:.1%}")
+        if values := moved(rows, key, "{:.1%}"):
+            lines.append(f"held-out {name:<18} {values}")
     last = next(row for row in reversed(rows) if row.get("heldout/margin") is not None)
     lines.append(f"held-out margin             {last['heldout/margin']:.2f}")
     lines.append(f"reward x length correlation {last['heldout/length/correlation']:.2f}")
@@ -50,6 +49,7 @@ def summary(rows: list[Row]) -> list[str]:
 
 def main(args: list[str]) -> None:
     started = time.perf_counter()
+    named = cli.take(list(args), "--preset") or ""
     preset = f"tiny_{cli.take(list(args), '--kind')}"
     default = cli.starting_config(
         REWARD_MODELS, preset if preset in REWARD_MODELS else "tiny_pairwise", args
@@ -66,7 +66,13 @@ def main(args: list[str]) -> None:
         f"{sharding.count(weight_specs(cfg.model).params):,} parameters, {data.said}, mesh "
         f"{cfg.mesh}, {updates(cfg, len(data.train))} updates of {cfg.batch}"
     )
-    run = train(cfg, data, mesh, lambda: first_weights(cfg.base, cfg.model, mesh, cfg.seed))
+    run = train(
+        cfg,
+        data,
+        mesh,
+        lambda: first_weights(cfg.base, cfg.model, mesh, cfg.seed),
+        preset=named,
+    )
     if jax.process_index() == 0:
         for line in summary(read_jsonl(run.out / "metrics.jsonl")):
             print(line)

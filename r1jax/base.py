@@ -19,7 +19,7 @@ import safetensors.numpy
 from jax.sharding import Mesh
 
 from r1jax import optim, processes, sharding
-from r1jax.config import CorpusConfig, InputError, ModelConfig, OptimConfig, Resume
+from r1jax.config import CorpusConfig, InputError, ModelConfig, OptimConfig, Resume, check_seed
 from r1jax.data import countdown
 from r1jax.data.packing import Batch, first_fit, pack
 from r1jax.data.tokenizer import Tokenizer
@@ -42,6 +42,9 @@ class BaseConfig:
     rows: int = 32  # a batch
     length: int = 176  # tokens a row; no document is longer
     fill: float = 0.88  # documents are drawn until they make this share of a batch
+
+    def __post_init__(self):
+        check_seed(self.seed, "BaseConfig.seed")
 
     def digest(self) -> str:
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)

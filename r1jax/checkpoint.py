@@ -33,10 +33,15 @@ class Checkpoints:
         self._manager.close()
 
     def save(self, step: int, state: Any, model: ModelConfig, note: dict[str, Any]) -> None:
-        """Returns when the arrays are copied; writing goes on in the background."""
+        """Returns when the arrays are copied; writing goes on in the background. Raises InputError
+        if Orbax declines: training on would train what is never kept."""
         note = {**note, "model": dataclasses.asdict(model)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
-        self._manager.save(step, args=args)
+        if not self._manager.save(step, args=args):
+            raise InputError(
+                f"{self._manager.directory}: the checkpoint of step {step} was not saved; the "
+                f"newest there is of step {self.newest()}"
+            )
 
     def newest(self) -> int | None:
         return self._manager.latest_step()

@@ -56,6 +56,11 @@ def check_positive(config, *fields: str) -> None:
         check(value > 0, f"{type(config).__name__}.{field} must be positive, got {value}")
 
 
+def check_seed(seed: int, name: str) -> None:
+    """JAX's keys and NumPy's take 32 bits alike."""
+    check(0 <= seed < 2**32, f"{name} must lie between 0 and 2^32 - 1, got {seed}")
+
+
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
     """Rotary embedding; when `factor` > 1 stretched beyond the context that a model was first
@@ -596,7 +601,7 @@ class RunConfig:
             "checkpoint_every",
             "grading_workers",
         )
-        check(self.seed >= 0, f"RunConfig.seed must not be negative, got {self.seed}")
+        check_seed(self.seed, "RunConfig.seed")
         check(
             self.evaluate_dense >= 0 and self.checkpoint_minutes >= 0,
             "RunConfig.evaluate_dense and checkpoint_minutes must not be negative",
@@ -642,7 +647,7 @@ class SFTConfig:
 
     def __post_init__(self):
         check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
-        check(self.seed >= 0, f"SFTConfig.seed must not be negative, got {self.seed}")
+        check_seed(self.seed, "SFTConfig.seed")
         check(self.steps >= 0, f"SFTConfig.steps must not be negative, got {self.steps}")
         check(
             self.checkpoint_minutes >= 0,

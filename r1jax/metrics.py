@@ -27,7 +27,7 @@ Row = dict[str, Any]
 def read_jsonl(path: Path) -> list[Row]:
     """The rows of a .jsonl file, without its last line if a kill tore it.
 
-    Raises ValueError with the line's number if any other line is not JSON.
+    Raises InputError with the line's number if any other line is not JSON.
     """
     lines = Path(path).read_text().split("\n")
     while lines and not lines[-1]:
@@ -38,7 +38,7 @@ def read_jsonl(path: Path) -> list[Row]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: {error}") from error
+                raise InputError(f"{path}:{number}: not a line of JSON: {error}") from error
     return rows
 
 
@@ -192,6 +192,12 @@ def first_and_last(metrics: Sequence[Row], name: str) -> tuple[float, float] | N
     return (values[0], values[-1]) if values else None
 
 
+def moved(metrics: Sequence[Row], name: str, form: str) -> str:
+    """From a metric's first value to its last, if there are two; "" if there is none."""
+    found = [form.format(row[name]) for row in metrics if row.get(name) is not None]
+    return " → ".join(found[:1] + found[1:][-1:])
+
+
 def is_correct(sample: Row) -> bool:
     return sample["components"].get("accuracy") == 1
 
@@ -210,20 +216,18 @@ def summary(
     """The few lines that say at the end of a run what became of it, from start to end.
     thoughts: whether its replies have any, so that reflective terms mean something."""
     lines = []
-    if accuracy := first_and_last(metrics, "heldout/accuracy"):
-        lines.append("held-out accuracy   {:.1%} → {:.1%}".format(*accuracy))
-    if reward := first_and_last(metrics, "heldout/reward"):
-        lines.append("held-out reward     {:.2f} → {:.2f}".format(*reward))
-    if length := first_and_last(metrics, "length/mean"):
-        start, end = length
-        lines.append(f"response length     {start:.0f} → {end:.0f} tokens ({end / start:.1f}x)")
-    fraction = first_and_last(metrics, "reflection/fraction")
-    terms = first_and_last(metrics, "reflection/per_response")
+    if accuracy := moved(metrics, "heldout/accuracy", "{:.1%}"):
+        lines.append(f"held-out accuracy   {accuracy}")
+    if reward := moved(metrics, "heldout/reward", "{:.2f}"):
+        lines.append(f"held-out reward     {reward}")
+    if length := moved(metrics, "length/mean", "{:.0f}"):
+        start, end = first_and_last(metrics, "length/mean") or (0, 0)
+        times = f" ({end / start:.1f}x)" if "→" in length else ""
+        lines.append(f"response length     {length} tokens{times}")
+    fraction = moved(metrics, "reflection/fraction", "{:.1%}")
+    terms = moved(metrics, "reflection/per_response", "{:.2g}")
     if fraction and terms:
-        lines.append(
-            "replies reflecting  {:.1%} → {:.1%}".format(*fraction)
-            + " ({:.2g} → {:.2g} terms a reply)".format(*terms)
-        )
+        lines.append(f"replies reflecting  {fraction} ({terms} terms a reply)")
     if not thoughts:
         pass
     elif aha := first_reflective(samples):

@@ -4,8 +4,9 @@ A `Model` is opened, generates, and is trained by `train_rl` or `train_sft`: eac
 folder as its command, and returns the model that it made.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from r1jax.config import (
     SFTConfig,
     TaskName,
     check,
+    check_seed,
 )
 from r1jax.data.chat import Message
 from r1jax.data.conversation import Conversation
@@ -81,6 +83,7 @@ class Model:
         Raises InputError for a prompt that leaves no room for max_tokens in the model's context.
         """
         check(n > 0, f"n must be positive, got {n}")
+        check_seed(seed, "seed")
         check(not isinstance(prompts, str), "prompts: takes a list of them, got one text")
         asked = [self.conversation.prompt(prompt) for prompt in prompts]
         ids = [self.conversation.tokenizer.encode_prompt(text) for text in asked]
@@ -172,7 +175,7 @@ def train_rl(
     model, small for others. changes: fields of RunConfig; of a part of it, a dict:
     `steps=20, rl={"group": 8}`.
 
-    With resume="yes" it goes on where OUT was stopped: pass the same arguments again, for
+    With resume="auto" it goes on where OUT was stopped: pass the same arguments again, for
     config.json cannot hold a function. Raises InputError as the command does, and Stopped where a
     signal (in a notebook, to interrupt the kernel) ended it after a step, with a checkpoint.
     """
@@ -201,7 +204,8 @@ def train_rl(
     cfg = with_vocab(cfg, found.tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
     base = _copies(opened, mesh)
-    run = loop.train(cfg, found, mesh, base, functions=parts, preset=preset)
+    with _called_again():
+        run = loop.train(cfg, found, mesh, base, functions=parts, preset=preset)
     if jax.process_index() == 0 and run.at > 0:
         write_report(run.out)
     form = found.conversation.form
@@ -233,7 +237,8 @@ def train_sft(
     documents = read_documents(cfg, conversation)
     mesh = sharding.make_mesh(cfg.mesh)
     base = _copies(opened, mesh)
-    run = sft.train(cfg, documents, conversation.tokenizer.pad_id, mesh, base)
+    with _called_again():
+        run = sft.train(cfg, documents, conversation.tokenizer.pad_id, mesh, base)
     return _ended(run, cfg.mesh, cfg.conversation)
 
 
@@ -247,9 +252,17 @@ def _copies(model: Model, mesh: Mesh) -> Callable[[], Weights]:
     return lambda: jax.tree.map(lambda a: a.copy(), model.weights)
 
 
+@contextlib.contextmanager
+def _called_again() -> Iterator[None]:
+    """A command goes on by a flag, a function by being called again."""
+    try:
+        yield
+    except Stopped as stopped:
+        raise Stopped(stopped.where, stopped.by, 'call it again with resume="auto"') from None
+
+
 def _ended(run: Run, mesh: str, asks: ConversationName) -> Model:
     """The model that a run made. Raises Stopped if a signal has ended it."""
-    if run.stopped is not None:
-        again = 'call it again with resume="yes"'
-        raise Stopped(f"stopped after step {run.at} of {run.total}; to go on, {again}", run.stopped)
+    with _called_again():
+        run.check_ended()
     return open_model(run.out, mesh, asks)

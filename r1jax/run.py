@@ -36,6 +36,7 @@ from r1jax import processes
 from r1jax.checkpoint import Checkpoints
 from r1jax.config import InputError, ModelConfig, Resume, check
 from r1jax.config_file import save_config
+from r1jax.lock import locked
 from r1jax.metrics import MetricsLog, Progress, Row
 
 Status = Literal["running", "finished", "stopped"]
@@ -43,11 +44,12 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """A signal has ended a run, or what had to be made before one could begin."""
+    """A signal has ended a run, or what had to be made before one could begin. `where` it was, and
+    the command to go on with."""
 
-    def __init__(self, message: str, by: signal.Signals):
-        super().__init__(message)
-        self.by = by
+    def __init__(self, where: str, by: signal.Signals, way_on: str):
+        super().__init__(f"{where}; to go on: {way_on}")
+        self.where, self.by = where, by
 
 
 class Config(Protocol):
@@ -81,11 +83,16 @@ class Run:
     on keeps the one that it began with.
 
     SIGTERM, and Ctrl-C the first time, end the run after the step that it is in, with a checkpoint;
-    a second Ctrl-C ends it at once. On several processes a signal to one ends all at the same step.
+    a second Ctrl-C ends it at once, as does one before the first step and after the last, where
+    nothing is to be saved. What was being saved is saved all the same: that no Ctrl-C ends. On
+    several processes a signal to one ends all at the same step.
 
-    Raises InputError for a folder that does not suit cfg.resume, a checkpoint of another model, a
-    run that is already longer, and where the loss or the gradient is not finite: such a state is
-    never saved, its batch is.
+    One run at a time holds a folder (`r1jax/lock.py`).
+
+    Raises Stopped where Ctrl-C ends it at once, and InputError for a folder that does not suit
+    cfg.resume or that another run holds, a checkpoint of another model, a run that is already
+    longer, and where the loss or the gradient is not finite: such a state is never saved, its batch
+    is.
     """
 
     def __init__(
@@ -96,11 +103,13 @@ class Run:
         say: Callable[[str], None] = print,
         preset: str = "",
     ):
+        check(bool(cfg.out), "--out= is empty: expected a folder")
         self.cfg, self.out, self.total, self.say = cfg, Path(cfg.out), steps, say
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
         self._model, self._preset = model, preset
-        self._stepping = False
+        self._saves = False  # and so is not to be ended at once
+        self._closing = False
         self._signal: signal.Signals | None = None
         self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         # Every process of a pod keeps a log; the first one's is the run's.
@@ -110,10 +119,13 @@ class Run:
     def __enter__(self) -> "Run":
         with contextlib.ExitStack() as opened:
             self._check_resumable((self.out / "checkpoints").is_dir())
+            processes.gather(lambda: self._lock(opened))
+            opened.callback(self._listen())  # until the last checkpoint is written
             self._checkpoints = opened.enter_context(Checkpoints(self.out / "checkpoints"))
             resume_from = self._begin()
-            if self.first > 0 and not self._preset:
-                self._preset = self._preset_before()
+            if self.first > 0:
+                self._preset = self._preset or preset_of(self.folder) or ""
+                self._say_changes()
             # Of the first process alone: the others' files tell what only they saw.
             log = "" if jax.process_index() else self.cfg.log
             told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
@@ -121,13 +133,29 @@ class Run:
             again = dataclasses.replace(self.cfg, resume="no")  # type: ignore[type-var]
             save_config(again, self.folder / "config.json")
             self._write_status("running")
-            opened.callback(self._listen())
             self._opened = opened.pop_all()
         return self
 
-    def __exit__(self, kind, *exception) -> None:
-        self._opened.__exit__(kind, *exception)
-        self._write_status("finished" if kind is None and self.at == self.total else "stopped")
+    def __exit__(self, kind, error, traceback) -> None:
+        self._closing = True
+        status: Status = "stopped"
+        try:
+            self._opened.__exit__(kind, error, traceback)
+            if kind is None and self.stopped is None and self.at == self.total:
+                status = "finished"
+        finally:
+            self._write_status(status)
+        if isinstance(error, KeyboardInterrupt):
+            where = f"stopped by Ctrl-C; {self._newest()}"
+            raise Stopped(where, signal.SIGINT, self._way_on()) from None
+        if isinstance(error, Stopped):  # in what was made for this run, which makes it again
+            raise Stopped(error.where, error.by, self._way_on()) from None
+
+    def _lock(self, opened: contextlib.ExitStack) -> list:
+        """In the first process, for all."""
+        if jax.process_index() == 0:
+            opened.enter_context(locked(self.out))
+        return []
 
     def _begin(self) -> int | None:
         """Looks at what the folder holds; the last step of the log to keep, if there is one."""
@@ -143,11 +171,27 @@ class Run:
             )
             check(
                 newest <= self.total,
-                f"--steps={self.total}: {self.out} is already at step {newest}",
+                f"{self.out} is already at step {newest}: it cannot become a run of {self.total} "
+                "steps",
             )
         self.first = self.at = newest or 0
         self._saved, self._last_save = newest, time.monotonic()
         return None if self.cfg.resume == "no" else self.first - 1
+
+    def _say_changes(self) -> None:
+        """Which fields of its configuration are others than before."""
+        try:
+            before = _flat(json.loads((self.folder / "config.json").read_text()))
+        except (OSError, ValueError):  # another process of a pod, or a folder put together by hand
+            return
+        now = _flat(dataclasses.asdict(self.cfg))  # type: ignore[call-overload]
+        changed = [
+            f"{name} {before[name]!r} → {value!r}"
+            for name, value in now.items()
+            if name in before and before[name] != value and name not in ("out", "resume")
+        ]
+        if changed:
+            self.say(f"{self.out} goes on with changes: {', '.join(changed)}")
 
     def _check_resumable(self, found: bool) -> None:
         check(
@@ -169,12 +213,13 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """The steps that are left, until a signal ends them."""
-        self._stepping = True
         self._progress = self._opened.enter_context(Progress(self.total))
+        self._saves = True
         for step in range(self.first, self.total):
             if self.stopped is not None:
-                return
+                break
             yield step
+        self._saves = False
 
     def log(
         self, step: int, metrics: Mapping[str, Any], rows: Sequence[Row] = (), batch: Any = None
@@ -214,11 +259,17 @@ class Run:
         if self.stopped is None:
             return
         name = {signal.SIGINT: "Ctrl-C"}.get(self.stopped, self.stopped.name)
-        again = f"{program()} --resume --out={shlex.quote(str(self.out))}"
-        message = f"stopped by {name} after step {self.at} of {self.total}; to go on: {again}"
-        raise Stopped(message, self.stopped)
+        where = f"stopped by {name} after step {self.at} of {self.total}"
+        raise Stopped(where, self.stopped, self._way_on())
 
     # How.
+
+    def _way_on(self) -> str:
+        how = "--resume" if self._saved else "--resume=auto"
+        return f"{program()} {how} --out={shlex.quote(str(self.out))}"
+
+    def _newest(self) -> str:
+        return f"the newest checkpoint is of step {self._saved}" if self._saved else "none is saved"
 
     def _check_finite(self, step: int, metrics: Mapping[str, Any], batch: Any) -> None:
         found = {name: metrics.get(name) for name in ("loss", "grad_norm")}
@@ -229,10 +280,17 @@ class Run:
         saved = (
             f"; its batch is saved as {self._save_batch(step, batch)}" if batch is not None else ""
         )
-        kept = f"the newest checkpoint is of step {self._saved}" if self._saved else "none is saved"
+        if step == 0:
+            advice = (
+                "No step came before: look at the weights that it began with, and at --optim.lr "
+                "if a step has several updates"
+            )
+        elif self._saved is None:
+            advice = "Start again with another --seed or --optim.lr"
+        else:
+            advice = "The same step follows from --resume: change --seed or --optim.lr with it"
         raise InputError(
-            f"step {step}: the {wrong[0]} is not finite{saved}; {kept}. The same step follows from "
-            "--resume: change --seed or --optim.lr with it"
+            f"step {step}: the {wrong[0]} is not finite{saved}; {self._newest()}. {advice}"
         )
 
     def _save_batch(self, step: int, batch: Any) -> Path:
@@ -248,12 +306,15 @@ class Run:
             return lambda: None  # Python hands signals to the main thread only
 
         def hear(number: int, _frame) -> None:
+            if self._closing:  # what is written now is all that the last steps leave
+                print("\nsaving what is done: wait for it", file=sys.stderr, flush=True)
+                return
             again = self._signal == signal.SIGINT
-            if number == signal.SIGINT and (again or not self._stepping):
-                raise KeyboardInterrupt  # before the first step there is nothing to save
+            if number == signal.SIGINT and (again or not self._saves):
+                raise KeyboardInterrupt
             self._signal = signal.Signals(number)
             once_more = "; once more to stop at once" if number == signal.SIGINT else ""
-            print(f"\nstopping after this step{once_more}", file=sys.stderr, flush=True)
+            print(f"\nstopping once this step is saved{once_more}", file=sys.stderr, flush=True)
 
         # JAX's own listener on a pod catches SIGTERM and does nothing with it: this replaces it.
         before = {number: signal.signal(number, hear) for number in STOPS}
@@ -263,12 +324,6 @@ class Run:
                 signal.signal(number, handler)
 
         return end
-
-    def _preset_before(self) -> str:
-        try:
-            return str(json.loads((self.folder / "run.json").read_text()).get("preset", ""))
-        except (OSError, ValueError, AttributeError):  # a kill, or an older version's
-            return ""
 
     def _write_status(self, status: Status) -> None:
         """run.json: what was started, where, and how far it came."""
@@ -287,9 +342,33 @@ class Run:
                 "r1jax": r1jax.__version__,
             },
         }
-        partial = self.folder / "run.json.tmp"
-        partial.write_text(json.dumps(value, indent=2) + "\n")
-        os.replace(partial, self.folder / "run.json")
+        text, path = json.dumps(value, indent=2) + "\n", self.folder / "run.json"
+        partial = path.with_name("run.json.tmp")
+        try:
+            partial.write_text(text)
+            os.replace(partial, path)
+        except OSError:
+            # On a full disk there is room where the last one stands.
+            partial.unlink(missing_ok=True)
+            with path.open("r+") as file:
+                file.write(text)
+                file.truncate()
+
+
+def preset_of(folder: Path) -> str | None:
+    """The preset that a run's folder names; "": it was started without. None: it does not say."""
+    try:
+        return str(json.loads((folder / "run.json").read_text()).get("preset", ""))
+    except (OSError, ValueError, AttributeError):  # a kill, or an older version's
+        return None
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        nested = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
 
 
 def program() -> str:

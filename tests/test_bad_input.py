@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import tiny_run
 
 from experiments import cli, pretrain_base, r1_zero
 from r1jax.base import save_weights
+from r1jax.config import InputError, RunConfig
+from r1jax.config_file import save_config
 from r1jax.metrics import read_jsonl
 from r1jax.presets import RUNS
 from r1jax.rewards import checks
@@ -155,6 +158,32 @@ def test_a_file_may_change_a_few_fields_of_a_preset(tmp_path):
     assert cli.starting_config(RUNS, "tiny", [f"--config={file}"]).model.attention.kv_heads == 1
 
 
+@pytest.mark.parametrize("resume", [["--resume"], ["--resume", "auto"], ["--resume=yes"]])
+def test_what_a_run_was_started_with_is_kept(tmp_path, resume):
+    """Its command goes on with --resume behind it, and nothing that is not said is lost."""
+    args = [f"--out={tmp_path}", "--seed=3", "--rl.group=8"]
+    started = cli.parse(RunConfig, RUNS["tiny_dapo"](), args, "")
+    save_config(dataclasses.replace(started, resume="no"), tmp_path / "config.json")
+    (tmp_path / "run.json").write_text('{"preset": "tiny_dapo"}')
+    file = tmp_path / "mine.yaml"
+    file.write_text("rl: {questions: 4}\n")
+
+    def resumed(*flags):
+        args = [f"--out={tmp_path}", *flags, *resume]
+        return cli.parse(RunConfig, cli.starting_config(RUNS, "tiny", args), args, "")
+
+    how = resumed().resume
+    assert how == ("auto" if "auto" in resume else "yes")
+    started = dataclasses.replace(started, resume=how)
+    assert resumed() == resumed("--preset=tiny_dapo") == started
+    rl = dataclasses.replace(started.rl, questions=4)
+    assert resumed(f"--config={file}") == dataclasses.replace(started, rl=rl)
+    with pytest.raises(
+        InputError, match=r"^--preset=tiny: .* was started with tiny_dapo, and goes"
+    ):
+        resumed("--preset=tiny")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -213,6 +242,11 @@ def test_base_from_a_run_of_another_model(error_in, finished):
 )
 def test_too_long(error_in, flag, message):
     assert message in error_in(flag)
+
+
+def test_a_run_of_another_kind_is_no_reward_model(error_in, finished):
+    error = error_in(f"--reward.models=safe={finished}")
+    assert f"={finished}: {finished}: its config.json is of something else than a run of" in error
 
 
 def contents(folder) -> dict:
@@ -281,3 +315,11 @@ def test_the_commands_themselves(module):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: Unrecognized options: --flag\n"
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path):
+    (tmp_path / "jax.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, "-m", "experiments.r1_zero"]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"stopped by Ctrl-C\n")

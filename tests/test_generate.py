@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_the_published_text_is_what_it_writes_from_nothing(run, folder):
     """As does an oracle in NumPy, token for token; 256 tokens are what llama2.c prints."""
     out, err = run("--temperature=0", "--max-tokens=256")
     assert out == PUBLISHED + "\n"
-    assert "tokens/s" in err
+    assert re.search(r"tokens/s: \d+ tokens drawn in [\d.]+ s, once the first were", err)
     tokenizer = Tokenizer.load(folder)
     reply = llama.greedy(folder, [tokenizer.bos_id], 256, tokenizer.end_ids)
     assert tokenizer.decode(reply) == PUBLISHED
@@ -177,7 +178,8 @@ def changed(folder, tmp_path, **fields):
         (["--prompt=" + "Once upon a time. " * 200], "too long to be answered"),
         (["--prompt=a", "--chat"], "--prompt and --chat exclude each other"),
         (["--max-tokens=0"], "--max-tokens must be positive, got 0"),
-        (["--n=0"], "--n must be positive, got 0"),
+        (["--n=0"], "--n must lie between 1 and 1,048,576, got 0"),
+        (["--n=99999999"], "--n must lie between 1 and 1,048,576, got 99999999"),
         (["--n=2", "--chat"], "--chat goes on from one reply: leave out --n"),
         (["--conversation=chat", "--prompt=a"], "no chat_template"),
         (["--data=gsn8k=x.jsonl"], "no task is called 'gsn8k' (did you mean gsm8k?)"),
@@ -190,6 +192,14 @@ def changed(folder, tmp_path, **fields):
 def test_bad_flags(error_of, folder, flags, message):  # noqa: F811
     given = [] if any(flag.startswith("--model") for flag in flags) else [f"--model={folder}"]
     assert message in error_of(*given, *flags, main=generate.main)
+
+
+def test_more_replies_than_a_host_holds_are_refused(error_of, folder, tmp_path):  # noqa: F811
+    (tmp_path / "two.txt").write_text("Once\nTwice\n")
+    flags = f"--model={folder}", f"--prompts={tmp_path / 'two.txt'}", "--n=1000000"
+    assert "--n=1000000: 2,000,000 replies to 2 prompts; at most 1,048,576" in error_of(
+        *flags, main=generate.main
+    )
 
 
 def test_a_bad_line_of_prompts_is_named(error_of, folder, tmp_path):  # noqa: F811

@@ -70,7 +70,7 @@ def test_a_run_is_not_written_over_another_unless_told_to(tmp_path):
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0}\n{"ste\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 2"):
+    with pytest.raises(InputError, match=r"metrics.jsonl:2: not a line of JSON: Unterminated"):
         read_jsonl(path)
 
 
@@ -128,6 +128,13 @@ def test_summary_says_what_became_of_the_run():
         "out/report.html",
     ):
         assert part in text
+
+
+def test_summary_of_one_step_compares_nothing_with_itself():
+    """Its replies were drawn once, but for the held-out ones at its end."""
+    rows = [{"heldout/accuracy": 0.18, "length/mean": 25.0}, {"heldout/accuracy": 0.64}]
+    lines = summary(rows, [])
+    assert lines[0].endswith("18.0% → 64.0%") and lines[1].endswith("  25 tokens")
 
 
 def test_summary_of_a_run_that_logged_little():

@@ -15,6 +15,7 @@ from experiments.r1_zero import base_weights
 from r1jax.analysis.reflection import count_terms
 from r1jax.config import RLConfig, RunConfig, SamplingConfig
 from r1jax.config_file import load_config, save_config
+from r1jax.data.conversation import make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import make_task
@@ -122,7 +123,8 @@ def test_base_may_be_another_run(out):
 
 
 def test_the_export_of_embedded_words_writes_as_the_run_does(out, tmp_path, capsys):
-    """Its tokenizer is written as a tokenizer.json of whole words."""
+    """Its tokenizer is written as a tokenizer.json of whole words, and the opened thought that its
+    run adds to a question as a chat template."""
     target = tmp_path / "hf"
     export.main([f"--run={out}", f"--out={target}", "--dtype=float32"])
     loaded, words = Tokenizer.load(target), Tokenizer.words(VOCABULARY)
@@ -133,15 +135,20 @@ def test_the_export_of_embedded_words_writes_as_the_run_does(out, tmp_path, caps
         words.eos_id, words.pad_id, words.end_ids,
     )  # fmt: skip
     capsys.readouterr()
-    how = ["--prompt=use 1 1 2 1 to make 3 <think>", "--max-tokens=8", "--temperature=0", "--json"]
+    how = ["--prompt=use 1 1 2 1 to make 3", "--max-tokens=8", "--temperature=0", "--json"]
     replies = []
     for folder in (out, target):
         generate.main([f"--model={folder}", *how])
         replies.append(json.loads(capsys.readouterr().out))
-        del replies[-1]["completion"]  # blanks beside the opening tag
+        assert replies[-1].pop("prompt").rstrip() == "use 1 1 2 1 to make 3 <think>"
     asked = [reply.pop("conversation") for reply in replies]
     assert replies[0] == replies[1] and replies[0]["tokens"] > 0
-    assert asked == ["embedded", "plain"]
+    assert asked == ["embedded", "chat"]
+    opened = Tokenizer.load(target).encode_prompt("use 1 1 2 1 to make 3 <think>")
+    chat = make_conversation(loaded, target)
+    for asked_for in ("use 1 1 2 1 to make 3", "use 1 1 2 1 to make 3 <think>"):
+        assert chat.prompt_ids(asked_for) == opened
+    assert chat.end_id == words.eos_id
 
 
 def test_a_few_readable_lines(config, tmp_path, capfd):

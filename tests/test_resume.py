@@ -96,7 +96,7 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(stopped, whole):
 
 def test_a_finished_run_is_not_made_shorter(whole):
     before = (whole / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match=r"--steps=2: .* is already at step 3"):
+    with pytest.raises(InputError, match="already at step 3: it cannot become a run of 2"):
         resume(whole, "--steps=2")
     assert (whole / "metrics.jsonl").read_bytes() == before
 
@@ -142,13 +142,13 @@ def test_no_complete_checkpoint(tmp_path):
 class Command:
     """`python -m experiments.r1_zero`, and how far it has come."""
 
-    def __init__(self, config, out, cache, *flags):
+    def __init__(self, config, out, cache, *flags, **environment):
         self.folder = out / "checkpoints"
         self.started_at = self.saved()
         command = [sys.executable, "-m", "experiments.r1_zero", f"--config={config}"]
         self.process = subprocess.Popen(
             [*command, f"--out={out}", *flags],
-            env=tiny_run.environment(cache),
+            env=tiny_run.environment(cache) | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
@@ -184,15 +184,15 @@ class Command:
 STEPS = "--steps=24"
 
 
-def survives(config, tmp_path, kills) -> None:
+def survives(config, tmp_path, kills, **environment) -> None:
     cache, whole, out = (tmp_path / name for name in ("cache", "whole", "out"))
-    Command(config, whole, cache, STEPS).finish()
+    Command(config, whole, cache, STEPS, **environment).finish()
     landed = []
     for moment, delay in kills:
-        command = Command(config, out, cache, STEPS, "--resume=auto")
+        command = Command(config, out, cache, STEPS, "--resume=auto", **environment)
         landed.append(command.kill_once(getattr(command, moment), delay))
     assert sum(landed) >= min(3, len(kills))
-    Command(config, out, cache, STEPS, "--resume=auto").finish()
+    Command(config, out, cache, STEPS, "--resume=auto", **environment).finish()
     assert_same_run(out, whole)
 
 
@@ -202,9 +202,10 @@ def test_killed_in_a_save_and_in_a_step(config, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_twelve_random_moments(config, tmp_path):
-    """Also while starting, compiling and restoring, and later or earlier in saves."""
+    """Also while starting, compiling and restoring, and later or earlier in saves; with the
+    optimisations that the other tests do without, as people run it."""
     kills = [("saves", random.uniform(0, 0.05)) for _ in range(6)]
     kills += [("trains", random.uniform(0, 0.3)) for _ in range(3)]
     kills += [("starts", random.uniform(0, 8)) for _ in range(3)]
     random.shuffle(kills)
-    survives(config, tmp_path, kills)
+    survives(config, tmp_path, kills, XLA_FLAGS="")

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import tiny_run
-from two_processes import finish, start
+from two_processes import R1_ZERO, finish, start
 
 from r1jax.metrics import read_jsonl
 
@@ -42,7 +42,7 @@ def test_one_broken_grader_leaves_all_processes_with_the_same_rollouts(config, c
     """And they draw again together (dynamic sampling), where each would decide for itself."""
     out = tmp_path / "run"
     flags = ["--rl.max-draws=3", "--rl.algorithm=dapo", f"--config={config}", f"--out={out}"]
-    finish(start(flags, cache, BROKEN))
+    finish(start(BROKEN + R1_ZERO, flags, cache))
     first, second = logs(out)
     assert first == second
     assert sum(row["outcome/failed"] or 0 for row in first) > 0
@@ -56,7 +56,7 @@ def test_one_broken_grader_leaves_all_processes_with_the_same_rollouts(config, c
 def whole(config, cache, tmp_path_factory):
     """Never stopped."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish(start([f"--config={config}", f"--out={out}"], cache))
+    finish(start(R1_ZERO, [f"--config={config}", f"--out={out}"], cache))
     return out
 
 
@@ -77,7 +77,7 @@ def test_a_signal_to_one_process_ends_both_at_one_step_and_they_go_on(
     config, cache, whole, tmp_path
 ):
     out = tmp_path / "run"
-    both = start([f"--config={config}", f"--out={out}"], cache)
+    both = start(R1_ZERO, [f"--config={config}", f"--out={out}"], cache)
     while not (out / "checkpoints" / "1").exists():
         assert all(process.poll() is None for process in both)
         time.sleep(0.05)
@@ -85,14 +85,14 @@ def test_a_signal_to_one_process_ends_both_at_one_step_and_they_go_on(
     for said, _ in finish(both):
         assert "stopped by SIGTERM after step" in said and f"--resume --out={out}" in said
     assert [row["step"] for row in tiny_run.metrics(out)][-1] < 4
-    finish(start(["--resume", f"--out={out}"], cache))
+    finish(start(R1_ZERO, ["--resume", f"--out={out}"], cache))
     assert logs(out) == logs(whole)
 
 
 def test_a_loss_that_is_not_finite_ends_both_with_the_same_line(config, cache, tmp_path):
     out = tmp_path / "run"
     flags = [f"--config={config}", f"--out={out}", "--optim.lr=1e30"]
-    for rank, (_, errors) in enumerate(finish(start(flags, cache), code=2)):
+    for rank, (_, errors) in enumerate(finish(start(R1_ZERO, flags, cache), code=2)):
         place = out / "process_1" if rank else out
         assert "is not finite; its batch is saved as" in errors and str(place) in errors
         assert len(list(place.glob("nan_step_*.npz"))) == 1

@@ -1,4 +1,4 @@
-"""A command in two processes of four emulated devices each, as one mesh of eight."""
+"""A program in two processes of a few emulated devices each, as one mesh."""
 
 import socket
 import subprocess
@@ -7,28 +7,29 @@ from pathlib import Path
 
 import tiny_run
 
-PROCESS = """
+BEGINNING = """
 import sys
 import jax
-address, rank, prelude = sys.argv[1:4]
+address, rank, devices = sys.argv[1:4]
 del sys.argv[1:4]
-jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_num_cpu_devices", int(devices))
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(address, 2, int(rank))
+"""
+R1_ZERO = """
 from experiments import cli, r1_zero
-exec(prelude)
 cli.run(r1_zero.main)
 """
 
 
-def start(args: list[str], cache: Path, prelude: str = "") -> list[subprocess.Popen]:
-    """Both, started. `prelude` is run in each before the command; `rank` is "0" or "1"."""
+def start(code: str, args: list[str], cache: Path, devices: int = 4) -> list[subprocess.Popen]:
+    """Both, started: `code` runs in each with `args` in sys.argv[1:], and `rank` "0" or "1"."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, rank, prelude, *args],
+            [sys.executable, "-c", BEGINNING + code, address, rank, str(devices), *args],
             env=tiny_run.environment(cache),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

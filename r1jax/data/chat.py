@@ -85,7 +85,7 @@ class ChatTemplate:
         functions. variables: what else the template asks for, such as enable_thinking. Raises
         InputError for a malformed message, or if the template fails or refuses the messages.
         """
-        check_messages(messages)
+        messages = read_messages(messages)
         name = "tool_use" if tools is not None and "tool_use" in self._templates else "default"
         if name not in self._templates:
             raise InputError(f"{self._where}: no chat_template is named 'default'")
@@ -106,19 +106,35 @@ class ChatTemplate:
             raise InputError(f"{self._where}: chat_template failed: {reason}") from error
 
 
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raises InputError, naming the message and its field, unless a template can take them.
+def read_messages(messages: Sequence[Message]) -> list[Message]:
+    """The messages with their content as text: it may be a list of {"type": "text", "text": ...},
+    as OpenAI's API has it. Raises InputError, naming the message and its field, unless a template
+    can take them.
 
     Templates pass over what they do not expect, so a misspelt role would drop its message.
     """
     check(isinstance(messages, list | tuple), "messages must be a list")
     check(len(messages) > 0, "messages must not be empty")
+    found: list[Message] = []
     for i, message in enumerate(messages):
         check(isinstance(message, Mapping), f"messages[{i}] must be an object")
-        role, content = message.get("role"), message.get("content")
+        role, content = message.get("role"), _text(message.get("content"), f"messages[{i}]")
         check(role in ROLES, f"messages[{i}].role must be one of {', '.join(ROLES)}, got {role!r}")
         calls = role == "assistant" and content is None and bool(message.get("tool_calls"))
         check(isinstance(content, str) or calls, f"messages[{i}].content must be a string")
+        found.append({**message, "content": content} if content is not None else message)
+    return found
+
+
+def _text(content: Any, where: str) -> Any:
+    """The text of a message's parts; a content that has none is as it was."""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else part
+        text = part.get("text") if kind == "text" else None
+        check(isinstance(text, str), f"{where}.content has a part that is no text: {kind!r:.40}")
+    return "".join(part["text"] for part in content)
 
 
 class Split(NamedTuple):

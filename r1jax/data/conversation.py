@@ -24,8 +24,8 @@ from r1jax.data.chat import (
     OPEN,
     ChatTemplate,
     Message,
-    check_messages,
     opens_thinking,
+    read_messages,
 )
 from r1jax.data.tokenizer import Tokenizer
 
@@ -68,7 +68,7 @@ class Conversation:
         return self.template.render([{"role": "user", "content": asked}])
 
     def _of_messages(self, messages: Sequence[Message]) -> str:
-        check_messages(messages)
+        messages = read_messages(messages)
         if self.template is not None:
             return self.template.render(messages)
         one = len(messages) == 1 and messages[0]["role"] == "user"

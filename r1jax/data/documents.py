@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1jax.config import InputError, Long, SFTConfig, check
-from r1jax.data.chat import CLOSE, OPEN, Message, check_messages, opens_thinking
+from r1jax.data.chat import CLOSE, OPEN, Message, opens_thinking, read_messages
 from r1jax.data.conversation import Conversation
 from r1jax.data.packing import Document
 from r1jax.data.rows import Place, field, read_rows, warn
@@ -25,8 +25,9 @@ def read_documents(
     {"prompt", "completion"}: a question, or in a plain conversation a text and how it goes on.
     {"messages"}: the last is the assistant's, which is trained on; its thought is in its content,
     or in "reasoning_content" (or "reasoning"). Also read: {"conversations": [{"from", "value"}]}
-    and {"instruction", "input", "output"}. Raises InputError as `read_rows` does, and for documents
-    that are too long unless cfg drops them; says how many replies have no thought where the prompt
+    and {"instruction", "input", "output"}. Raises InputError as `read_rows` does, for a reply
+    that is empty or a thought without an end too, and for documents that are too long unless cfg
+    drops them; says how many replies have no thought where the prompt
     opens one.
     """
     without_thought: list[Place] = []
@@ -34,6 +35,9 @@ def read_documents(
 
     def parse(row: dict[str, Any], place: Place) -> Document:
         asked, answer, thought = read_row(row)
+        check(bool(answer.strip() or thought), "the reply is empty")
+        cut = answer.lstrip().startswith(OPEN) and CLOSE not in answer
+        check(not cut, f"the reply begins with {OPEN}, and no {CLOSE} ends the thought")
         prompt = conversation.prompt(asked)
         found = conversation.document(prompt, answer, thought)
         unthought = not thought and OPEN not in answer and CLOSE not in answer
@@ -61,8 +65,7 @@ def read_row(row: dict[str, Any]) -> tuple[str | Sequence[Message], str, str | N
         row = {"messages": [{"role": "user", "content": "\n\n".join(parts)},
                             {"role": "assistant", "content": row["output"]}]}  # fmt: skip
     if "messages" in row:
-        check_messages(row["messages"])
-        *asked, last = row["messages"]
+        *asked, last = read_messages(row["messages"])
         check(last["role"] == "assistant", "the last message must be the assistant's")
         check(bool(asked), "a message of the assistant's alone: nothing is asked")
         check(not last.get("tool_calls"), "a reply that calls tools cannot be trained on")

@@ -43,3 +43,14 @@ def countdown_question(numbers: Sequence[int], target: int | str) -> str:
 def opened(prompt: str) -> str:
     """The embedded task's prompt: the question, and the think block already open."""
     return f"{prompt} <think>"
+
+
+# `opened` as a chat template, for an export. Behind the tag stands the blank that joins the reply's
+# words to it.
+OPENED = (
+    "{%- if messages | length != 1 or messages[0]['role'] != 'user' -%}"
+    "{{ raise_exception('this model is asked one question of the user') }}"
+    "{%- endif -%}"
+    "{%- set asked = messages[0]['content'] | trim -%}"
+    "{{ asked }}{{ ' ' if asked.endswith('<think>') else ' <think> ' }}"
+)

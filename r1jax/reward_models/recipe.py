@@ -14,6 +14,7 @@ from r1jax.config import (
     check,
     check_moves,
     check_positive,
+    check_seed,
 )
 from r1jax.data import countdown
 from r1jax.data.templates import exchange
@@ -67,7 +68,7 @@ class RewardModelConfig:
             f"{self.model.context}",
         )
         check_moves(self.model, self.optim)
-        check(self.seed >= 0, f"RewardModelConfig.seed must not be negative, got {self.seed}")
+        check_seed(self.seed, "RewardModelConfig.seed")
         check(self.min_gap >= 0, f"RewardModelConfig.min_gap must not be negative: {self.min_gap}")
         for field in ("heldout_share", "made_longer", "made_mistaken"):
             value = getattr(self, field)

@@ -19,6 +19,7 @@ from r1jax import optim, sharding
 from r1jax.checkpoint import Checkpoints, abstract_like
 from r1jax.config import check
 from r1jax.config_file import load_config
+from r1jax.data.tokenizer import read_object
 from r1jax.model.params import Weights, weight_specs
 from r1jax.optim import TrainState
 from r1jax.reward_models.losses import LOSSES, Example, make_batch, preference_step
@@ -80,8 +81,10 @@ def train(
     mesh: Mesh,
     base: Callable[[], Weights],
     say: Callable[[str], None] = print,
+    preset: str = "",
 ) -> Run:
-    """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume.
+    """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume. `preset`
+    is what cfg was made from, for run.json.
 
     A step is an update. Returns the run, ended or stopped by a signal. Raises InputError as Run
     does, and for a batch that does not divide over the mesh.
@@ -90,7 +93,7 @@ def train(
         cfg.batch % mesh.size == 0,
         f"--mesh={cfg.mesh}: a batch of {cfg.batch} does not divide over {mesh.size} devices",
     )
-    run = Run(cfg, trunk(cfg.model), updates(cfg, len(data.train)), say)
+    run = Run(cfg, trunk(cfg.model), updates(cfg, len(data.train)), say, preset)
     with run, jax.set_mesh(mesh):
         restored = run.restore(abstract_state(cfg, mesh))
         state = restored[0] if restored else first_state(cfg, base(), mesh)
@@ -159,9 +162,14 @@ def load_reward_model(
     """The newest model of a run, to score with: `batch` rows at a time, of `length` tokens (0: as
     many as in training; R1's had no limit in use).
 
-    Raises InputError if the folder holds no run, or none that was saved.
+    Raises InputError if the folder holds no run of a reward model, or none that was saved.
     """
     folder = Path(folder)
+    values = read_object(folder / "config.json")
+    check(
+        values is None or "reads" in values,
+        f"{folder}: its config.json is of something else than a run of experiments.reward_model",
+    )
     cfg = load_config(RewardModelConfig, folder / "config.json")
     check((folder / "checkpoints").is_dir(), f"{folder}: no checkpoints in this folder")
     with Checkpoints(folder / "checkpoints") as checkpoints:

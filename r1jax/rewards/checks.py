@@ -14,6 +14,7 @@ from r1jax.rewards.components import Outcome
 from r1jax.rewards.countdown import check_countdown
 from r1jax.rewards.format import final_answer
 from r1jax.rewards.math import grade_math
+from r1jax.rewards.own import Raised
 from r1jax.rewards.rational import compare_numbers
 from r1jax.rewards.words import share_of_words
 from r1jax.rewards.workers import WorkerDied
@@ -96,6 +97,7 @@ def from_sandbox(program: Future[CodeVerdict]) -> Verdict:
 
 
 def describe(error: Exception) -> str:
-    """In one line; what the workers say of themselves needs no name."""
-    name = "" if isinstance(error, (TimeoutError, WorkerDied)) else f"{type(error).__name__}: "
+    """In one line; what the workers and a user's function say of themselves needs no name."""
+    told = isinstance(error, (TimeoutError, WorkerDied, Raised))
+    name = "" if told else f"{type(error).__name__}: "
     return f"{name}{error}"

@@ -9,9 +9,9 @@ that a loop without an end pays for its repetitions (r1jax/rewards/shaping.py).
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from r1jax.config import check
+from r1jax.config import InputError, TaskName, check, near
 from r1jax.data.chat import CLOSE, OPEN, split_thinking
 from r1jax.data.problems import Kind, Problem
 from r1jax.rewards.format import parse_reply
@@ -85,6 +85,21 @@ class Component:
 
     def is_for(self, problem: Problem) -> bool:
         return not self.kinds or problem.kind in self.kinds or problem.source in self.kinds
+
+
+def check_kinds(name: str, component: Component, problems: Sequence[Problem]) -> None:
+    """Raises InputError for a component that is for kinds or sources of which no problem is: it
+    would never pay. One of several kinds may have none, if the kind is known."""
+    found = {problem.kind for problem in problems} | {problem.source for problem in problems}
+    known = found | {*get_args(Kind), *get_args(TaskName)}
+    none = not found & set(component.kinds)
+    wrong = [kind for kind in component.kinds if kind not in known or none]
+    if problems and wrong:
+        here = sorted(map(str, found - {""}))
+        raise InputError(
+            f"reward {name}: no problem is of the kind {wrong[0]!r}{near(wrong[0], known)}; there "
+            f"{'are' if len(here) > 1 else 'is'} {', '.join(here)}"
+        )
 
 
 def only(kinds: Sequence[str], component: Component) -> Component:

@@ -34,7 +34,14 @@ from r1jax.rewards.checks import (
 )
 from r1jax.rewards.code import CodeGrader
 from r1jax.rewards.columns import Chunk, Given, Values, all_of, chunks_of, columns_of, of_its_kinds
-from r1jax.rewards.components import COMPONENTS, PLAIN, Checked, Component, Outcome
+from r1jax.rewards.components import (
+    COMPONENTS,
+    PLAIN,
+    Checked,
+    Component,
+    Outcome,
+    check_kinds,
+)
 from r1jax.rewards.math import grade_math
 from r1jax.rewards.references import find_unreadable, report_unreadable
 from r1jax.rewards.sandbox import Limits
@@ -157,13 +164,16 @@ class Grader:
 
         Starts what their grading needs, so that no batch waits for it.
 
-        say: is told, in one line, of references that cannot be read, at which every grade would
-            fail, by the ids of their problems; InputError if none can be.
+        say: is told, in one line, of a function that fails at a reply which gives a problem's own
+            reference; and of references that cannot be read, at which every grade would fail, by
+            the ids of their problems; InputError if none can be.
         """
         if any(problem.tests is not None for problem in problems):
             self._start_sandboxes()
         if any(problem.kind == "gym" for problem in problems):
             gym.require()
+        for name, component in self.components.items():
+            check_kinds(name, component, problems)
         for problem in problems:
             check(
                 problem.kind != "own" or self._judge(problem) is not None,
@@ -174,7 +184,23 @@ class Grader:
         if jobs or any(problem.kind in SLOW for problem in problems):
             self._workers.submit(_nothing)
         if say is not None:
+            self._try_own(problems, say)
             report_unreadable(find_unreadable(problems, self._workers), len(problems), say)
+
+    def _try_own(self, problems: Sequence[Problem], say: Callable[[str], None]) -> None:
+        """Before an evaluation is drawn, in whose grades it would be found."""
+        for name, component in self.components.items():
+            problem = next(filter(component.is_for, problems), None)
+            if problem is None or not component.judges:
+                continue
+            reply = f"<think> {problem.answer} </think> <answer> {problem.answer} </answer>"
+            job = self._workers.submit(
+                component.score, [Checked(problem, reply, None, 0)], timeout_s=component.timeout_s
+            )
+            _, error = self._result(job)
+            if error is not None:
+                why = " ".join(describe(error).split())
+                say(f"warning: {name} fails at {reply!r} to problem {problem.id}: {why}")
 
     def grade(
         self,

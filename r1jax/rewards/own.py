@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import math
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ from r1jax.data.problems import Problem
 from r1jax.rewards.components import COMPONENTS, Checked, Component, language, only
 
 Function = Callable[[Problem, str], float]
+
+
+class Raised(Exception):
+    """What a user's function raised, as one line, which pickles whatever it was."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,10 @@ def _module(file: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's file raises is its one line
         del sys.modules[name]
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((f":{f.lineno}" for f in reversed(frames) if f.filename == file), "")
         raise InputError(
-            f"--reward={file}: cannot be imported: {type(error).__name__}: {error}"
+            f"--reward={file}{line}: cannot be imported: {type(error).__name__}: {error}"
         ) from error
     return module
 
@@ -133,6 +140,13 @@ def load(file: str, name: str) -> Function:
 
 def _check(function: object, place: str) -> None:
     check(callable(function), f"--reward={place}: not a function")
+    for one in (function, getattr(function, "__call__", None)):  # noqa: B004
+        later = inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one)
+        check(not later, f"--reward={place}: is async; a reward is returned, not awaited")
+        check(
+            not inspect.isgeneratorfunction(one),
+            f"--reward={place}: yields; a reward is returned",
+        )
     try:
         inspect.signature(function).bind(None, None)  # type: ignore[arg-type]
     except TypeError as error:
@@ -147,7 +161,16 @@ def _values(function: Function, name: str, batch: Sequence[Checked]) -> list[flo
     try:
         return [_number(function(c.problem, c.reply), name) for c in batch]
     except SystemExit as error:  # the reply's failure, not the end of the run
-        raise RuntimeError(f"{name} called sys.exit({error.code})") from None
+        raise Raised(f"{name} called sys.exit({error.code}){_place(error)}") from None
+    except Exception as error:
+        raise Raised(f"{type(error).__name__}: {error}{_place(error)}") from None
+
+
+def _place(error: BaseException) -> str:
+    """ " (FILE:LINE)", the last line of the user's own file that it came by."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    own = [f for f in frames if f.filename == frames[0].filename]
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
 
 
 def _number(value: object, name: str) -> float:

@@ -31,6 +31,7 @@ from r1jax.rewards.own import components_of
 from r1jax.rewards.sandbox import Limits
 from r1jax.rl.algorithms import settings
 from r1jax.rl.evaluation import evaluation_steps, evenly
+from r1jax.rl.failures import Failures, check_graders
 from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
 from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.rollout import Sample, draw, sample_metrics
@@ -255,13 +256,16 @@ def train(
         trainer = Trainer(cfg, task, mesh, grader)
         restored = run.restore(abstract_policy(cfg, mesh))
         state, note = restored or (new_policy(cfg, base(), mesh), {"position": 0})
-        position = note["position"]
+        position, failures = note["position"], Failures(say)
         for step in run.steps():
             heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
+            if step == run.first and shown:
+                check_graders(shown["heldout"], step)
             if step == 0 and any(has_thoughts(p.kind) for p in task.heldout):
                 say(gate(shown["heldout"]))
             samples, reported, position = trainer.rollout(state.train.weights, step, position)
             check_graders(samples, step)
+            failures.add(samples, step)
             rollout = trainer.rollout_of(samples, step)
             state, update = trainer.update(state, rollout)
             metrics = step_metrics(samples, update | reported)
@@ -274,6 +278,7 @@ def train(
             heldout, shown = trainer.evaluate_if_due(state.train.weights, cfg.steps)
             absent = dict.fromkeys((*sample_metrics(shown["heldout"]), *UPDATE_KEYS))
             run.log(cfg.steps, absent | heldout, _rows(task, cfg.steps, shown))
+        failures.sum_up()
     return run
 
 
@@ -291,17 +296,6 @@ def _rows(task: Task, step: int, shown: Shown) -> list[dict]:
         for split, some in shown.items()
         for s in (some if split == "tracked" else _to_show(some))
     ]
-
-
-def check_graders(samples: Sequence[Sample], step: int) -> None:
-    """Raises InputError if no answer could be graded, and at least every second reply has one: a
-    step without rewards must not pass for one in which all was wrong."""
-    answered = [s.grade for s in samples if s.grade.answer is not None]
-    if 2 * len(answered) >= len(samples) and all(g.outcome == "failed" for g in answered):
-        raise InputError(
-            f"step {step}: every reply's grader failed ({len(answered)} of {len(samples)} replies "
-            f"have an answer): {answered[0].detail}"
-        )
 
 
 def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:

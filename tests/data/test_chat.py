@@ -12,8 +12,8 @@ from r1jax.data.chat import (
     ChatTemplate,
     Split,
     ThinkingSplitter,
-    check_messages,
     opens_thinking,
+    read_messages,
     split_thinking,
 )
 from r1jax.data.tokenizer import Tokenizer
@@ -283,12 +283,16 @@ def test_bad_config(tmp_path, config, message):
         ([{"role": "user"}], r"messages\[0\]\.content must be a string"),
         ([{"role": "user", "content": None, "tool_calls": [1]}], r"messages\[0\]\.content"),
         ([{"role": "assistant", "content": None}], r"messages\[0\]\.content"),
-        ([{"role": "user", "content": [{"type": "text"}]}], r"messages\[0\]\.content"),
+        ([{"role": "user", "content": [{"type": "text"}]}], r"messages\[0\]\.content has a part"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}],
+            r"messages\[0\]\.content has a part that is no text: 'image_url'",
+        ),
     ],
 )
 def test_bad_messages(messages, message):
     with pytest.raises(InputError, match=message):
-        check_messages(messages)
+        read_messages(messages)
 
 
 @pytest.mark.parametrize(

@@ -210,13 +210,15 @@ def test_published_forms_of_rows_are_one(folders, conversations, tmp_path):
         {"messages": [QUESTION, INSIDE]},
         {"prompt": "2+3?", "completion": INSIDE["content"]},
         {"prompt": [QUESTION], "completion": [BESIDE]},
+        {"messages": [{**one, "content": [{"type": "text", "text": one["content"]}]}
+                      for one in (QUESTION, INSIDE)]},
         {"conversations": [{"from": "human", "value": "2+3?"},
                            {"from": "gpt", "value": INSIDE["content"]}]},
         {"instruction": "2+3?", "input": "", "output": INSIDE["content"]},
     ]  # fmt: skip
     cfg = sft(folders / "distill", tmp_path / "rows.jsonl", rows)
     documents = read_documents(cfg, conversations["distill"])
-    assert len(documents) == 5 and all(d == documents[0] for d in documents)
+    assert len(documents) == 6 and all(d == documents[0] for d in documents)
 
 
 def test_rows_without_a_thought_are_counted(folders, conversations, tmp_path):
@@ -236,6 +238,11 @@ def test_rows_without_a_thought_are_counted(folders, conversations, tmp_path):
         ),
         ({"conversations": [{"from": "bot", "value": "a"}]}, "must be one of system, human.*'bot'"),
         ({"prompt": "a"}, 'rows.jsonl:1: missing field "completion"'),
+        ({"prompt": "a", "completion": " \n"}, "rows.jsonl:1: the reply is empty"),
+        (
+            {"prompt": "a", "completion": "<think>\nwell, 2 + 3 is"},
+            "rows.jsonl:1: the reply begins with <think>, and no </think> ends the thought",
+        ),
     ],
 )
 def test_other_rows_are_told_what_is_read(folders, conversations, tmp_path, row, error):

@@ -1,15 +1,14 @@
 """Streams: the same every time, whole in every pass, resumed from a position, shared by hosts."""
 
 import json
-import socket
-import subprocess
-import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from two_processes import finish, start
 
 from r1jax.config import InputError
 from r1jax.data.pipeline import batches, shard, stream
@@ -119,16 +118,14 @@ def test_bad_hosts():
 
 
 PROCESS = """
-import json, sys
-import jax, numpy as np
+import json
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from r1jax.data.pipeline import batches
 mine = batches(np.arange(21), 6, seed=5)
 rows = NamedSharding(Mesh(jax.devices(), "rows"), PartitionSpec("rows"))
 seen = []
-for step in range(int(sys.argv[3]), int(sys.argv[4])):
+for step in range(*map(int, sys.argv[1:])):
     batch = jax.make_array_from_process_local_data(rows, mine[step])
     total = int(jax.jit(lambda b: b.sum())(batch))  # over both processes
     seen.append([mine[step].tolist(), batch.shape, total])
@@ -136,24 +133,17 @@ print(json.dumps(seen))
 """
 
 
-def two_processes(first_step: int, last_step: int) -> list[list]:
+def two_processes(first_step: int, last_step: int, cache: Path) -> list[list]:
     """What each of two processes of one mesh saw in these steps."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    steps = [str(first_step), str(last_step)]
-    command = [sys.executable, "-c", PROCESS, address]
-    both = [
-        subprocess.Popen([*command, str(rank), *steps], stdout=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    return [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in both]
+    both = start(PROCESS, [str(first_step), str(last_step)], cache, devices=1)
+    return [json.loads(said.splitlines()[-1]) for said, _ in finish(both)]
 
 
 @pytest.mark.slow
-def test_two_processes_of_one_mesh_see_each_row_once_an_epoch():
+def test_two_processes_of_one_mesh_see_each_row_once_an_epoch(tmp_path):
     whole = batches(np.arange(21), 6, 5, 0, 1)
-    runs = [two_processes(0, 3), two_processes(3, 7)]  # stopped after step 3, and resumed
+    # Stopped after step 3, and resumed.
+    runs = [two_processes(*steps, tmp_path) for steps in ((0, 3), (3, 7))]
     zero, one = (runs[0][rank] + runs[1][rank] for rank in (0, 1))
     for step, ((mine, shape, total), (others, *same)) in enumerate(zip(zero, one, strict=True)):
         assert sorted(mine + others) == sorted(whole[step]) and shape == [6]

@@ -48,6 +48,14 @@ def one(problem):
     return 1.0
 
 
+async def later(problem, reply):
+    return 1.0
+
+
+def each(problem, reply):
+    yield 1.0
+
+
 value = 3
 '''
 OWN = Problem("o", "own", "Sort: b a", "b a")
@@ -97,13 +105,49 @@ def test_what_goes_wrong_is_failed_for_that_reply_alone(file):
     assert [g.graded for g in grades] == [word not in bad for word in words]
     assert {g.outcome for g in grades if not g.graded} == {"failed"}
     details = [g.detail for g in grades]
-    assert details[1] == "trouble: KeyError: 'no such thing'"
+    assert details[1] == "trouble: KeyError: 'no such thing' (mine.py:24)"
     assert details[2] == "trouble: ValueError: trouble must return a finite number, got nan"
     assert "must return a number or a bool, got None" in details[3]
     assert "died" in details[6]
     # It was once the end of the run, with exit status 0.
-    assert details[7] == "trouble: RuntimeError: trouble called sys.exit(None)"
+    assert details[7] == "trouble: trouble called sys.exit(None) (mine.py:26)"
     assert [g.components["trouble"] for g in grades if g.graded] == [0.25, 1.0, 0.25]
+
+
+def test_a_function_that_fails_at_every_reply_is_told_before_the_run(file):
+    said: list[str] = []
+    cfg = RewardConfig(own=f"{file}:trouble,{file}:short")
+    problem = Problem("m", "math", "", "raise")
+    with Grader(cfg.weights, components=components_of(cfg)) as grader:
+        grader.require([problem], said.append)
+    assert not said  # its last word is a tag
+    (file.parent / "other.py").write_text("def wrong(problem, reply):\n    return problem.target\n")
+    cfg = RewardConfig(own=f"{file.parent / 'other.py'}:wrong")
+    with Grader(cfg.weights, components=components_of(cfg)) as grader:
+        grader.require([problem], said.append)
+    (line,) = said
+    assert line.startswith("warning: wrong fails at '<think> raise </think>")
+    assert line.endswith("AttributeError: 'Problem' object has no attribute 'target' (other.py:2)")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ("maht", "reward short: no problem is of the kind 'maht': did you mean math.; there are"),
+        ("gsm8k+cod", "no problem is of the kind 'cod': did you mean code.; there are gsm8k, math"),
+        ("code", "reward short: no problem is of the kind 'code'; there are gsm8k, math, own"),
+        ("math+code", None),
+        ("gsm8k+aime", None),
+        ("own", None),
+    ],
+)
+def test_a_kind_that_no_problem_has_is_refused(file, kinds, message):
+    cfg = RewardConfig(own=f"{file}:sorted_right,{file}:short:1:{kinds}")
+    with Grader(cfg.weights, components=components_of(cfg)) as grader:
+        if message is None:
+            return grader.require([OWN, MATH])
+        with pytest.raises(InputError, match=message):
+            grader.require([OWN, MATH])
 
 
 def test_a_function_that_hangs_is_killed_and_not_tried_again(file):
@@ -136,7 +180,12 @@ def test_a_function_of_python_travels_by_value():
         ("{dir}/mine.py:missing", r"no function missing in the file; it has .*short, trouble"),
         ("{dir}/mine.py:value", r"mine.py:value: not a function"),
         ("{dir}/mine.py:one", r"must take \(problem, reply\), but with two arguments: too many"),
-        ("{dir}/broken.py:f", r"broken.py: cannot be imported: NameError: name 'x' is not defined"),
+        ("{dir}/mine.py:later", r"mine.py:later: is async; a reward is returned, not awaited"),
+        ("{dir}/mine.py:each", r"mine.py:each: yields; a reward is returned"),
+        (
+            "{dir}/broken.py:f",
+            r"broken.py:2: cannot be imported: NameError: name 'x'",
+        ),
         ("{dir}/syntax.py:f", r"syntax.py: cannot be imported: SyntaxError"),
         ("{dir}/leaves.py:f", r"leaves.py: cannot be imported: SystemExit: 3"),
         ("{dir}/text.txt:f", r"text.txt: not a Python file"),
@@ -144,7 +193,7 @@ def test_a_function_of_python_travels_by_value():
 )
 def test_what_cannot_be_used_is_one_line_before_the_run(file, place, message):
     folder = file.parent
-    (folder / "broken.py").write_text("y = x\n")
+    (folder / "broken.py").write_text("def g():\n    y = x\ng()\n")
     (folder / "syntax.py").write_text("def f(:\n")
     (folder / "leaves.py").write_text("import sys\nsys.exit(3)\n")
     (folder / "text.txt").write_text("f")

@@ -3,18 +3,19 @@ from types import SimpleNamespace
 import pytest
 
 from r1jax.config import InputError
-from r1jax.rl.loop import check_graders
+from r1jax.rl.failures import Failures, check_graders
 
 
 def samples(*outcomes):
-    """An outcome of None is a reply without an answer."""
+    """An outcome of None is a reply without an answer; "broken", one at which a reward failed."""
     return [
         SimpleNamespace(
+            graded=outcome not in ("failed", "broken"),
             grade=SimpleNamespace(
-                outcome=outcome or "unparseable",
-                answer=outcome and "1 + 1",
-                detail=f"why {outcome}",
-            )
+                outcome={None: "unparseable", "broken": "failed"}.get(outcome, outcome),
+                answer=None if outcome in (None, "broken") else "1 + 1",
+                detail=f"why\n{outcome}",
+            ),
         )
         for outcome in outcomes
     ]
@@ -23,7 +24,9 @@ def samples(*outcomes):
 @pytest.mark.parametrize(
     ("outcomes", "message"),
     [
-        (["failed"] * 4, "4 of 4 replies have an answer.: why failed"),
+        (["failed"] * 4, r"4 of 4 replies have an answer.: why\sfailed"),
+        (["broken"] * 3 + ["failed"], r"1 of 4 replies have an answer.: why\sbroken"),
+        (["broken"] * 3 + [None], None),
         ([None, None, "failed", "failed"], "2 of 4 replies"),
         ([None, None, None, "failed"], None),  # too few to blame the grader
         (["failed"] * 3 + ["incorrect"], None),
@@ -36,3 +39,15 @@ def test_a_step_that_no_grader_graded_stops_the_run(outcomes, message):
         return check_graders(samples(*outcomes), 7)
     with pytest.raises(InputError, match=f"step 7: every reply's grader failed .{message}"):
         check_graders(samples(*outcomes), 7)
+
+
+def test_replies_that_cannot_be_graded_are_told_first_and_at_the_end():
+    said: list[str] = []
+    failures = Failures(said.append)
+    failures.sum_up()
+    for step, outcomes in enumerate([["correct"] * 2, ["correct", "broken"], ["failed"] * 2]):
+        failures.add(samples(*outcomes), step)
+    first = "warning: step 1: 1 of 2 replies could not be graded and are left out: why broken"
+    assert said == [first]
+    failures.sum_up()
+    assert said[1].startswith("warning: 3 replies in 2 steps could not be graded")
