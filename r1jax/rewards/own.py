@@ -6,8 +6,9 @@
 The contract: a function of a problem and one reply to it, the whole text with its `<think>`, that
 returns a number or a bool. It runs in the grader's worker processes, one call a job, and is killed
 when it takes longer than RewardConfig.own_seconds. Where it hangs, raises, or returns what is no
-finite number, the reply's grade is "failed": counted, and left out of the training. A reply that
-was cut at max_tokens comes as far as it was written.
+finite number, the reply's grade is "failed": counted, told with file and line, and left out of the
+training. It is tried before a run, at a reply that gives a problem's own answer. A reply that was
+cut at max_tokens comes as far as it was written.
 
 A problem of the kind "own" is one that no rule here can check. The first of the run's functions
 that is for its kind says whether a reply is correct: by 1 (or True) or more.
