@@ -20,6 +20,7 @@ import tyro
 
 from experiments import leave
 from experiments.errors import one_line, quiet_when_full
+from r1jax.base import user_cache
 from r1jax.config import InputError, Resume, check, near, nearest
 from r1jax.config_file import load_config
 from r1jax.run import Stopped, preset_of, program
@@ -207,6 +208,7 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
     full disk. trains: whether it is worth it to keep memory between steps."""
     if trains and computes_on_cpu():
         keep_memory()
+    keep_programs()
     quiet_when_full()
     args = sys.argv[1:]
     try:
@@ -233,6 +235,16 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
         console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)
         console.print(f"error: {message}", markup=False, highlight=False)
         sys.exit(2)
+
+
+def keep_programs() -> None:
+    """Keeps what XLA compiles under the user's cache, so that the next start need not; or where
+    JAX_COMPILATION_CACHE_DIR says (empty: nowhere)."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache() / "programs"))
+        jax.config.update("jax_compilation_cache_max_size", 2**32)  # bytes; the oldest go first
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def keep_memory() -> None:

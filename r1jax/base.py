@@ -51,10 +51,14 @@ class BaseConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def user_cache() -> Path:
+    """Where what can be made anew is kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "r1jax"
+
+
 def cached(cfg: BaseConfig) -> Path:
     """Where a base of this recipe is kept once made."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return home / "r1jax" / f"base-{cfg.digest()}.safetensors"
+    return user_cache() / f"base-{cfg.digest()}.safetensors"
 
 
 def corpus_batch(cfg: BaseConfig, tokenizer: Tokenizer, step: int) -> Batch:
