@@ -38,7 +38,7 @@ def drawn(cfg, length_N: np.ndarray, one_a_row: bool) -> Rollout:
         Completion(rng.integers(0, cfg.model.vocab, n, dtype=np.int32), np.full(n, -1.0), False)
         for n in length_N
     ]
-    rewards = rng.integers(0, 2, length_N.size)
+    rewards = rng.integers(0, 2, length_N.size).astype(float).tolist()
     graded = [True] * length_N.size
     layout = layout_of(cfg, 1)
     if not one_a_row:
