@@ -137,7 +137,7 @@ def cliffs_delta(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's adjusted p, in the order given: of m tests, any below .05 is by chance in 5% at most."""
+    """Holm's adjusted p, in the order given: in 5% of cases at most, chance has any below .05."""
     order = np.argsort(ps)
     scaled = np.asarray(ps, float)[order] * np.arange(len(ps), 0, -1)
     adjusted = np.empty(len(ps))

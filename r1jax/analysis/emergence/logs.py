@@ -222,7 +222,7 @@ def _truth(value: object, name: str) -> bool | None:
 
 
 def _of_trl(row: dict[str, Any], rewards: dict[str, str]) -> Reply:
-    """The first reward function whose name says accuracy or correct; the only one, if there is one."""
+    """By the first reward whose name says accuracy or correct; else by the only one."""
     if not rewards:
         names = [n for n, v in row.items() if n not in _NO_REWARD and not isinstance(v, str | list)]
         of_answers = [n for n in names if "accura" in n or "correct" in n]

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from replies import CORRECTS, GUESS_WRONG, PROMPT, write_jsonl
+from hand_made import CORRECTS, GUESS_WRONG, PROMPT, write_jsonl
 
 from r1jax.analysis.emergence.logs import find_runs, format_of, read_log
 from r1jax.config import InputError

@@ -1,5 +1,5 @@
 import pytest
-from replies import BREAKS, CONFIRMS, CORRECTS, GUESS_RIGHT, GUESS_WRONG, REPEATS, reply
+from hand_made import BREAKS, CONFIRMS, CORRECTS, GUESS_RIGHT, GUESS_WRONG, REPEATS, reply
 
 from r1jax.analysis.emergence.logs import Reply
 from r1jax.analysis.emergence.table import make_table
