@@ -179,6 +179,10 @@ def shape_of(
     }
     scores: dict[str, list[float]] = {"step": [], "linear": [], "logistic": []}
     place = np.arange(len(steps_T))
+    # One scatter for all, that of the closest fit: a model is not to be sure of itself by chance.
+    curve_T = _foreseen("logistic", steps_T, y_T, weight_T, place >= 0, grids)
+    spread = np.average((y_T - curve_T) ** 2, weights=weight_T) * weight_T.mean()
+    spread_T = np.maximum(spread / weight_T, 1e-8 * np.ptp(y_T) ** 2)
     for fold in range(3):
         kept, out = place % 3 != fold, place % 3 == fold
         for name in scores:
