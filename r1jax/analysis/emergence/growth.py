@@ -188,10 +188,6 @@ def shape_of(
         for name in scores:
             foreseen_T = _foreseen(name, steps_T, y_T, weight_T, kept, grids)
             residual_T = y_T - foreseen_T
-            scale = (
-                np.average(residual_T[kept] ** 2, weights=weight_T[kept]) * weight_T[kept].mean()
-            )
-            spread_T = np.maximum(scale / weight_T, 1e-8 * np.ptp(y_T) ** 2)
             log_T = -0.5 * (np.log(2 * np.pi * spread_T) + residual_T**2 / spread_T)
             scores[name] += log_T[out].tolist()
     means = {name: float(np.mean(values)) for name, values in scores.items()}

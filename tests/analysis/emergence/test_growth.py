@@ -59,7 +59,7 @@ def test_onsets_have_an_order_with_intervals():
 def test_sudden_or_gradual(width, sudden):
     found = shape_of(STEPS, noisy(rise(30, width), 1)[0], ONES, most=0.1)
     assert found.sudden is sudden
-    assert found.width == pytest.approx(width / 60, abs=0.06)
+    assert found.width == pytest.approx(width / 60, abs=0.12)
 
 
 def test_a_line_is_gradual_whatever_its_scores():
