@@ -5,6 +5,7 @@ all replies of each together. Legend: Q questions, B draws, M columns of sums.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -45,9 +46,14 @@ def sums_by(cluster: np.ndarray, columns_NM: np.ndarray) -> np.ndarray:
 
 def resampled(sums_QM: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """[B, M]: totals over as many questions as there are, drawn with replacement."""
-    q = len(sums_QM)
-    weights_BQ = np.random.default_rng(seed).multinomial(q, np.full(q, 1 / q), size=draws)
-    return weights_BQ @ sums_QM
+    return _weights(len(sums_QM), draws, seed) @ sums_QM
+
+
+@functools.lru_cache(maxsize=8)  # many statistics are of the same questions
+def _weights(questions: int, draws: int, seed: int) -> np.ndarray:
+    """[B, Q]: how often each question is drawn."""
+    even = np.full(questions, 1 / questions)
+    return np.random.default_rng(seed).multinomial(questions, even, size=draws).astype(float)
 
 
 def estimate(

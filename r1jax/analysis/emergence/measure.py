@@ -29,7 +29,7 @@ from r1jax.analysis.emergence.series import (
     series_of_metrics,
 )
 from r1jax.analysis.emergence.stages import Stage, counted_stage, stage_of
-from r1jax.analysis.emergence.table import Detector, Table, make_table, structures
+from r1jax.analysis.emergence.table import Detector, Table, make_table
 from r1jax.config import check
 
 TRACKED = "tracked"  # greedy replies to the same few problems: shown, not counted
@@ -116,7 +116,7 @@ def measure(log: Log, reading: Reading, control: str | None = None) -> Run:
     k_T, n_T = series.totals_TM[:, REFLECTIVE], series.totals_TM[:, REPLIES]
     timings = _timings(series)
     share_T = series.share(REFLECTIVE, REPLIES)
-    corrects, breaks = _turns(counted)
+    corrects, breaks = (None, None) if table is None else _turns(counted, table)
     return Run(
         log=log,
         detector=detector,
@@ -225,19 +225,14 @@ def _coverage(table: Table) -> Coverage | None:
     )
 
 
-def _turns(replies: Sequence[Reply]) -> tuple[Reply | None, Reply | None]:
-    """The first F→T and the first T→F reply."""
-    corrects = breaks = None
-    ordered = sorted(replies, key=lambda r: r.step)
-    for reply, structure in zip(ordered, structures(ordered), strict=True):
-        first = structure.candidates[0].right if structure.candidates else None
-        if first is None or reply.correct is None or not structure.reflects:
-            continue
-        if corrects is None and not first and reply.correct:
-            corrects = reply
-        if breaks is None and first and not reply.correct:
-            breaks = reply
-    return corrects, breaks
+def _turns(replies: Sequence[Reply], table: Table) -> tuple[Reply | None, Reply | None]:
+    """The first F→T and the first T→F reply among those that reflect in deed."""
+
+    def first(before: int, after: int) -> Reply | None:
+        there = table.found["event"] & (table.first_right == before) & (table.correct == after)
+        return min((replies[i] for i in np.flatnonzero(there)), key=lambda r: r.step, default=None)
+
+    return first(0, 1), first(1, 0)
 
 
 def _configuration(log: Log) -> str:
