@@ -230,7 +230,8 @@ def _turns(replies: Sequence[Reply], table: Table) -> tuple[Reply | None, Reply 
 
     def first(before: int, after: int) -> Reply | None:
         there = table.found["event"] & (table.first_right == before) & (table.correct == after)
-        return min((replies[i] for i in np.flatnonzero(there)), key=lambda r: r.step, default=None)
+        some = [replies[i] for i in np.flatnonzero(there).tolist()]
+        return min(some, key=lambda reply: reply.step, default=None)
 
     return first(0, 1), first(1, 0)
 
