@@ -38,13 +38,14 @@ STORY = (
     ("length", "Length of replies", "tokens", AMBER),
     ("accuracy", "Right answers", "% of replies", BLUE),
 )
+# What a control is called beside its line; in full in the page's table.
 CONTROLS = {
-    "random": "random rewards",
-    "format": "format only",
-    "shuffled": "shuffled rewards",
-    "length": "length rewards",
+    "random": "random",
+    "format": "format",
+    "shuffled": "shuffled",
+    "length": "length",
     "no_update": "no update",
-    "no_trace": "no trace in base",
+    "no_trace": "no trace",
 }
 
 
@@ -54,7 +55,7 @@ def story(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figure:
     for ax, (name, title, unit, color) in zip(axes, STORY, strict=True):
         if any(r.table is not None and r.table.counted for r in verdict.runs) and name == "length":
             unit = "words and marks"
-        panel = Panel(ax, title, unit)
+        panel = Panel(ax, f"{title}\n", unit)
         _band(ax, verdict.runs, name, color)
         one = curve(verdict.runs, name)
         for kind, runs in _by_kind(controls).items():
@@ -65,11 +66,11 @@ def story(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figure:
         panel.line(one.steps_T, one.mean_T, color, "{:.0f}" if name == "length" else "{:.0%}")
         panel.finish(top=None if name == "length" else 1)
         if onset := onset_over_seeds(verdict, name):
-            _mark(ax, onset, color, narrow)
+            _mark(ax, onset, color)
     return figure
 
 
-def _mark(ax: Axes, onset: tuple[float, float, float], color: str, narrow: bool) -> None:
+def _mark(ax: Axes, onset: tuple[float, float, float], color: str) -> None:
     """A line at the onset over a band of its interval, and its number above the axes."""
     step, low, high = onset
     limits = ax.get_xlim()
@@ -77,8 +78,8 @@ def _mark(ax: Axes, onset: tuple[float, float, float], color: str, narrow: bool)
     ax.axvline(step, color=color, linewidth=1, linestyle=(0, (2, 2)))
     ax.set_xlim(limits)
     ax.text(
-        1.0, 1.03, f"onset: step {step:.0f} ({low:.0f} to {high:.0f})", color=color, fontsize=8,
-        ha="right", va="bottom", transform=ax.transAxes,
+        0, 1.035, f"rises from step {step:.0f} ({low:.0f} to {high:.0f}) on", color=color,
+        fontsize=8, va="bottom", transform=ax.transAxes,
     )  # fmt: skip
 
 
@@ -136,7 +137,8 @@ def density(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figure:
         one = curve(verdict.runs, name)
         start = one.mean_T[0] or next((v for v in one.mean_T if v), 1.0)
         x = 100 * (one.steps_T - one.steps_T[0]) / max(one.steps_T[-1] - one.steps_T[0], 1)
-        panel.line(x, one.mean_T / start, VIOLET, "this: ×{:.2g}")
+        ratio = one.mean_T[-1] / start
+        panel.line(x, one.mean_T / start, VIOLET, f"this: ×{ratio:,.{0 if ratio > 9 else 1}f}")
         _published(panel, span)
         ax.axhline(1, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
         ax.set_xlabel("% of the run", loc="right", labelpad=1)
@@ -200,7 +202,8 @@ def transitions(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figu
         _, share = mean_by_step(table, here * 1.0, hits)
         share = smooth(share) if len(share) >= 10 else share
         axes[1].fill_between(steps, below, below + share, color=color, linewidth=0)
-        panel.label(float(below[-1] + share[-1] / 2), f"{name} {share[-1]:.0%}", color)
+        dark = {PALE: BLUE, "#d3d7dc": GREY}.get(color, color)
+        panel.label(float(below[-1] + share[-1] / 2), f"{name} {share[-1]:.0%}", dark)
         below = below + share
     panel.finish(top=1)
     return figure

@@ -1,7 +1,8 @@
 """When a series begins to rise, is half way and has risen; in which order several do; phases.
 
-A rise is from a lower level to a higher one along a logistic curve: t10, t50 and t90 are the steps
-at which 10, 50 and 90% of it are done, and t10 is its *onset*. A width of 0 is a jump. Legend:
+A rise is from a lower level to a higher one along a logistic curve, or, where that does not fit,
+any way that never falls: t10, t50 and t90 are the steps at which 10, 50 and 90% of it are done, and
+t10 is its *onset*. A width of 0 is a jump. Legend:
 T steps, B draws, G curves of a grid.
 """
 
@@ -15,6 +16,8 @@ from r1jax.analysis.figures import smooth
 
 _WIDTHS = 14
 _MIDPOINTS = 120
+_LEAST = 0.05  # of the mean scatter, that any step has
+_MISFIT = 1.6  # squares around a curve, over those of draws around the series
 _LN9 = math.log(9)
 
 
@@ -74,31 +77,58 @@ def fit(steps_T: np.ndarray, y_BT: np.ndarray, weight_T: np.ndarray, grid: Grid)
     )
 
 
+def isotonic(y_BT: np.ndarray, weight_T: np.ndarray) -> np.ndarray:
+    """[B, T]: the closest series that never falls, max over s <= t of min over u >= t of the mean
+    from s to u."""
+    weight = np.concatenate([[0.0], weight_T.cumsum()])
+    sums = np.concatenate([np.zeros((len(y_BT), 1)), (y_BT * weight_T).cumsum(1)], 1)
+    empty = np.tril(np.ones((len(weight_T),) * 2, bool), -1)  # u < s
+    length = np.where(empty, 1.0, weight[None, 1:] - weight[:-1, None])
+    means = np.where(empty, np.inf, (sums[:, None, 1:] - sums[:, :-1, None]) / length)
+    least = np.minimum.accumulate(means[:, :, ::-1], 2)[:, :, ::-1]
+    return np.where(empty, -np.inf, least).max(1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Timing:
     """Of one series: each (value, low, high), the interval being percentiles over draws; None where
     it does not rise in nine draws of ten, or they do not agree on which half of the run it is in.
-    t10_B: the draws, for differences."""
+    curve: logistic, or isotonic where the series is further from a logistic curve than its draws
+    are from it (two rises, say). t10_B: the draws, for differences."""
 
     t10: tuple[float, float, float]
     t50: tuple[float, float, float]
     t90: tuple[float, float, float]
+    curve: str
     t10_B: np.ndarray
 
 
-def timing(
-    steps_T: np.ndarray, y_T: np.ndarray, drawn_BT: np.ndarray, weight_T: np.ndarray
-) -> Timing | None:
+def timing(steps_T: np.ndarray, y_T: np.ndarray, drawn_BT: np.ndarray) -> Timing | None:
+    """Each step weighs as its draws agree: lengths scatter little before there is reflection."""
     if len(steps_T) < 4 or np.ptp(y_T) == 0:
         return None
+    spread_T = drawn_BT.var(0)
+    spread_T = smooth(spread_T) if len(spread_T) >= 10 else spread_T
+    weight_T = 1 / (spread_T + max(_LEAST * float(spread_T.mean()), 1e-12))
     grid = grid_of(np.asarray(steps_T, float))
     found = fit(steps_T, y_T[None], weight_T, grid)
-    parts = np.array_split(drawn_BT, max(1, len(drawn_BT) // 200))
-    drawn = [fit(steps_T, part, weight_T, grid) for part in parts]
-    t10_B, t50_B, t90_B = (
-        np.concatenate([getattr(d, name) for d in drawn]) for name in ("t10", "t50", "t90")
-    )
-    if math.isnan(found.t10[0]) or np.isnan(t10_B).mean() > 0.1:
+    if math.isnan(found.t10[0]):
+        return None
+    scale = max(float((found.t90 - found.t10)[0]) / (2 * _LN9), 1e-6)
+    z_T = np.clip((steps_T - found.t50[0]) / scale, -60, 60)
+    residual_T = y_T - found.low[0] - (found.high - found.low)[0] / (1 + np.exp(-z_T))
+    misfit = (weight_T @ residual_T**2) / max(float(weight_T @ spread_T), 1e-12)
+    parts = np.array_split(drawn_BT, max(1, drawn_BT.size * len(steps_T) // 4_000_000))
+    curve = "logistic" if misfit < _MISFIT else "isotonic"
+    if curve == "logistic":
+        values = [found.t10, found.t50, found.t90]
+        drawn = [fit(steps_T, part, weight_T, grid) for part in parts]
+        draws = [np.concatenate([getattr(d, n) for d in drawn]) for n in ("t10", "t50", "t90")]
+    else:
+        values = _crossings(steps_T, y_T[None], weight_T)
+        found_B = [_crossings(steps_T, part, weight_T) for part in parts]
+        draws = [np.concatenate([crossed[i] for crossed in found_B]) for i in range(3)]
+    if np.isnan(draws[0]).mean() > 0.1:
         return None
     first, last = float(steps_T[0]), float(steps_T[-1])
     half = float(np.median(np.diff(steps_T))) / 2  # nothing is known between two steps
@@ -108,10 +138,22 @@ def timing(
         kept = np.clip([value[0], min(low, value[0]), max(high, value[0])], first, last)
         return float(kept[0]), float(kept[1]), float(kept[2])
 
-    middle = interval(found.t50, t50_B)
-    if middle[2] - middle[1] > (last - first) / 2:
+    t10, t50, t90 = (interval(v, d) for v, d in zip(values, draws, strict=True))
+    if t50[2] - t50[1] > (last - first) / 2:
         return None
-    return Timing(interval(found.t10, t10_B), middle, interval(found.t90, t90_B), t10_B)
+    return Timing(t10, t50, t90, curve, draws[0])
+
+
+def _crossings(steps_T: np.ndarray, y_BT: np.ndarray, weight_T: np.ndarray) -> list[np.ndarray]:
+    """Where the isotonic series has come 10, 50 and 90% of its way; half a step before it is seen
+    to."""
+    rising_BT = isotonic(y_BT, weight_T)
+    low_B, high_B = rising_BT[:, :1], rising_BT[:, -1:]
+    half = float(np.median(np.diff(steps_T))) / 2
+    return [
+        steps_T[(rising_BT >= low_B + done * (high_B - low_B)).argmax(1)] - half
+        for done in (0.1, 0.5, 0.9)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,7 +178,6 @@ def _stages_of_totals(log: Log) -> tuple[Stage | None, Stage | None]:
 
 def _timings(series: Series) -> dict[str, Timing]:
     drawn_BTM = series.draws()
-    weight_T = series.totals_TM[:, REPLIES]
     found = {}
     for name, hits, of in (
         ("reflection", REFLECTIVE, REPLIES),
@@ -186,7 +185,7 @@ def _timings(series: Series) -> dict[str, Timing]:
         ("accuracy", CORRECT, GRADED),
     ):
         drawn_BT = drawn_BTM[:, :, hits] / np.maximum(drawn_BTM[:, :, of], 1)
-        one = timing(series.steps_T, series.share(hits, of), drawn_BT, weight_T)
+        one = timing(series.steps_T, series.share(hits, of), drawn_BT)
         if one is not None:
             found[name] = one
     return found

@@ -47,6 +47,7 @@ class Thresholds:
     base_replies: int = 16_384  # without a reflective one, for "emerged"
     base_probability: float = 1e-4  # of a first reflective token, at most, for "emerged"
     emerged_share: float = 0.10
+    solved_replies: int = 64  # a held-out question, at least, to say that RL solves new ones
     margin: float = 0.03  # of accuracy, within which a ban changes nothing
     confirmatory: float = 0.90
     truncated: float = 0.05
@@ -300,8 +301,12 @@ def coverage(run: Run, t: Thresholds) -> Finding:
               "replies_a_question": sets.replies}  # fmt: skip
     expands = Rule("expands", f"{asks} > 0, its interval as well", (sets.nscr.low or 0) > 0, inputs)
     not_more = Rule("no more", f"{asks} is not above 0", (sets.nscr.value or 0) <= 0, inputs)
-    rules = (expands, not_more)
-    if expands.holds:
+    known = Rule(
+        "enough", f"at least {t.solved_replies} replies to each question: with fewer a question "
+        "that is solved seldom looks unsolvable", sets.replies >= t.solved_replies, inputs,
+    )  # fmt: skip
+    rules = (expands, not_more, known)
+    if expands.holds and known.holds:
         return Finding("expanded", rules)
     if not_more.holds:
         return Finding("sharpened", rules)

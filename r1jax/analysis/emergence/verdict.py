@@ -2,6 +2,7 @@
 missing where the data cannot carry one."""
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -156,19 +157,31 @@ def _against(runs: Sequence[Run], controls: Sequence[Run]) -> list[Against]:
 
 
 def order_of(verdict: Verdict) -> list[str]:
-    """Such as "reflection before accuracy", for each pair that most runs have an interval for."""
-    said: dict[tuple[str, str], Counter] = {}
-    for run in verdict.runs:
-        for gap in run.gaps:
-            said.setdefault((gap.first, gap.second), Counter())[gap.order] += 1
+    """Such as "reflection before accuracy", for each pair of SERIES that rises in most runs."""
     lines = []
-    for (first, second), counts in said.items():
-        order, count = counts.most_common(1)[0]
-        if count > len(verdict.runs) / 2:
-            lines.append(order)
+    for first, second in itertools.combinations(SERIES, 2):
+        both = [r.timings for r in verdict.runs if {first, second} <= set(r.timings)]
+        if not both or 2 * len(both) < len(verdict.runs):
+            continue
+        gaps_SB = np.stack([t[second].t10_B - t[first].t10_B for t in both])
+        low, high = np.nanquantile(_over_seeds(gaps_SB), [0.025, 0.975])
+        if low > 0:
+            lines.append(f"{first} before {second}")
+        elif high < 0:
+            lines.append(f"{second} before {first}")
         else:
-            lines.append(f"{first} and {second}: seeds disagree")
+            lines.append(f"{first} and {second} cannot be told apart")
     return lines
+
+
+def _over_seeds(values_SB: np.ndarray) -> np.ndarray:
+    """[1000]: medians over seeds drawn again, and of each one of its own draws."""
+    rng, s = np.random.default_rng(0), len(values_SB)
+    if s == 1:
+        return values_SB[0]
+    chosen = rng.integers(s, size=(1000, s))
+    picks = rng.integers(values_SB.shape[1], size=chosen.shape)
+    return np.nanmedian(values_SB[chosen, picks], axis=1)
 
 
 def onset_over_seeds(verdict: Verdict, name: str) -> tuple[float, float, float] | None:
@@ -180,11 +193,7 @@ def onset_over_seeds(verdict: Verdict, name: str) -> tuple[float, float, float] 
         return None
     if len(drawn) == 1:
         return next(r.timings[name].t10 for r in verdict.runs if name in r.timings)
-    rng = np.random.default_rng(0)
-    values = np.stack(drawn)  # [S, B]
-    chosen = rng.integers(len(drawn), size=(1000, len(drawn)))
-    picks = rng.integers(values.shape[1], size=chosen.shape)
-    medians = np.nanmedian(values[chosen, picks], axis=1)
+    medians = _over_seeds(np.stack(drawn))
     middle = float(np.median([r.timings[name].t10[0] for r in verdict.runs if name in r.timings]))
     low, high = np.nanquantile(medians, [0.025, 0.975])
     return middle, float(min(low, middle)), float(max(high, middle))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from r1jax.analysis.emergence.growth import fit, gaps, grid_of, phases, shape_of, timing
+from r1jax.analysis.emergence.growth import fit, gaps, grid_of, isotonic, phases, shape_of, timing
 
 STEPS = np.arange(61.0)
 ONES = np.ones(61)
@@ -33,21 +33,43 @@ def test_the_fit_is_the_best_of_all_curves_by_brute_force():
 
 def test_onset_half_way_and_end_of_a_planted_rise():
     y = rise(30, 20)
-    found = timing(STEPS, noisy(y, 1)[0], noisy(y), ONES)
+    found = timing(STEPS, noisy(y, 1)[0], noisy(y))
     for (_, low, high), truth in ((found.t10, 20), (found.t50, 30), (found.t90, 40)):
         assert low <= truth <= high and high - low < 6
 
 
+def test_the_isotonic_fit_is_the_closest_that_never_falls():
+    def pooled(y):  # adjacent violators
+        blocks = []
+        for value in y:
+            blocks.append([value, 1])
+            while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+                (b, m), (a, n) = blocks.pop(), blocks.pop()
+                blocks.append([(a * n + b * m) / (n + m), n + m])
+        return [value for value, n in blocks for _ in range(n)]
+
+    y_BT = np.random.default_rng(0).normal(np.linspace(0, 1, 25), 0.5, (4, 25))
+    np.testing.assert_allclose(isotonic(y_BT, np.ones(25)), [pooled(y) for y in y_BT])
+
+
+def test_two_rises_are_timed_by_a_curve_that_has_them():
+    y = rise(10, 4, 0.0, 0.3) + rise(45, 8, 0.0, 0.5)
+    found = timing(STEPS, noisy(y, 1)[0], noisy(y))
+    assert found.curve == "isotonic"
+    assert found.t10[1] <= 9.5 <= found.t10[2] and found.t10[2] - found.t10[1] < 4
+    assert timing(STEPS, noisy(rise(30, 20), 1)[0], noisy(rise(30, 20))).curve == "logistic"
+
+
 def test_what_does_not_rise_has_no_onset():
-    assert timing(STEPS, noisy(0 * STEPS, 1)[0], noisy(0 * STEPS), ONES) is None
-    assert timing(STEPS, 1 - rise(30, 9), noisy(1 - rise(30, 9)), ONES) is None
-    assert timing(STEPS, ONES, noisy(ONES), ONES) is None
+    assert timing(STEPS, noisy(0 * STEPS, 1)[0], noisy(0 * STEPS)) is None
+    assert timing(STEPS, 1 - rise(30, 9), noisy(1 - rise(30, 9))) is None
+    assert timing(STEPS, ONES, noisy(ONES)) is None
 
 
 def test_onsets_have_an_order_with_intervals():
     early, late = rise(20, 10), rise(40, 10)
     found = {
-        name: timing(STEPS, y, noisy(y, seed=seed), ONES)
+        name: timing(STEPS, y, noisy(y, seed=seed))
         for seed, (name, y) in enumerate({"a": early, "b": late, "c": late}.items())
     }
     ab, ac, bc = gaps(found)
