@@ -107,7 +107,7 @@ def onsets(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figure:
     height = 0.9 + 0.26 * len(rows)
     figure = Figure(figsize=(4.3 if narrow else 9, height), layout="constrained")
     ax = figure.subplots()
-    ax.set_title("When each begins to rise, is half way, and has risen")
+    ax.set_title("Onset, half way and end of each rise")
     for y, (run, name, color) in enumerate(reversed(rows)):
         found = run.timings[name]
         ax.plot([found.t10[0], found.t90[0]], [y, y], color=color, linewidth=5, alpha=0.22)

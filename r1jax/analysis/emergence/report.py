@@ -102,7 +102,7 @@ def sentence(verdict: Verdict) -> str:
         said = "Reflection rose" if risen else "The data cannot say what became of reflection"
         said += f"; whether it is {options} the data cannot tell" if options else ""
     else:
-        said = MEANS[verdict.existence].capitalize()
+        said = MEANS[verdict.existence][0].upper() + MEANS[verdict.existence][1:]
     if verdict.quality not in ("none", UNDECIDED):
         said += f"; {MEANS[verdict.quality]}"
     if verdict.shape != "none" and verdict.existence not in ("absent", "unchanged", "extinct"):
@@ -132,8 +132,17 @@ def lines(verdict: Verdict) -> list[str]:
     if order := order_of(verdict):
         found.append(f"{'order':<20}{'; '.join(order)}")
     found += [f"{'flag':<20}{name}: {text}" for name, text in verdict.flags]
-    found += [f"{'missing':<20}{text}" for text in verdict.missing]
+    found += [f"{'missing':<20}{text}" for text in _together(verdict.missing)]
     return found
+
+
+def _together(missing: Sequence[str]) -> list[str]:
+    """What several runs lack, once: "a, b: ..."."""
+    names: dict[str, list[str]] = {}
+    for text in missing:
+        name, colon, what = text.partition(": ")
+        names.setdefault(what if colon else text, []).append(name if colon else "")
+    return [f"{', '.join(n)}: {what}" if any(n) else what for what, n in names.items()]
 
 
 def _note(verdict: Verdict, kind: str) -> str:
@@ -238,13 +247,13 @@ def _page(
         "tiles": [
             {
                 "label": kind.capitalize(),
-                "value": getattr(verdict, kind),
+                "value": _tile_value(verdict, kind),
                 "note": _tile_note(verdict, kind),
             }
             for kind in KINDS
         ],
         "images": {name: tuple(_data_url(p) for p in paths) for name, paths in drawn.items()},
-        "missing": verdict.missing,
+        "missing": _together(verdict.missing),
         "flags": verdict.flags,
         "exact": run.table is not None and run.table.exact,
         "corrects": reading[0].corrects,
@@ -265,10 +274,16 @@ def _page(
     }
 
 
+def _tile_value(verdict: Verdict, kind: str) -> str:
+    value, options = getattr(verdict, kind), verdict.between.get(kind, ())
+    return f"{' or '.join(options)}?" if value == UNDECIDED and 0 < len(options) < 3 else value
+
+
 def _tile_note(verdict: Verdict, kind: str) -> str:
     value = getattr(verdict, kind)
     if value == UNDECIDED and verdict.between.get(kind):
-        return f"{' or '.join(verdict.between[kind])}: see what is missing"
+        few = len(verdict.between[kind]) < 3
+        return "see what is missing" if few else f"{' or '.join(verdict.between[kind])}"
     return (_note(verdict, kind).strip() or MEANS.get(value, "")).strip()
 
 
@@ -331,7 +346,7 @@ def _numbers(run: Run) -> list[tuple[str, str, str]]:
         row("harmful: T→F of right first tries", lambda s: s.harmful),
         row("verdicts that accept a wrong candidate (e+)", lambda s: s.accepts_wrong),
         row("verdicts that reject a right one (e−)", lambda s: s.rejects_right),
-        row("right with less without reflection, within questions", within, str),
+        row("accuracy with less without reflection, within questions", within, str),
         row("agreement of strict words and structure (kappa)", lambda s: s.agreement, kappa),
         row("tokens, finished replies", lambda s: s.length_finished, number),
         row("cut at the limit", lambda s: s.truncated),

@@ -118,8 +118,8 @@ def stage_of(table: Table, detector: Detector) -> Stage:
         neighbours=tuple(table.changes_N4.sum(0).tolist()),
         corrective=part(known & ~first, last),
         harmful=part(known & first, ~last),
-        accepts_wrong=_ratio(said_NV[:, 1], wrong, q),
-        rejects_right=_ratio(said_NV[:, 2], right, q),
+        accepts_wrong=_rate(said_NV[:, 1], wrong, q),
+        rejects_right=_rate(said_NV[:, 2], right, q),
         place=of(table.place >= 0, table.place),
         attempts=of(table.attempts > 0, table.attempts),
         agreement=_kappa(table.found["strict"], table.found["event"]),
@@ -135,9 +135,15 @@ def stage_of(table: Table, detector: Detector) -> Stage:
                 "length": of(table.level == level, table.tokens),
                 "reflective": part(table.level == level, hits),
             }
-            for level in sorted(set(table.level.tolist()) - {""})
+            for level in sorted(set(table.level.tolist()) - {""}, key=_difficulty)
         },
     )
+
+
+def _difficulty(level: str) -> tuple[int, str]:
+    """Easy before hard; others by their names."""
+    named = ("easy", "middle", "medium", "hard")
+    return (named.index(level) if level in named else 0), level
 
 
 def counted_stage(
@@ -202,6 +208,15 @@ def _ratio_draws(above: np.ndarray, below: np.ndarray, cluster: np.ndarray) -> n
 def _ratio(above: np.ndarray, below: np.ndarray, cluster: np.ndarray) -> Estimate:
     sums_QM = sums_by(cluster, np.stack([above, below], 1).astype(float))
     return estimate(sums_QM, lambda t: t[..., 0] / t[..., 1], int(below.sum()))
+
+
+def _rate(errors: np.ndarray, chances: np.ndarray, cluster: np.ndarray) -> Estimate:
+    """As `share`, where a reply has several chances."""
+    n, k = int(chances.sum()), int(errors.sum())
+    if n == 0:
+        return UNKNOWN
+    found, (low, high) = _ratio(errors, chances, cluster), wilson(k, n)
+    return Estimate(k / n, min(low, found.low or 0.0), max(high, found.high or 0.0), n)
 
 
 def _kappa(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -17,6 +17,8 @@ from r1jax.analysis.emergence.intervals import cliffs_delta, holm, permutation_t
 from r1jax.analysis.emergence.measure import SERIES, Run
 from r1jax.analysis.emergence.rules import UNDECIDED, Thresholds
 
+NO_RISE = ("absent", "unchanged")
+
 
 @dataclasses.dataclass(frozen=True)
 class Against:
@@ -124,7 +126,7 @@ def _judge_group(name: str, runs: Sequence[Run], controls: Sequence[Run], t: Thr
         judged=tuple(judged),
         existence=agreed["existence"],
         quality=agreed["quality"],
-        shape=_agree(shapes, t) if shapes else "none",
+        shape=_agree(shapes, t) if shapes and agreed["existence"] not in NO_RISE else "none",
         coverage=agreed["coverage"],
         between=between,
         missing=tuple(missing),
@@ -136,6 +138,8 @@ def _judge_group(name: str, runs: Sequence[Run], controls: Sequence[Run], t: Thr
 def _agree(verdicts: Sequence[str], t: Thresholds) -> str:
     """What at least `seeds_agree` of the runs say."""
     verdict, count = Counter(verdicts).most_common(1)[0]
+    if set(verdicts) <= set(NO_RISE):  # of which one it is hangs on a share near the floor
+        return verdict
     return verdict if count >= t.seeds_agree * len(verdicts) - 1e-9 else UNDECIDED
 
 
