@@ -12,15 +12,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from r1jax.analysis.emergence.causes import NONE
+from r1jax.analysis.emergence import grids
 from r1jax.analysis.emergence.curves import curve, mean_by_step, published, terms_by_step
+from r1jax.analysis.emergence.intervals_drawn import STORY, causes, onsets
 from r1jax.analysis.emergence.measure import Run
 from r1jax.analysis.emergence.stages import CHANGES
 from r1jax.analysis.emergence.verdict import Verdict, onset_over_seeds
 from r1jax.analysis.figures import (
     AMBER,
     BLUE,
-    FAINT,
     GREEN,
     GREY,
     PALE,
@@ -33,11 +33,6 @@ from r1jax.analysis.figures import (
 )
 from r1jax.analysis.reflection import REFLECTIVE_TERMS
 
-STORY = (
-    ("reflection", "Replies that reflect", "% of replies", VIOLET),
-    ("length", "Length of replies", "tokens", AMBER),
-    ("accuracy", "Right answers", "% of replies", BLUE),
-)
 # What a control is called beside its line; in full in the page's table.
 CONTROLS = {
     "random": "random",
@@ -94,35 +89,6 @@ def _by_kind(controls: Sequence[Run]) -> dict[str, list[Run]]:
     for run in controls:
         kinds.setdefault(str(run.control), []).append(run)
     return kinds
-
-
-def onsets(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figure:
-    """When each quantity begins to rise, is half way and has risen: one row a run and quantity."""
-    rows = [
-        (run, name, color)
-        for run in verdict.runs
-        for name, _, _, color in STORY
-        if name in run.timings
-    ]
-    height = 0.9 + 0.26 * len(rows)
-    figure = Figure(figsize=(4.3 if narrow else 9, height), layout="constrained")
-    ax = figure.subplots()
-    ax.set_title("Onset, half way and end of each rise")
-    for y, (run, name, color) in enumerate(reversed(rows)):
-        found = run.timings[name]
-        ax.plot([found.t10[0], found.t90[0]], [y, y], color=color, linewidth=5, alpha=0.22)
-        ax.plot(found.t10[1:], [y, y], color=color, linewidth=1.6)
-        ax.plot(found.t10[0], y, "o", color=color, markersize=5)
-        ax.plot(found.t50[0], y, "|", color=color, markersize=9)
-    several = len(verdict.runs) > 1
-    labels = [f"{name}, {run.name}" if several else name for run, name, _ in reversed(rows)]
-    ax.set_yticks(range(len(rows)), [label[:26] for label in labels])
-    ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set_xlabel("step", loc="right", labelpad=1)
-    last = verdict.runs[0].series.steps_T[-1]
-    ax.set_xlim(-0.02 * last, 1.02 * last)
-    ax.grid(axis="x", color=FAINT)
-    return figure
 
 
 def density(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figure:
@@ -278,51 +244,6 @@ def coverage(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figure:
     return figure
 
 
-def causes(verdict: Verdict, controls: Sequence[Run], narrow: bool) -> Figure:
-    """What each intervention does to accuracy, paired by question, with its interval."""
-    rows = [
-        (one.run.name, name, effect.difference)
-        for one in verdict.judged
-        if one.causes is not None
-        for name, effect in one.causes.effects.items()
-        if name != NONE
-    ]
-    size = (4.3 if narrow else 9, 1.0 + 0.28 * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
-    ax = figure.subplots()
-    ax.set_title("What an intervention does to accuracy")
-    ax.axvline(0, color=GREY, linewidth=0.8)
-    for y, (_, _, effect) in enumerate(reversed(rows)):
-        low, value, high = (100 * (v or 0) for v in (effect.low, effect.value, effect.high))
-        color = RED if high < 0 else GREEN if low > 0 else GREY
-        ax.plot([low, high], [y, y], color=color, linewidth=2)
-        ax.plot(value, y, "o", color=color, markersize=5)
-    several = len({name for name, *_ in rows}) > 1
-    labels = [f"{name}, {run}" if several else name for run, name, _ in reversed(rows)]
-    ax.set_yticks(range(len(rows)), [label[:28] for label in labels])
-    ax.set_ylim(-0.6, len(rows) - 0.4)
-    ax.set_xlabel("percentage points of accuracy, 95% interval", loc="right", labelpad=1)
-    ax.grid(axis="x", color=FAINT)
-    return figure
-
-
-def grid(verdicts: Sequence[Verdict], narrow: bool) -> Figure:
-    """One small panel a configuration: the share of reflective replies of each of its runs."""
-    figure, axes = panels(len(verdicts), 4, 2.0, narrow)
-    for ax, verdict in zip(axes, verdicts, strict=False):
-        ax.set_title(f"{verdict.name[:30]}\n", fontsize=8.5)
-        ax.text(0, 1.04, verdict.existence, color=VIOLET, fontsize=8, transform=ax.transAxes)
-        for run in verdict.runs:
-            one = curve([run], "reflection")
-            ax.plot(one.steps_T, one.mean_T, color=VIOLET, linewidth=0.9, alpha=0.6)
-        ax.set_ylim(0, 1.03)
-        ax.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
-        ax.set_xlabel("step", loc="right", labelpad=1)
-    for ax in axes[len(verdicts) :]:
-        ax.remove()
-    return figure
-
-
 Draw = Callable[[Verdict, Sequence[Run], bool], Figure]
 FIGURES: tuple[Draw, ...] = (
     story, onsets, density, terms, transitions, length, coverage, causes,
@@ -356,7 +277,7 @@ def save_figures(
     verdicts: Sequence[Verdict], controls: Sequence[Run], folder: Path
 ) -> list[dict[str, tuple[Path, Path]]]:
     """Draws the figures of each verdict as NUMBER_NAME.png and NUMBER_NAME_narrow.png; returns the
-    two paths by name, and those of the grid, where there is one, with the first verdict's."""
+    two paths by name, and those over a grid of verdicts with the first one's."""
     folder.mkdir(parents=True, exist_ok=True)
     saved = []
     with matplotlib.rc_context(STYLE):
@@ -369,9 +290,10 @@ def save_figures(
                 )  # fmt: skip
             saved.append(paths)
         if len(verdicts) > 1:
-            saved[0]["grid"] = _save(
-                folder, "grid", *(grid(verdicts, narrow) for narrow in (False, True))
-            )
+            for name, over in (("grid", grids.grid), ("heat", grids.heat)):
+                pair = [over(verdicts, narrow) for narrow in (False, True)]
+                if pair[0] is not None and pair[1] is not None:
+                    saved[0][name] = _save(folder, name, pair[0], pair[1])
     return saved
 
 

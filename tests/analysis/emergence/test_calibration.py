@@ -91,18 +91,18 @@ def qualities(kind, trials, seed=0):
 
 
 def test_of_nothing_nothing_emerges():
-    found, _ = null_verdicts(16)
-    assert found["emerged"] + found["amplified"] <= 1
+    found, _ = null_verdicts(8)
+    assert found["emerged"] + found["amplified"] == 0
 
 
 def test_intervals_of_onsets_hold_the_truth():
-    t10, jump = onset_coverage(60)
+    t10, jump = onset_coverage(40)
     assert t10 >= 0.85 and jump >= 0.85
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_reflection_are_told_apart(kind):
-    assert qualities(kind, 12)[kind] >= 11
+    assert qualities(kind, 10)[kind] >= 9
 
 
 @pytest.mark.slow

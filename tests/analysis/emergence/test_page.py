@@ -1,5 +1,6 @@
 """The page and the files of a verdict."""
 
+import dataclasses
 import itertools
 import json
 
@@ -9,7 +10,7 @@ import planted
 import pytest
 from hand_made import BREAKS, CORRECTS, PROMPT
 
-from r1jax.analysis.emergence import curves, figures, report, show
+from r1jax.analysis.emergence import curves, figures, grids, report, says, show
 from r1jax.analysis.emergence.logs import Reply
 from r1jax.analysis.emergence.measure import Reading, measure
 from r1jax.analysis.emergence.rules import Thresholds
@@ -70,7 +71,7 @@ def test_what_can_be_concluded_from_the_published_curves():
     p = curves.published()
     assert p.length == pytest.approx(17.2, abs=0.05)
     assert p.late_density == pytest.approx((0.39, 0.55), abs=0.01)
-    said = report.paper_says()
+    said = says.paper_says()
     assert "0.29 to 0.41 times" in said and "rarer" in said and "neither" in said
 
 
@@ -96,8 +97,27 @@ def test_every_axis_has_a_unit_and_labels_do_not_overlap(judged, narrow):
 
 def test_a_grid_has_a_panel_a_configuration(judged):
     verdicts, _ = judged
-    figure = figures.grid([*verdicts, *verdicts, *verdicts], narrow=False)
-    assert len(figure.axes) == 3
+    figure = grids.grid([*verdicts, *verdicts, *verdicts], narrow=False)
+    assert len(figure.axes) == 3 and all(ax.get_ylabel() for ax in figure.axes)
+
+
+def test_two_axes_are_a_heat_map_and_other_numbers_of_them_are_not(judged):
+    (verdict,), _ = judged
+
+    def at(**axes):
+        run = verdict.runs[0]
+        member = {**run.log.member, "axes": axes}
+        run = dataclasses.replace(run, log=dataclasses.replace(run.log, member=member))
+        one = dataclasses.replace(verdict.judged[0], run=run)
+        return dataclasses.replace(verdict, judged=(one,))
+
+    cells = [at(depth=d, share=s, fixed=1) for d in (10, 2) for s in (0.1, 0.02, 0.0)]
+    assert grids.axes_of(cells) == ("depth", "share")
+    ax = grids.heat(cells, narrow=True).axes[0]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["2", "10"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["0.0", "0.02", "0.1"]
+    assert len(ax.texts) == 6
+    assert grids.heat(cells[:3], narrow=False) is None and grids.heat([verdict], False) is None
 
 
 def test_a_band_is_the_range_of_runs_and_the_mean_lies_in_it(judged):
