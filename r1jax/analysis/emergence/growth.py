@@ -16,8 +16,9 @@ from r1jax.analysis.figures import smooth
 
 _WIDTHS = 14
 _MIDPOINTS = 120
-_LEAST = 0.05  # of the mean scatter, that any step has
-_MISFIT = 1.6  # squares around a curve, over those of draws around the series
+_CLEAR = 4  # a rise, in scatters of a step
+_LEAST = 0.01  # of the mean scatter, that any step has
+_MISFIT = 1.35  # squares around a curve, over those of draws around the series
 _LN9 = math.log(9)
 
 
@@ -119,7 +120,9 @@ def timing(steps_T: np.ndarray, y_T: np.ndarray, drawn_BT: np.ndarray) -> Timing
     residual_T = y_T - found.low[0] - (found.high - found.low)[0] / (1 + np.exp(-z_T))
     misfit = (weight_T @ residual_T**2) / max(float(weight_T @ spread_T), 1e-12)
     parts = np.array_split(drawn_BT, max(1, drawn_BT.size * len(steps_T) // 4_000_000))
-    curve = "logistic" if misfit < _MISFIT else "isotonic"
+    # A tenth of a small rise is lost in what a free curve makes of noise.
+    clear = (found.high - found.low)[0] > _CLEAR * math.sqrt(float(spread_T.mean()))
+    curve = "isotonic" if misfit > _MISFIT and clear else "logistic"
     if curve == "logistic":
         values = [found.t10, found.t50, found.t90]
         drawn = [fit(steps_T, part, weight_T, grid) for part in parts]

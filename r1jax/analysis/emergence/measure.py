@@ -30,6 +30,7 @@ from r1jax.analysis.emergence.series import (
 )
 from r1jax.analysis.emergence.stages import Stage, counted_stage, stage_of
 from r1jax.analysis.emergence.table import Detector, Table, make_table
+from r1jax.analysis.reflection import has_thoughts
 from r1jax.config import check
 
 TRACKED = "tracked"  # greedy replies to the same few problems: shown, not counted
@@ -96,7 +97,9 @@ class Reading:
 
 
 def measure(log: Log, reading: Reading, control: str | None = None) -> Run:
-    """Raises InputError if the log has fewer than two steps."""
+    """Raises InputError if the log has fewer than two steps, or replies without thoughts."""
+    task = log.config.get("task", "")
+    check(has_thoughts(task), f"{log.name}: replies of the task {task!r} hold no thoughts to read")
     counted = [r for r in log.replies if r.split != TRACKED]
     table = make_table(counted) if counted else None
     totals = None if log.whole else series_of_metrics(log)

@@ -249,6 +249,11 @@ def test_everything_can_be_written_as_json(random_control):
     assert "beats random" in text
 
 
+def test_stories_are_refused():
+    with pytest.raises(InputError, match="replies of the task 'stories' hold no thoughts"):
+        run(FLAT, config={"task": "stories"})
+
+
 def test_one_step_is_refused():
     with pytest.raises(InputError, match="one step only"):
         run([0.5], heldout=0)
