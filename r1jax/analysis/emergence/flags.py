@@ -56,6 +56,9 @@ def flags_of(
         yield "words and deeds", told
     if any(run.table is not None and run.table.counted for run in runs):
         yield "tokens are words", "the log has no token counts: words and marks are counted instead"
+    ways = {run.detector for run in (*runs, *controls)}
+    if len(ways) > 1:
+        yield "detectors differ", f"runs and controls were read by {', '.join(sorted(ways))}"
     if any(run.of_totals for run in runs):
         yield (
             "totals only",

@@ -11,7 +11,7 @@ from r1jax.analysis.emergence.rules import UNDECIDED, Finding, Thresholds
 from r1jax.analysis.emergence.says import KINDS, MEANS, note, points, sentence, together
 from r1jax.analysis.emergence.show import number, share
 from r1jax.analysis.emergence.stages import Stage
-from r1jax.analysis.emergence.verdict import Verdict, order_of
+from r1jax.analysis.emergence.verdict import Verdict, order_of, share_over_runs
 
 
 def page_of(
@@ -22,7 +22,9 @@ def page_of(
     return {
         "name": verdict.name,
         **{kind: getattr(verdict, kind) for kind in KINDS},
-        "shares": f"{reflective(run.start, False)} → {reflective(run.end, False)}",
+        "shares": " → ".join(
+            share(share_over_runs(verdict, which), interval=False) for which in ("start", "end")
+        ),
         "said": sentence(verdict),
         "tiles": [
             {
@@ -151,8 +153,8 @@ def _sets(run: Run) -> str:
     return said
 
 
-def reflective(stage: Stage | None, interval: bool = True) -> str:
-    return share(stage.reflective if stage is not None else None, interval)
+def reflective(stage: Stage | None) -> str:
+    return share(stage.reflective if stage is not None else None)
 
 
 def _rules(finding: Finding) -> list[dict[str, Any]]:

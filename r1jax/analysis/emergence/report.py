@@ -15,7 +15,13 @@ from r1jax.analysis.emergence.page import page_of, reflective
 from r1jax.analysis.emergence.rules import UNDECIDED, Finding, Thresholds, existence
 from r1jax.analysis.emergence.says import KINDS, note, paper_says, sentence, together
 from r1jax.analysis.emergence.show import marked, sized
-from r1jax.analysis.emergence.verdict import Verdict, onset_over_seeds, order_of, plain
+from r1jax.analysis.emergence.verdict import (
+    Verdict,
+    onset_over_seeds,
+    order_of,
+    plain,
+    share_over_runs,
+)
 
 
 def write(
@@ -92,6 +98,7 @@ def as_json(
                 "says": sentence(v),
                 "flags": dict(v.flags),
                 "missing": list(v.missing),
+                "share": {w: plain(share_over_runs(v, w)) for w in ("start", "end")},
                 "onset": {name: plain(onset_over_seeds(v, name)) for name in SERIES},
                 "order": order_of(v),
                 "against_controls": plain(v.against),

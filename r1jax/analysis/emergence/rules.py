@@ -30,6 +30,7 @@ from r1jax.analysis.emergence.changes import SEGMENT
 from r1jax.analysis.emergence.intervals import Estimate, rule_of_three
 from r1jax.analysis.emergence.measure import Run
 from r1jax.analysis.emergence.stages import Stage
+from r1jax.config import check
 
 UNDECIDED = "undecided"
 # Controls whose reward says nothing about which answers are right.
@@ -215,15 +216,27 @@ def _risen(run, start, end, controls, t, rule, found) -> Finding:
 def _base(run: Run, start: Stage) -> dict[str, Any]:
     """Replies of the base, in the log and in baseline.json: {"replies", "reflective",
     "by_temperature": {T: [reflective, replies]}, "max_first_token_probability"}."""
-    told = run.log.baseline
-    by_t = told.get("by_temperature", {})
-    k = sum(v[0] for v in by_t.values()) if by_t else told.get("reflective", 0)
-    n = sum(v[1] for v in by_t.values()) if by_t else told.get("replies", 0)
+    told, where = run.log.baseline, f"{run.name}: baseline.json"
+    counts = list(told.get("by_temperature", {}).values())
+    if not counts:
+        counts = [[told.get("reflective", 0), told.get("replies", 0)]]
+    for pair in counts:
+        good = isinstance(pair, list) and len(pair) == 2 and all(type(v) is int for v in pair)
+        check(
+            good and 0 <= pair[0] <= pair[1],
+            f"{where}: expected [reflective, replies] of each temperature, got {pair!r}",
+        )
+    k, n = (sum(pair[i] for pair in counts) for i in (0, 1))
+    chance = told.get("max_first_token_probability")
+    check(
+        chance is None or (type(chance) in (int, float) and 0 <= chance <= 1),
+        f"{where}: max_first_token_probability must lie in [0, 1], got {chance!r}",
+    )
     seen = round((start.reflective.value or 0) * start.n)
     return {
         "replies": start.n + n,
         "reflective": seen + k,
-        "probability": told.get("max_first_token_probability"),
+        "probability": chance,
     }
 
 

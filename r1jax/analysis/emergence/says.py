@@ -6,7 +6,7 @@ from r1jax.analysis.emergence.curves import published
 from r1jax.analysis.emergence.intervals import Estimate
 from r1jax.analysis.emergence.rules import UNDECIDED
 from r1jax.analysis.emergence.show import number, share
-from r1jax.analysis.emergence.verdict import Verdict, onset_over_seeds
+from r1jax.analysis.emergence.verdict import Verdict, onset_over_seeds, share_over_runs
 
 KINDS = ("existence", "quality", "shape", "coverage")
 MEANS = {
@@ -78,9 +78,8 @@ def note(verdict: Verdict, kind: str) -> str:
     """What a kind of verdict rests on, in a few numbers."""
     run = verdict.runs[0]
     if kind == "existence" and run.end is not None:
-        start = share(run.start.reflective) if run.start is not None else "not known"
-        rest = f" (and {len(verdict.judged) - 1} more)" if len(verdict.judged) > 1 else ""
-        return f"   {start} → {share(run.end.reflective)} of replies{rest}"
+        start, end = (share(share_over_runs(verdict, which)) for which in ("start", "end"))
+        return f"   {start if start != '—' else 'not known'} → {end} of replies"
     if kind == "quality" and (causes := verdict.judged[0].causes):
         ban = causes.effects.get("ban")
         return f"   a ban: {points(ban.difference)}" if ban else ""

@@ -6,16 +6,23 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from r1jax.analysis.emergence import rules
 from r1jax.analysis.emergence.causes import read_causes
 from r1jax.analysis.emergence.flags import Judged, flags_of
-from r1jax.analysis.emergence.intervals import cliffs_delta, holm, permutation_test
+from r1jax.analysis.emergence.intervals import (
+    UNKNOWN,
+    Estimate,
+    cliffs_delta,
+    holm,
+    permutation_test,
+)
 from r1jax.analysis.emergence.measure import SERIES, Run
 from r1jax.analysis.emergence.rules import UNDECIDED, Thresholds
+from r1jax.analysis.emergence.stages import Stage
 
 NO_RISE = ("absent", "unchanged")
 
@@ -186,6 +193,27 @@ def _over_seeds(values_SB: np.ndarray) -> np.ndarray:
     chosen = rng.integers(s, size=(1000, s))
     picks = rng.integers(values_SB.shape[1], size=chosen.shape)
     return np.nanmedian(values_SB[chosen, picks], axis=1)
+
+
+def share_over_runs(verdict: Verdict, which: Literal["start", "end"]) -> Estimate:
+    """The mean share of reflective replies over runs: bases drawn anew, then runs of each, then
+    each run's questions; of one run its own."""
+    stages: dict[str, list[Stage]] = {}
+    for run in verdict.runs:
+        if (stage := getattr(run, which)) is not None:
+            stages.setdefault(run.base_name, []).append(stage)
+    flat = [stage for some in stages.values() for stage in some]
+    if len(flat) < 2:
+        return flat[0].reflective if flat else UNKNOWN
+    rng, groups, drawn = np.random.default_rng(0), list(stages.values()), []
+    for _ in range(1000):
+        bases = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
+        runs = [some[i] for some in bases for i in rng.integers(len(some), size=len(some))]
+        drawn.append(np.mean([rng.choice(stage.share_B) for stage in runs]))
+    value = float(np.mean([stage.reflective.value for stage in flat]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    n = sum(stage.n for stage in flat)
+    return Estimate(value, float(min(low, value)), float(max(high, value)), n)
 
 
 def onset_over_seeds(verdict: Verdict, name: str) -> tuple[float, float, float] | None:

@@ -52,15 +52,16 @@ def test_a_run_is_read_from_all_replies_where_it_kept_them(tmp_path):
         "text": CORRECTS, "tokens": 30, "truncated": False, "outcome": "correct", "reward": 2.0,
         "components": {"accuracy": 1.0}, "reflective_terms": 4,
     }  # fmt: skip
-    write_jsonl(tmp_path / "metrics.jsonl", [{"step": 0, "reflection/fraction": 0.5}])
-    write_jsonl(tmp_path / "samples.jsonl", [row])
-    (tmp_path / "config.json").write_text(json.dumps({"seed": 3}))
-    log = read_log(tmp_path)
+    run = tmp_path / "a" / "b"
+    write_jsonl(run / "metrics.jsonl", [{"step": 0, "reflection/fraction": 0.5}])
+    write_jsonl(run / "samples.jsonl", [row])
+    (run / "config.json").write_text(json.dumps({"seed": 3}))
+    log = read_log(run)
     assert not log.whole and log.config == {"seed": 3} and log.replies[0].correct
-    write_jsonl(tmp_path / "replies.jsonl", [row, row | {"text": GUESS_WRONG, "outcome": "failed"}])
-    log = read_log(tmp_path)
+    write_jsonl(run / "replies.jsonl", [row, row | {"text": GUESS_WRONG, "outcome": "failed"}])
+    log = read_log(run)
     assert log.whole and [r.correct for r in log.replies] == [True, None]
-    assert find_runs(tmp_path) == [tmp_path] and find_runs(tmp_path.parent) == [tmp_path]
+    assert find_runs(run) == [run] and find_runs(tmp_path) == [run]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from r1jax.analysis.emergence.causes import read_causes
 from r1jax.analysis.emergence.logs import Log, Reply
 from r1jax.analysis.emergence.measure import Reading, measure
 from r1jax.analysis.emergence.rules import Thresholds, difference, odds_ratio
-from r1jax.analysis.emergence.verdict import judge, onset_over_seeds, order_of, plain
+from r1jax.analysis.emergence.verdict import (
+    judge,
+    onset_over_seeds,
+    order_of,
+    plain,
+    share_over_runs,
+)
 from r1jax.config import InputError
 
 T = Thresholds()
@@ -89,6 +95,34 @@ def test_emerged_asks_for_a_base_that_was_looked_at_closely(random_control):
     assert found(probed | {"max_first_token_probability": 1e-6}).existence == "emerged"
     assert found(probed | {"max_first_token_probability": 0.01}).existence == "amplified"
     assert found({"replies": 20000, "reflective": 3}).existence == "amplified"
+
+
+@pytest.mark.parametrize(
+    "baseline, says",
+    [
+        ({"by_temperature": {"1.0": [3, 2]}}, r"got \[3, 2\]"),
+        ({"replies": "many"}, r"expected \[reflective, replies\]"),
+        ({"max_first_token_probability": 2}, r"must lie in \[0, 1\], got 2"),
+    ],
+)
+def test_a_baseline_that_cannot_be_is_refused(baseline, says, random_control):
+    with pytest.raises(InputError, match=f"baseline.json: .*{says}"):
+        verdict(run(FROM_NOTHING, seed=2, baseline=baseline), controls=[random_control])
+
+
+def test_a_share_over_runs_is_as_sure_as_they_agree():
+    alike = [run(RISE, seed=s, name=f"s{s}") for s in range(3)]
+    apart = [*alike[:2], run(0.3 * RISE, seed=9, name="s9")]
+    (a, b) = (share_over_runs(verdict(*some), "end") for some in (alike, apart))
+    assert b.high - b.low > 3 * (a.high - a.low)
+    assert b.value == pytest.approx(np.mean([r.end.reflective.value for r in apart]))
+    one = share_over_runs(verdict(alike[0]), "start")
+    assert one == alike[0].start.reflective
+
+
+def test_runs_and_controls_that_were_read_in_different_ways_are_flagged(random_control):
+    other = dataclasses.replace(random_control, detector="word")
+    assert "detectors differ" in flags(verdict(run(RISE, seed=1), controls=[other]))
 
 
 def test_extinct_unchanged_and_no_baseline(random_control):
