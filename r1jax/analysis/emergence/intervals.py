@@ -16,6 +16,7 @@ LEVEL = 0.95
 DRAWS = 2000
 EXACT = 20_000  # splits of the pooled values that a permutation test goes through, at most
 _Z = 1.959964
+_KEPT = 8_000_000  # weights that are kept in memory at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,13 @@ def sums_by(cluster: np.ndarray, columns_NM: np.ndarray) -> np.ndarray:
 
 def resampled(sums_QM: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """[B, M]: totals over as many questions as there are, drawn with replacement."""
-    return _weights(len(sums_QM), draws, seed) @ sums_QM
+    q = len(sums_QM)
+    if q * draws <= _KEPT:
+        return _weights(q, draws, seed) @ sums_QM
+    each = max(_KEPT // q, 1)  # a few draws at a time, of which none is kept
+    sizes = [min(each, draws - start) for start in range(0, draws, each)]
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.multinomial(q, np.full(q, 1 / q), size=n) @ sums_QM for n in sizes])
 
 
 @functools.lru_cache(maxsize=8)  # many statistics are of the same questions

@@ -56,6 +56,14 @@ def test_the_clustered_interval_covers_the_truth():
     assert 0.9 <= covered / 200 <= 0.99
 
 
+def test_more_questions_than_are_kept_are_drawn_a_few_at_a_time(monkeypatch):
+    sums_QM = np.random.default_rng(0).random((40, 2))
+    whole = intervals.resampled(sums_QM, draws=500)
+    monkeypatch.setattr(intervals, "_KEPT", 40 * 7)
+    parts = intervals.resampled(sums_QM, draws=500)
+    np.testing.assert_allclose(parts, whole)
+
+
 def test_nothing_has_no_estimate():
     assert share(np.zeros(0), np.zeros(0)).value is None
     assert mean(np.zeros(0), np.zeros(0)).value is None
