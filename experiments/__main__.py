@@ -9,7 +9,7 @@ GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
     "use": ("generate", "grade", "report", "export"),
     "data": ("filter_data",),
-    "measure": ("bench", "bench.grading", "bench.transformers", "bench.grader_rates"),
+    "measure": ("emergence", "bench", "bench.grading", "bench.transformers", "bench.grader_rates"),
 }
 
 

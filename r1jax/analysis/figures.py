@@ -5,6 +5,7 @@ their names; a noisy one is drawn twice, faint as measured and strong smoothed. 
 in two layouts: wide, and narrow for a phone, where panels stand one above the other.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from r1jax.analysis import paper_curves
 
@@ -99,6 +100,10 @@ class Panel:
             self.ax.plot(x, y, color=color)
         self._labels.append((y[-1], label, color))
 
+    def label(self, y: float, label: str, color: str) -> None:
+        """A label beside the axes at height `y`, for what was drawn otherwise."""
+        self._labels.append((y, label, color))
+
     def metric(self, rows: Rows, name: str, color: str, label: str = "", **kwargs: bool) -> None:
         """A metric at the steps where it exists."""
         points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
@@ -126,7 +131,20 @@ class Panel:
         self.ax.set_ylim(bottom, top)
         if self.ax.dataLim.width == 0:  # one step
             self.ax.set_xlim(self.ax.dataLim.x0 - 1, self.ax.dataLim.x0 + 1)
-        for height, label, color in _spread(self._labels, bottom, top):
+        self._write(self._labels, bottom, top)
+
+    def finish_log(self, bottom: float, top: float) -> None:
+        """As `finish`, on a logarithmic axis from `bottom` to `top`."""
+        self.ax.set_yscale("log")
+        self.ax.set_ylim(bottom, top)
+        self.ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        self.ax.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        self.ax.minorticks_off()
+        logs = [(math.log(max(y, bottom)), label, color) for y, label, color in self._labels]
+        self._write(logs, math.log(bottom), math.log(top))
+
+    def _write(self, labels: Iterable[tuple[float, str, str]], bottom: float, top: float) -> None:
+        for height, label, color in _spread(labels, bottom, top):
             self.ax.text(
                 1.02,
                 height,
@@ -152,7 +170,7 @@ def _spread(
     return [(height - excess, label, color) for height, label, color in placed]
 
 
-def _panels(count: int, columns: int, height: float, narrow: bool) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int, height: float, narrow: bool) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels, `columns` beside each other, each `height` inches high."""
     columns = 1 if narrow else columns
     rows = -(-count // columns)
@@ -186,7 +204,7 @@ def takeoff(rows: Rows, narrow: bool) -> Figure:
 
 def _glance(rows: Rows, narrow: bool, measured: bool) -> Figure:
     reflects = _exists(rows, "reflection/per_response")
-    figure, axes = _panels(2 + reflects, 2 + reflects, 2.9, narrow)
+    figure, axes = panels(2 + reflects, 2 + reflects, 2.9, narrow)
     name = "Held-out" if _exists(rows, "heldout/accuracy") else "Training"
     _draw_accuracy(axes[0], rows, f"{name} accuracy", "{:.0%}", measured)
     panel = Panel(axes[1], "Response length", "tokens")
@@ -235,7 +253,7 @@ def moment(rows: Rows, narrow: bool) -> Figure:
 
 def comparison(rows: Rows, narrow: bool) -> Figure:
     """The run on the left, R1-Zero as published on the right; each has axes of its own."""
-    figure, axes = _panels(4, 2, 2.5, narrow)
+    figure, axes = panels(4, 2, 2.5, narrow)
     accuracy_here, accuracy_there, length_here, length_there = axes
     name = "held-out" if _exists(rows, "heldout/accuracy") else "training"
     _draw_accuracy(accuracy_here, rows, f"This run: {name} accuracy")
@@ -255,7 +273,7 @@ def comparison(rows: Rows, narrow: bool) -> Figure:
 
 
 def accuracy(rows: Rows, narrow: bool) -> Figure:
-    figure, (ax,) = _panels(1, 1, 3.4, narrow)
+    figure, (ax,) = panels(1, 1, 3.4, narrow)
     panel = Panel(ax, "Accuracy", "% of replies")
     panel.metric(rows, "reward/accuracy", PALE, "training")
     panel.metric(rows, "heldout/greedy", GREEN, "greedy", measured=True)
@@ -265,7 +283,7 @@ def accuracy(rows: Rows, narrow: bool) -> Figure:
 
 
 def length(rows: Rows, narrow: bool) -> Figure:
-    figure, (left, right) = _panels(2, 2, 3.2, narrow)
+    figure, (left, right) = panels(2, 2, 3.2, narrow)
     panel = Panel(left, "Response length", "tokens")
     panel.metric(rows, "length/correct", GREEN, "correct")
     panel.metric(rows, "length/incorrect", RED, "incorrect")
@@ -278,7 +296,7 @@ def length(rows: Rows, narrow: bool) -> Figure:
 
 
 def reflection(rows: Rows, narrow: bool) -> Figure:
-    figure, (left, middle, right) = _panels(3, 3, 2.9, narrow)
+    figure, (left, middle, right) = panels(3, 3, 2.9, narrow)
     panel = Panel(left, "Responses with a term", "% of replies")
     panel.metric(rows, "reflection/fraction", VIOLET)
     panel.finish(top=1)
@@ -307,7 +325,7 @@ def diagnostics(rows: Rows, narrow: bool) -> Figure:
             {"time/rollout": "rollout", "time/reward": "reward", "time/update": "update"},
         ),
     )
-    figure, axes = _panels(len(shown), 4, 2.3, narrow)
+    figure, axes = panels(len(shown), 4, 2.3, narrow)
     for ax, (title, unit, lines) in zip(axes, shown, strict=True):
         panel = Panel(ax, title, unit)
         for (name, label), color in zip(lines.items(), (BLUE, AMBER, GREEN), strict=False):

@@ -89,3 +89,7 @@ RESPONSE_LENGTH = (
     (8100, 8218),
     (8400, 9555),
 )
+
+# How many times more reflective terms are counted late in training than at its start: the article's
+# "5- to 7-fold".
+REFLECTION_RISE = (5.0, 7.0)

@@ -1,0 +1,92 @@
+"""What a reader has to know before believing a verdict."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from r1jax.analysis.emergence.causes import Causes
+from r1jax.analysis.emergence.measure import Run
+from r1jax.analysis.emergence.rules import BLIND, UNDECIDED, Finding, Thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """One run's findings: existence, quality, coverage."""
+
+    run: Run
+    causes: Causes | None
+    findings: Mapping[str, Finding]
+
+
+def flags_of(
+    judged: Sequence[Judged], controls: Sequence[Run], agreed: Mapping[str, str], t: Thresholds
+) -> Iterator[tuple[str, str]]:
+    """(name, what it says); `agreed`: the verdict of each kind that the runs agree on."""
+    runs: list[Run] = [one.run for one in judged]
+    ends = [run.end for run in runs if run.end is not None]
+    if len(runs) == 1:
+        yield "one seed only", "one run: nothing says that another seed would do the same"
+    elif len({run.base_name for run in runs}) == 1:
+        yield "one base only", f"{len(runs)} runs began with the same weights"
+    for kind in agreed:
+        seen = Counter(one.findings[kind].verdict for one in judged)
+        if agreed[kind] == UNDECIDED and len(seen) > 1:
+            said = ", ".join(f"{n} of {len(runs)} {v}" for v, n in seen.most_common())
+            yield "seeds disagree", f"{kind}: {said}"
+    if any(run.start is None for run in runs):
+        yield "no baseline", "no replies of step 0: what the base did before is not known"
+    if not any(c.control in BLIND for c in controls):
+        yield "no control", "no run whose rewards say nothing about answers: a rise may be spurious"
+    if agreed["existence"] not in ("absent", "extinct") and (text := _length_driven(runs)):
+        yield "length-driven", text
+    cut = [e.truncated.value for e in ends if e.truncated.value is not None]
+    if cut and max(cut) > t.truncated:
+        yield "truncated", f"{max(cut):.0%} of replies at the end are cut at the length limit"
+    if any(_limits(run) > 1 for run in runs):
+        yield "limit changed", "the length limit changed during the run: lengths differ by design"
+    failed = [m.get("reward/grader_failed") or 0.0 for run in runs for m in run.log.metrics]
+    if failed and max(failed) > t.failed:
+        yield "grader failures", f"up to {max(failed):.0%} of a step's replies could not be graded"
+    agreements = [e.agreement for e in ends if e.agreement is not None]
+    if agreements and min(agreements) < t.agreement:
+        told = f"words and structure agree little at the end: kappa {min(agreements):.2f}"
+        yield "words and deeds", told
+    if any(run.table is not None and run.table.counted for run in runs):
+        yield "tokens are words", "the log has no token counts: words and marks are counted instead"
+    ways = {run.detector for run in (*runs, *controls)}
+    if len(ways) > 1:
+        yield "detectors differ", f"runs and controls were read by {', '.join(sorted(ways))}"
+    if any(run.of_totals for run in runs):
+        yield (
+            "totals only",
+            "only a few replies a step were kept (no replies.jsonl): shares are the log's counts "
+            "of words, and their intervals take replies for independent",
+        )
+
+
+def _length_driven(runs: Sequence[Run]) -> str:
+    """Where terms per 1,000 tokens did not rise, though terms a reply did."""
+    stages = [(r.start, r.end) for r in runs if r.start is not None and r.end is not None]
+    told = []
+    for start, end in stages:
+        before, after = start.per_1k.value, end.per_1k.value
+        more = (end.per_reply.value or 0) > (start.per_reply.value or 0)
+        if before and after is not None and more:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                high = np.nanquantile(end.density_B / start.density_B, 0.975)
+            if math.isnan(high) or high <= 1 or after <= before:
+                told.append(f"{before:.1f} → {after:.1f}")
+    if not told:
+        return ""
+    return f"terms per 1,000 tokens did not rise ({', '.join(told)}): longer replies hold more"
+
+
+def _limits(run: Run) -> int:
+    """How many length limits there were: as logged, else the lengths at which replies were cut."""
+    logged = {m["limit"] for m in run.log.metrics if m.get("limit") is not None}
+    if logged or run.table is None or run.table.counted:
+        return len(logged)
+    return len(set(run.table.tokens[run.table.truncated == 1].tolist()))
