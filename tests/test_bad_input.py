@@ -19,7 +19,7 @@ from r1jax.config_file import save_config
 from r1jax.metrics import read_jsonl
 from r1jax.presets import RUNS
 from r1jax.rewards import checks
-from r1jax.rl.types import Rollout
+from r1jax.rl.types import Rollout, Rows
 
 
 @pytest.fixture
@@ -279,7 +279,8 @@ def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
     path = folder / "run" / "nan_step_0.npz"
     assert f"step 0: the loss is not finite; its batch is saved as {path}" in error_in()
     batch = np.load(path)
-    assert set(batch) == {field.name for field in dataclasses.fields(Rollout)}
+    rows = {f"rows.{field.name}" for field in dataclasses.fields(Rows)}
+    assert set(batch) == {f.name for f in dataclasses.fields(Rollout)} - {"rows"} | rows
     assert np.isnan(batch["logp_PGT"][batch["reply_PGT"]]).all()
 
 
