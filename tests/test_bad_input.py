@@ -281,7 +281,7 @@ def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
     batch = np.load(path)
     rows = {f"rows.{field.name}" for field in dataclasses.fields(Rows)}
     assert set(batch) == {f.name for f in dataclasses.fields(Rollout)} - {"rows"} | rows
-    assert np.isnan(batch["logp_PGT"][batch["reply_PGT"]]).all()
+    assert np.isnan(batch["rows.old_logp_BT"][batch["rows.reply_BT"]]).all()
 
 
 def test_a_step_whose_graders_all_failed(error_in, monkeypatch):

@@ -175,7 +175,8 @@ def test_memory_is_kept_where_the_cpu_trains(monkeypatch, tmp_path, trains, acce
     monkeypatch.setattr(cli, "keep_memory", lambda: called.append(1))
     monkeypatch.setattr(cli, "ACCELERATORS", [str(tmp_path / "nvidia[0-9]")])
     monkeypatch.setattr(cli, "quiet_when_full", lambda: None)  # of this whole process
-    monkeypatch.setattr(cli, "jax", SimpleNamespace(config=SimpleNamespace(jax_platforms=None)))
+    config = SimpleNamespace(jax_platforms=None, update=lambda name, value: None)
+    monkeypatch.setattr(cli, "jax", SimpleNamespace(config=config))
     (tmp_path / ("nvidia0" if accelerators else "null")).touch()
     cli.run(lambda args: None, trains=bool(trains))
     assert len(called) == kept

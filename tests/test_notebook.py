@@ -181,6 +181,7 @@ def test_a_reward_that_breaks_has_failed():
         assert said in grade.detail and "broken" in grade.detail
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_it_never_had_been(tmp_path):
     """By Ctrl-C, which is what a notebook sends to a kernel."""
     flag, problems = tmp_path / "flag", [

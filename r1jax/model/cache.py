@@ -49,7 +49,8 @@ def init_cache(cfg: ModelConfig, batch: int, length: int) -> Cache:
                 return LatentCache(zeros(a.kv_lora), zeros(a.rope_dim))
             return KVCache(zeros(a.head_dim, a.kv_heads), zeros(a.head_dim, a.kv_heads))
 
-        return one(n) if cfg.scan_layers else tuple(one() for _ in range(n))
+        # Where there are none, no array: XLA (jaxlib 0.11.2) does not survive moving empty ones.
+        return one(n) if cfg.scan_layers and n else tuple(one() for _ in range(n))
 
     return Cache(dense=layers(cfg.dense_layers), moe=layers(cfg.moe_layers))
 

@@ -96,8 +96,9 @@ def check_kinds(name: str, component: Component, problems: Sequence[Problem]) ->
     wrong = [kind for kind in component.kinds if kind not in known or none]
     if problems and wrong:
         here = sorted(map(str, found - {""}))
+        meant = "" if wrong[0] in known else near(wrong[0], known)
         raise InputError(
-            f"reward {name}: no problem is of the kind {wrong[0]!r}{near(wrong[0], known)}; there "
+            f"reward {name}: no problem is of the kind {wrong[0]!r}{meant}; there "
             f"{'are' if len(here) > 1 else 'is'} {', '.join(here)}"
         )
 

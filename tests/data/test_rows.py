@@ -34,7 +34,7 @@ FORMS = {
     "rows.txt": lambda path: path.write_text("\ufeff" + LINES.replace("\n", "\r\n\n"), "utf-8"),
     "lines.json": lambda path: path.write_text(LINES, "utf-8"),
     "array.json": lambda path: path.write_text(json.dumps(ROWS, indent=1), "utf-8"),
-    "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES.encode())),
+    "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES.encode(), mtime=0)),
     "array.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
     "rows.csv": as_csv,
     "rows.parquet": as_parquet,
@@ -116,7 +116,7 @@ def test_columns_of_a_csv_without_a_line_of_names(tmp_path):
     assert rows == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
 
 
-PACKED = gzip.compress(LINES.encode())
+PACKED = gzip.compress(LINES.encode(), mtime=0)
 
 
 @pytest.mark.parametrize(

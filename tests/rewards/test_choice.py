@@ -83,10 +83,10 @@ def test_check_choice():
 
 
 def test_hostile_text_takes_little_time():
-    start = time.perf_counter()
+    start = time.process_time()
     for text in ("answer" + " " * 1_990, "(" * 2_000, "**" * 1_000, "$" * 2_000, r"\text{" * 333):
         assert chosen_letter(text, CITIES) is None
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_real_options(data_dir):

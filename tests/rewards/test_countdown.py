@@ -75,10 +75,10 @@ def test_verdicts(expression, numbers, target, verdict):
 
 
 def test_powers_are_never_evaluated():
-    start = time.perf_counter()
+    start = time.process_time()
     assert check_countdown("9**9**9", (9, 9, 9), 1) is None
     assert check_countdown("9" * 10_000_000, (9,), 9) is None
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 @pytest.mark.filterwarnings("error")

@@ -165,9 +165,9 @@ def test_other_kinds_keep_the_whole_answer():
     ],
 )
 def test_hostile_text_takes_linear_time(text):
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse_reply(text) is None
     assert extract_answer(text) is None
     assert last_boxed(text) is None
     final_answer(text, "math")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -105,7 +105,8 @@ def test_what_goes_wrong_is_failed_for_that_reply_alone(file):
     assert [g.graded for g in grades] == [word not in bad for word in words]
     assert {g.outcome for g in grades if not g.graded} == {"failed"}
     details = [g.detail for g in grades]
-    assert details[1] == "trouble: KeyError: 'no such thing' (mine.py:24)"
+    line = 1 + file.read_text().splitlines().index('        raise KeyError("no such thing")')
+    assert details[1] == f"trouble: KeyError: 'no such thing' (mine.py:{line})"
     assert details[2] == "trouble: ValueError: trouble must return a finite number, got nan"
     assert "must return a number or a bool, got None" in details[3]
     assert "died" in details[6]
@@ -187,7 +188,7 @@ def test_a_function_of_python_travels_by_value():
             r"broken.py:2: cannot be imported: NameError: name 'x'",
         ),
         ("{dir}/syntax.py:f", r"syntax.py: cannot be imported: SyntaxError"),
-        ("{dir}/leaves.py:f", r"leaves.py: cannot be imported: SystemExit: 3"),
+        ("{dir}/leaves.py:f", r"leaves.py:2: cannot be imported: SystemExit: 3"),
         ("{dir}/text.txt:f", r"text.txt: not a Python file"),
     ],
 )
