@@ -9,7 +9,8 @@ GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
     "use": ("generate", "grade", "report", "export"),
     "data": ("filter_data",),
-    "measure": ("emergence", "bench", "bench.grading", "bench.transformers", "bench.grader_rates"),
+    "reflection": ("emergence", "intervene"),
+    "measure": ("bench", "bench.grading", "bench.transformers", "bench.grader_rates"),
 }
 
 
