@@ -4,7 +4,7 @@
     python -m experiments.intervene runs/r1_zero --conditions=ban,placebo --samples=16 --out=b.json
     python -m experiments.intervene embedded --out=base.json  # the base that runs begin with
     python -m experiments.intervene DIR --data=gsm8k=test.jsonl --questions=200 --out=gsm8k.json
-    python -m experiments.emergence runs/r1_zero              # a verdict, which reads the run's file
+    python -m experiments.emergence runs/r1_zero              # a verdict, which reads it
 
 Asks the held-out questions of a run (a model's are named by --data) under every condition, each
 reply from the same random keys, so that conditions are paired: bans of reflective tokens and a

@@ -23,7 +23,7 @@ FORCED_EMBEDDED = {"wait": "wait", "check": "check", "neutral": "to"}
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """The text of a reply, and the characters that each of its tokens is: [ends[i - 1], ends[i])."""
+    """The text of a reply; token i is its characters [ends[i - 1], ends[i])."""
 
     text: str
     ends: tuple[int, ...]

@@ -1,7 +1,7 @@
 """The same questions drawn again, with reflection taken away, forced, or lied to.
 
-Every condition draws with the same (question, sample, position) keys as `none`, so that what differs
-between two replies is what the condition did:
+Every condition draws with the same (question, sample, position) keys as `none`, so that where two
+replies differ the condition did it:
 
     none             as it is
     ban              no reflective token can be drawn (`bans.py`); ban_wait: none with "wait"
@@ -53,8 +53,8 @@ class Reply:
 
 
 def chosen(names: str, form: str) -> list[str]:
-    """The conditions that `names` are, by commas, in order, `none` first; a name may be what several
-    begin with (force, force_wait). "": all that a model asked by `form` can be put under."""
+    """The conditions in `names`, by commas; a name may be what several begin with (force,
+    force_wait). In order, `none` first. "": all that a model asked by `form` can be put under."""
     able = [c for c in CONDITIONS if form == "embedded" or c not in EMBEDDED_ONLY]
     if not names:
         return able
