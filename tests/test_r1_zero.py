@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import shutil
 from typing import get_args
 
 import jax
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import tiny_run
 
-from experiments import export, generate
+from experiments import export, generate, intervene
 from experiments.r1_zero import base_weights
 from r1jax.analysis.emergence.logs import read_log
 from r1jax.analysis.reflection import count_terms
-from r1jax.config import RLConfig, RunConfig, SamplingConfig
+from r1jax.config import InputError, RLConfig, RunConfig, SamplingConfig
 from r1jax.config_file import load_config, save_config
 from r1jax.data.conversation import make_conversation
 from r1jax.data.countdown import VOCABULARY
@@ -118,6 +119,18 @@ def test_every_sampled_reply_is_logged_once_in_the_form_that_a_verdict_reads(out
     assert log.whole and len(log.replies) == len(rows)
     right = np.mean([r.correct for r in log.replies if (r.step, r.split) == (0, "train")])
     assert right == read_jsonl(out / "metrics.jsonl")[0]["reward/accuracy"]
+
+
+def test_interventions_ask_its_held_out_questions_and_stand_in_its_folder(out, tmp_path, capsys):
+    copy = shutil.copytree(out, tmp_path / "run")
+    intervene.main([str(copy), "--samples=3", "--conditions=ban,placebo,flip_verdict"])
+    assert "2 questions x 3 replies, 4 conditions, at most 16 tokens" in capsys.readouterr().out
+    raw = read_log(copy).intervention
+    task = make_task(load_config(RunConfig, copy / "config.json"))
+    assert raw["questions"] == [problem.id for problem in task.heldout]
+    assert list(raw["conditions"]) == ["none", "placebo", "ban", "flip_verdict"]
+    with pytest.raises(InputError, match="intervention.json is there already"):
+        intervene.main([str(copy)])
 
 
 def test_its_config_runs_again_to_the_same_end(out, tmp_path):
