@@ -46,7 +46,7 @@ def test_nothing_is_overwritten(base):
         (["embedded"], "--out=FILE is needed: embedded is not the folder of an RL run"),
         (
             ["embedded", "--conditions=bann"],
-            "--conditions=bann: there are none, .*did you mean ban",
+            "conditions=bann: there are none, .*did you mean ban",
         ),
         (["embedded", "--conditions=force_wait_3"], "force_wait_3: there are none"),
         (["embedded", "--samples=0"], "--samples must be positive, got 0"),

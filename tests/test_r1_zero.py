@@ -129,7 +129,7 @@ def test_interventions_ask_its_held_out_questions_and_stand_in_its_folder(out, t
     task = make_task(load_config(RunConfig, copy / "config.json"))
     assert raw["questions"] == [problem.id for problem in task.heldout]
     assert list(raw["conditions"]) == ["none", "placebo", "ban", "flip_verdict"]
-    with pytest.raises(InputError, match="intervention.json is there already"):
+    with pytest.raises(InputError, match=r"intervention.json is there already"):
         intervene.main([str(copy)])
 
 

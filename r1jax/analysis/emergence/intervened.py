@@ -91,7 +91,7 @@ class Outcomes:
         return {**about, "questions": kept, **columns}
 
 
-WIDTHS = (16, 22, 24, 24, 8, 9, 8, 9)
+WIDTHS = (16, 22, 26, 26, 8, 9, 8, 9)
 HEADS = (
     "condition", "accuracy", "against none, points", "its control, points",
     "tokens", "reflect", "cut", "touched",
