@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from r1jax.analysis.reflection import REFLECTIVE_TERMS
-from r1jax.config import check
+from r1jax.config import InputError, check
 from r1jax.data.tokenizer import Tokenizer
 
 BANNED = -1e9  # added to a logit: never drawn
@@ -79,8 +79,8 @@ def _is_word(text: str) -> bool:
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
-    """None where the vocabulary, of words, has not all of them."""
+    """Nothing where a vocabulary of words has not all of them."""
     try:
         return tokenizer.encode(text)
-    except ValueError:
+    except InputError:
         return []

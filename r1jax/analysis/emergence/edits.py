@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from r1jax.analysis.emergence.structure import Structure, countdown_structure, extracted_structure
+from r1jax.config import InputError
 from r1jax.data.chat import CLOSE
 from r1jax.data.conversation import Conversation
 from r1jax.data.countdown import attempt, total
@@ -72,8 +73,11 @@ def first_candidate(
 def stops_at(conversation: Conversation, tokens: Sequence[int], truncated: bool) -> int | None:
     """The token with which a reply closes its thinking, or where it does not, its end; None of one
     that was cut before."""
+    close = _known(conversation, CLOSE)
+    if close and len(close) == 1 and close[0] in tokens:
+        return list(tokens).index(close[0])
     reply = placed(conversation, tokens)
-    closes = reply.text.find(CLOSE)
+    closes = reply.text.find(CLOSE)  # spelled in pieces
     if closes >= 0:
         return reply.token_of(closes)
     return None if truncated else len(tokens) - 1
@@ -88,15 +92,18 @@ def forced(conversation: Conversation, before: Sequence[int], word: str) -> list
 
 def injected(
     conversation: Conversation, problem: Problem, question: int, sample: int, seed: int
-) -> list[int]:
+) -> list[int] | None:
     """A wrong attempt at a countdown problem up to the place of its verdict; which of the wrong
-    ones depends on the numbers given alone."""
+    ones that the vocabulary can write depends on the numbers given alone."""
     target = int(problem.answer)
     ways = itertools.product("+-", repeat=len(problem.numbers) - 1)
     wrong = [way for way in ways if total(problem.numbers, way) != target]
-    way = wrong[np.random.default_rng([seed, question, sample]).integers(len(wrong))]
-    tried = f"{attempt(problem.numbers, way)} check {total(problem.numbers, way)} = {target}"
-    return conversation.tokenizer.encode(tried)
+    for i in np.random.default_rng([seed, question, sample]).permutation(len(wrong)):
+        tried = attempt(problem.numbers, wrong[i])
+        verdict = f"check {total(problem.numbers, wrong[i])} = {target}"
+        if found := _known(conversation, f"{tried} {verdict}"):
+            return found
+    return None
 
 
 def flipped(
@@ -110,3 +117,11 @@ def flipped(
     other = "wrong" if verdicts[0].says else "right"
     at = reply.token_of(verdicts[0].end - 1)
     return [*tokens[:at], *conversation.tokenizer.encode(other)]
+
+
+def _known(conversation: Conversation, text: str) -> list[int] | None:
+    """Its tokens; None if it has a word that is not in a vocabulary of words."""
+    try:
+        return conversation.tokenizer.encode(text)
+    except InputError:
+        return None

@@ -14,7 +14,9 @@ replies differ the condition did it:
                      wait, check, or neutral (a word that does not ask for anything)
 
 The edited ones go on from their prefix as a longer prompt, within the same limit of tokens: a
-reply that was long may be cut for it. A reply with nothing to edit stays as it is under `none`.
+reply that was long may be cut for it. (Read at once, a prefix leaves the cache as it was but for
+rounding, which may tip a draw now and then in bfloat16.) A reply with nothing to edit stays as it
+is under `none`.
 """
 
 import dataclasses
@@ -215,7 +217,8 @@ class Battery:
                 elif found:
                     ended[i] = Reply(found[0], truncated=False, touched=True)
             elif name == "inject_wrong":
-                prefixes[i] = edits.injected(self.conversation, problem, q, s, self.seed)
+                if wrong := edits.injected(self.conversation, problem, q, s, self.seed):
+                    prefixes[i] = wrong
             elif flipped := edits.flipped(self.conversation, problem, reply.tokens):
                 prefixes[i] = flipped
         changed = ended | self.draws.go_on(prefixes)

@@ -64,6 +64,15 @@ def test_injected_attempts_are_wrong_and_end_where_the_verdict_stands():
     assert len(seen) == 7  # of eight ways one is right
 
 
+def test_an_attempt_that_the_vocabulary_cannot_write_is_not_injected():
+    vocab = [w for w in VOCABULARY if w != "18"]  # 9 + 5 + 4 ...
+    words = make_conversation(Tokenizer.words(vocab), "")
+    ways = {words.tokenizer.decode(edits.injected(words, PROBLEM, 0, s, 0)) for s in range(40)}
+    assert len(ways) == 5 and not any("18" in way.split() for way in ways)
+    few = make_conversation(Tokenizer.words([w for w in VOCABULARY if w != "check"]), "")
+    assert edits.injected(few, PROBLEM, 0, 0, 0) is None
+
+
 @pytest.fixture(scope="module")
 def deepseek(data_dir):
     folder = data_dir / "tokenizers" / "deepseek_r1"
