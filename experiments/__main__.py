@@ -9,8 +9,8 @@ GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
     "use": ("generate", "grade", "report", "export"),
     "data": ("filter_data",),
+    "reflection": ("emergence", "intervene"),
     "measure": (
-        "emergence",
         "bench",
         "bench.update",
         "bench.engine",

@@ -1,4 +1,5 @@
-"""What a run leaves to read: metrics.jsonl, samples.jsonl, TensorBoard events and one live line.
+"""What a run leaves to read: metrics.jsonl, samples.jsonl, TensorBoard events and one live line;
+replies.jsonl where every reply is wanted.
 
 Every line of a .jsonl file is one JSON object with a "step". A run killed at any moment leaves
 at most one torn last line, which readers drop; resuming drops every line of a later step too,
@@ -84,32 +85,45 @@ class MetricsLog:
         config: Mapping[str, Any] | None = None,
     ):
         out = Path(out)
-        paths = out / "metrics.jsonl", out / "samples.jsonl"
+        paths = tuple(out / f"{name}.jsonl" for name in ("metrics", "samples", "replies"))
         if resume_from is None and any(path.exists() and path.stat().st_size for path in paths):
             raise InputError(f"{out} already holds a run: resume it or choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         last_step = -1 if resume_from is None else resume_from
-        for path in paths:
+        *always, self._replies_path = paths
+        for path in (*always, *(p for p in paths[2:] if p.exists())):
             _truncate(path, last_step)
-        self._metrics, self._samples = (path.open("a") for path in paths)
+        self._metrics, self._samples = (path.open("a") for path in always)
+        self._replies: IO[str] | None = None  # there is no file of none
         self._trackers = open_trackers(log, out, last_step + 1, config or {})
 
-    def log(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Row] = ()) -> None:
-        """Writes one step: scalars by name (None where a value does not exist), replies.
+    def log(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        samples: Sequence[Row] = (),
+        replies: Sequence[Row] = (),
+    ) -> None:
+        """Writes one step: scalars by name (None where a value does not exist), a few replies to
+        be shown, and all of them.
 
         Raises ValueError, and writes nothing, if a metric is NaN or infinite: that is a bug to
         be seen where it happens, not a hole in a curve.
         """
         scalars = {name: _plain(name, value) for name, value in metrics.items()}
         _append(self._samples, samples)
+        if replies:
+            self._replies = self._replies or self._replies_path.open("a")
+            _append(self._replies, replies)
         _append(self._metrics, [{"step": step, **scalars}])
         given = {name: value for name, value in scalars.items() if value is not None}
         for tracker in self._trackers:
             tracker.log(step, given)
 
     def close(self) -> None:
-        for file in (self._metrics, self._samples):
-            file.close()
+        for file in (self._metrics, self._samples, self._replies):
+            if file is not None:
+                file.close()
         for tracker in self._trackers:
             tracker.close()
 

@@ -222,12 +222,17 @@ class Run:
         self._saves = False
 
     def log(
-        self, step: int, metrics: Mapping[str, Any], rows: Sequence[Row] = (), batch: Any = None
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        rows: Sequence[Row] = (),
+        batch: Any = None,
+        replies: Sequence[Row] = (),
     ) -> None:
         """Writes the line of a step, and shows it. Raises InputError if the loss is not finite;
         `batch` (host arrays, or arrays this process can read) is then saved and named."""
         self._check_finite(step, metrics, batch)
-        self._log.log(step, metrics, rows)
+        self._log.log(step, metrics, rows, replies)
         self._progress.update(min(step + 1, self.total), metrics)
 
     def end_step(

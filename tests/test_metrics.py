@@ -51,6 +51,29 @@ def test_resuming_drops_later_steps_and_torn_lines(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_all_replies_have_a_file_of_their_own_that_resuming_cuts_too(tmp_path):
+    def write(steps, resume_from=None):
+        with MetricsLog(tmp_path, resume_from, log="") as log:
+            for step in steps:
+                log.log(step, {}, [], [{"step": step, "sample": i} for i in (0, 1)])
+
+    write(range(4))
+    with (tmp_path / "replies.jsonl").open("a") as file:
+        file.write('{"step": 4, "sam')
+    write(range(2, 5), resume_from=1)
+    steps = [row["step"] for row in read_jsonl(tmp_path / "replies.jsonl")]
+    assert steps == sorted([*range(5)] * 2)
+    write([], resume_from=2)  # also where no more are written
+    assert read_jsonl(tmp_path / "replies.jsonl")[-1]["step"] == 2
+    with pytest.raises(InputError, match="already holds a run"):
+        MetricsLog(tmp_path)
+
+
+def test_where_no_reply_is_logged_there_is_no_file_of_them(tmp_path):
+    write_steps(tmp_path, range(2))
+    assert not (tmp_path / "replies.jsonl").exists()
+
+
 def test_resuming_keeps_a_last_line_that_lost_only_its_newline(tmp_path):
     write_steps(tmp_path, range(2))
     path = tmp_path / "metrics.jsonl"

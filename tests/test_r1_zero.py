@@ -1,8 +1,10 @@
 """A whole run of `python -m experiments.r1_zero`: what it does and what it leaves."""
 
+import collections
 import dataclasses
 import itertools
 import json
+import shutil
 from typing import get_args
 
 import jax
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 import tiny_run
 
-from experiments import export, generate
+from experiments import export, generate, intervene
 from experiments.r1_zero import base_weights
+from r1jax.analysis.emergence.logs import read_log
 from r1jax.analysis.reflection import count_terms
-from r1jax.config import RLConfig, RunConfig, SamplingConfig
+from r1jax.config import InputError, RLConfig, RunConfig, SamplingConfig
 from r1jax.config_file import load_config, save_config
 from r1jax.data.conversation import make_conversation
 from r1jax.data.countdown import VOCABULARY
@@ -101,6 +104,33 @@ def test_samples_say_what_was_asked_drawn_and_earned(out):
     asked = {split: {r["prompt"] for r in samples if r["split"] == split} for split in
              ("train", "heldout")}  # fmt: skip
     assert asked["train"] and asked["heldout"] and not asked["train"] & asked["heldout"]
+
+
+def test_every_sampled_reply_is_logged_once_in_the_form_that_a_verdict_reads(out):
+    rows = read_jsonl(out / "replies.jsonl")
+    counts = collections.Counter((row["step"], row["split"]) for row in rows)
+    train = {(step, "train"): 16 for step in range(3)}
+    assert counts == train | {(0, "heldout"): 16, (2, "heldout"): 8, (3, "heldout"): 16}
+    keys = [(r["step"], r["split"], r["problem_id"], r["sample"]) for r in rows]
+    assert len(set(keys)) == len(keys)
+    shown = [r for r in read_jsonl(out / "samples.jsonl") if r["split"] != "tracked"]
+    assert shown and all({k: r[k] for k in rows[0]} in rows for r in shown)
+    log = read_log(out)
+    assert log.whole and len(log.replies) == len(rows)
+    right = np.mean([r.correct for r in log.replies if (r.step, r.split) == (0, "train")])
+    assert right == read_jsonl(out / "metrics.jsonl")[0]["reward/accuracy"]
+
+
+def test_interventions_ask_its_held_out_questions_and_stand_in_its_folder(out, tmp_path, capsys):
+    copy = shutil.copytree(out, tmp_path / "run")
+    intervene.main([str(copy), "--samples=3", "--conditions=ban,placebo,flip_verdict"])
+    assert "2 questions x 3 replies, 4 conditions, at most 16 tokens" in capsys.readouterr().out
+    raw = read_log(copy).intervention
+    task = make_task(load_config(RunConfig, copy / "config.json"))
+    assert raw["questions"] == [problem.id for problem in task.heldout]
+    assert list(raw["conditions"]) == ["none", "placebo", "ban", "flip_verdict"]
+    with pytest.raises(InputError, match=r"intervention.json is there already"):
+        intervene.main([str(copy)])
 
 
 def test_its_config_runs_again_to_the_same_end(out, tmp_path):

@@ -18,9 +18,10 @@ from r1jax.metrics import read_jsonl
 
 
 def assert_same_run(out, whole):
-    """Parameters, moments, reference, step, position, metrics and samples: bit for bit."""
+    """Parameters, moments, reference, step, position, metrics and replies: bit for bit."""
     assert tiny_run.metrics(out) == tiny_run.metrics(whole)
-    assert read_jsonl(out / "samples.jsonl") == read_jsonl(whole / "samples.jsonl")
+    for name in ("samples.jsonl", "replies.jsonl"):
+        assert read_jsonl(out / name) == read_jsonl(whole / name)
     (step, position, state), (*want, want_state) = map(tiny_run.last_checkpoint, (out, whole))
     assert [step, position] == want
     jax.tree.map(np.testing.assert_array_equal, state, want_state)

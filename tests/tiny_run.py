@@ -37,6 +37,7 @@ CONFIG = RunConfig(
     evaluate_samples=8,
     final_samples=16,
     checkpoint_every=1,
+    log_replies=True,
     heldout_share=0.3,
     sampling=SamplingConfig(max_prompt=12, max_tokens=16, slots=16, refill=8),
     rl=RLConfig(questions=4, group=4, minibatches=2, reference_every=3),

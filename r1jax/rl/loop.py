@@ -53,6 +53,9 @@ HELDOUT_KEYS = tuple(
 
 # What a run's key is folded with, so that no two uses of it draw the same.
 TRAINING, EVALUATION, SHUFFLING = range(3)
+# Of a row of samples.jsonl, what replies.jsonl has of every reply.
+LOGGED = ("step", "split", "problem_id", "sample", "prompt", "text", "tokens", "truncated",
+          "outcome")  # fmt: skip
 TRACKED = 8  # held-out problems whose greedy replies are kept at every evaluation
 Shown = dict[str, Sequence[Sample]]  # replies by split
 Functions = Mapping[str, tuple[Component, float]]  # rewards by name, with their weights
@@ -271,13 +274,15 @@ def train(
             metrics = step_metrics(samples, update | reported)
             if metrics["reward/mean"] == 0 and step == run.first:
                 say(f"warning: every reward of step {step} is 0: no reply was right or in form")
-            rows = _rows(task, step, shown | {"train": samples})
-            run.log(step, metrics | heldout, rows, rollout)
+            shown = shown | {"train": samples}
+            rows = _rows(task, step, shown)
+            run.log(step, metrics | heldout, rows, rollout, _replies(cfg, task, step, shown))
             run.end_step(state, metrics, rollout, functools.partial(dict, position=position))
         if run.stopped is None:
             heldout, shown = trainer.evaluate_if_due(state.train.weights, cfg.steps)
             absent = dict.fromkeys((*sample_metrics(shown["heldout"]), *UPDATE_KEYS))
-            run.log(cfg.steps, absent | heldout, _rows(task, cfg.steps, shown))
+            rows, replies = _rows(task, cfg.steps, shown), _replies(cfg, task, cfg.steps, shown)
+            run.log(cfg.steps, absent | heldout, rows, replies=replies)
         failures.sum_up()
     return run
 
@@ -296,6 +301,15 @@ def _rows(task: Task, step: int, shown: Shown) -> list[dict]:
         for split, some in shown.items()
         for s in (some if split == "tracked" else _to_show(some))
     ]
+
+
+def _replies(cfg: RunConfig, task: Task, step: int, shown: Shown) -> list[dict]:
+    """Lines of replies.jsonl, if they are wanted: all that were sampled, in the first process."""
+    if not cfg.log_replies or jax.process_index():
+        return []
+    sampled = {split: some for split, some in shown.items() if split != "tracked"}  # greedy ones
+    rows = (s.row(step, split, task) for split, some in sampled.items() for s in some)
+    return [{name: row[name] for name in LOGGED} for row in rows]
 
 
 def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:

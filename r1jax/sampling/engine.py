@@ -29,7 +29,15 @@ from r1jax.model.params import Weights
 from r1jax.sampling import slots
 from r1jax.sampling.admission import Admission, assign
 from r1jax.sampling.layout import lay_out
-from r1jax.sampling.requests import Completion, EngineStats, Event, How, Request, how
+from r1jax.sampling.requests import (
+    MOST_BIASES,
+    Completion,
+    EngineStats,
+    Event,
+    How,
+    Request,
+    how,
+)
 from r1jax.sampling.rows import begin, blank
 from r1jax.sampling.slots import WINDOW
 from r1jax.sampling.stops import Text, kept
@@ -61,7 +69,7 @@ class Reply:
 class Engine:
     """For a model and a mesh, over whose devices cfg.slots are rounded up to divide. `cfg` says how
     requests are drawn that do not say so, and what they may need at most. `text` of tokens is read
-    for stop strings alone."""
+    for stop strings alone. biases: how many tokens a request may bias."""
 
     def __init__(
         self,
@@ -70,6 +78,7 @@ class Engine:
         mesh: Mesh,
         stop: Sequence[int],
         text: Text | None = None,
+        biases: int = MOST_BIASES,
     ):
         check(
             cfg.max_prompt + cfg.max_tokens <= model.context,
@@ -77,7 +86,7 @@ class Engine:
             f"ModelConfig.context={model.context}",
         )
         self.cfg, self.model, self.mesh, self.stop = cfg, model, mesh, tuple(stop)
-        self.text = text
+        self.text, self.biases = text, biases
         self.stats = EngineStats()
         self._most = -(-cfg.slots // mesh.size)  # slots a device
         self._next = 0
@@ -92,7 +101,7 @@ class Engine:
         self._prefix: dict[int, bytes] = {}  # by slot, also of those that have finished
         self._cache: Cache | None = None
         self._per = self._length = 0  # slots a device, positions of the cache
-        self._rows = blank(0, self.model.vocab, len(self.stop))
+        self._rows = blank(0, self.model.vocab, len(self.stop), self.biases)
 
     def load(self, weights: Weights | None) -> None:
         """From now on replies are drawn from these weights. None: makes room in memory."""
@@ -165,7 +174,7 @@ class Engine:
         return self._submit(request, np.asarray(data))
 
     def _submit(self, request: Request, key: np.ndarray) -> int:
-        found = how(request, self.cfg, self.stop, self.model.vocab)
+        found = how(request, self.cfg, self.stop, self.model.vocab, self.biases)
         check(
             self.text is not None or not request.stop_strings,
             "Request.stop_strings: the engine was given no way to read text",
@@ -286,7 +295,7 @@ class Engine:
             return
         if self._cache is None:
             self._cache = slots.new_cache(model=self.model, slots=n * per, length=length)
-            self._rows = blank(n * per, self.model.vocab, len(self.stop))
+            self._rows = blank(n * per, self.model.vocab, len(self.stop), self.biases)
         else:
             from_S, taken = np.zeros(n * per, np.int32), np.zeros(n * per, bool)
             moved: dict[int, int] = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from r1jax.config import SamplingConfig, check
 
-MOST_BIASES = 32  # biased tokens of a request
+MOST_BIASES = 32  # biased tokens of a request, where an engine is not made for more
 MOST_STOPS = 8  # stop tokens of a request, where the engine's own are not more
 
 
@@ -48,7 +48,9 @@ class How:
         return bool(self.top_k or self.top_p < 1 or self.bias)
 
 
-def how(r: Request, cfg: SamplingConfig, stop: tuple[int, ...], vocab: int) -> How:
+def how(
+    r: Request, cfg: SamplingConfig, stop: tuple[int, ...], vocab: int, biases: int = MOST_BIASES
+) -> How:
     """Raises InputError that names what does not fit the engine."""
     check(
         0 < len(r.prompt) <= cfg.max_prompt,
@@ -83,8 +85,8 @@ def how(r: Request, cfg: SamplingConfig, stop: tuple[int, ...], vocab: int) -> H
     )
     check(len(found.stop) <= most, f"Request.stop has {len(found.stop)} tokens, at most {most}")
     check(
-        len(found.bias) <= MOST_BIASES,
-        f"Request.bias has {len(found.bias)} tokens, at most {MOST_BIASES}",
+        len(found.bias) <= biases,
+        f"Request.bias has {len(found.bias)} tokens, at most {biases}",
     )
     for token, value in found.bias.items():
         check(0 <= token < vocab, f"Request.bias: the model has no token {token}")

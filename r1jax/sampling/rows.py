@@ -28,7 +28,7 @@ class Rows(flax.struct.PyTreeNode):
     filters: Filters | None
 
 
-def blank(slots: int, vocab: int, stops: int) -> Rows:
+def blank(slots: int, vocab: int, stops: int, biases: int = MOST_BIASES) -> Rows:
     """Of slots that do nothing. `stops` of a request fit, or MOST_STOPS if these are more."""
 
     def zeros(*shape: int, dtype: Any = np.int32) -> Any:
@@ -48,8 +48,8 @@ def blank(slots: int, vocab: int, stops: int) -> Rows:
         filters=Filters(
             top_k_S=zeros(),
             top_p_S=zeros(dtype=np.float32) + np.float32(1),
-            biased_SN=zeros(MOST_BIASES) + np.int32(vocab),
-            bias_SN=zeros(MOST_BIASES, dtype=np.float32),
+            biased_SN=zeros(biases) + np.int32(vocab),
+            bias_SN=zeros(biases, dtype=np.float32),
         ),
     )
 

@@ -12,6 +12,7 @@ coverage   pass@k, and what became of the questions that could be solved
 stages     the numbers of one moment: the base, the end
 measure    all of it for one run
 causes     what a ban, a placebo or a forced check does to accuracy
+interventions, bans, edits, intervened     drawing replies under such conditions, for `causes`
 rules      over one run, each with its inputs; the thresholds
 verdict    what the runs of a configuration agree on, and what is missing; flags
 curves, figures, intervals_drawn, grids    what is drawn

@@ -6,15 +6,18 @@ One JSON object a model:
      "samples": 4,                                    # replies a question and condition
      "conditions": {"none": [0.75, ...],              # accuracy of each question, in [0, 1]
                     "ban": [...], "placebo": [...]},  # the same questions and random keys
-     "tokens": {"none": [31.5, ...], ...}}            # mean length, where known
+     "tokens": {"none": [31.5, ...], ...},            # mean length, where known, of each question
+     "reflects": ..., "truncated": ..., "touched": ...}   # shares of its replies, where known
 
-Conditions that the verdict asks for: `none` (as it is), `ban` (no reflective token can be drawn),
-`placebo` (as many, equally frequent, other tokens cannot). Others are shown: `ban_wait`,
-`first_candidate` (cut there), `force_1`, `force_2`, `force_4`, `force_none`, `force_neutral`,
-`inject`, `flip`, or any name. All are paired with `none`, question by question.
+`python -m experiments.intervene` writes it. Conditions that the verdict asks for: `none` (as it
+is), `ban` (no reflective token can be drawn), `placebo` (as many, equally frequent, other tokens
+cannot). Others are shown, by any name; `interventions.py` lists those that it draws. All are paired
+with `none`, question by question, and some with a control of their own beside: a ban with the
+placebo, a forced word with a token that is forced to be any other (`force_wait_2`, `force_0_2`).
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +26,17 @@ import numpy as np
 from r1jax.analysis.emergence.intervals import Estimate, estimate, sign_test
 from r1jax.config import check
 
-NONE, BAN, PLACEBO = "none", "ban", "placebo"
+NONE, BAN, BAN_WAIT, PLACEBO = "none", "ban", "ban_wait", "placebo"
+SHARES = ("reflects", "truncated", "touched")  # lists beside "conditions", in [0, 1] too
+
+
+def control_of(name: str) -> str | None:
+    """The condition that does all that `name` does but for what it is about; None: there is none
+    but `none`."""
+    if name in (BAN, BAN_WAIT):
+        return PLACEBO
+    found = re.fullmatch(r"force_([a-z]\w*)_(\d+)", name)
+    return f"force_0_{found[2]}" if found else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +52,15 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Causes:
-    """effects: by condition. ban_beyond_placebo: the ban's difference less the placebo's."""
+    """effects: by condition. beyond: of those whose own control is there too, the accuracy less the
+    control's."""
 
     effects: Mapping[str, Effect]
-    ban_beyond_placebo: Estimate | None
+    beyond: Mapping[str, Estimate]
+
+    @property
+    def ban_beyond_placebo(self) -> Estimate | None:
+        return self.beyond.get(BAN)
 
 
 def read_causes(raw: Mapping[str, Any], where: str) -> Causes | None:
@@ -66,6 +84,13 @@ def read_causes(raw: Mapping[str, Any], where: str) -> Causes | None:
         good = all(type(v) in (int, float) and 0 <= v <= 1 for v in values)
         check(good, f"{where}: condition {name!r}: accuracies must lie in [0, 1]")
         read[name] = np.array(values, float)
+    for share in SHARES:
+        for name, values in raw.get(share, {}).items():
+            good = all(type(v) in (int, float) and 0 <= v <= 1 for v in values)
+            check(
+                good and len(values) == size,
+                f'{where}: "{share}" of {name!r} must be {size} shares in [0, 1]',
+            )
     tokens = {n: float(np.mean(v)) for n, v in raw.get("tokens", {}).items()}
     effects = {
         name: Effect(
@@ -76,7 +101,10 @@ def read_causes(raw: Mapping[str, Any], where: str) -> Causes | None:
         )
         for name, values in read.items()
     }
-    beyond = _mean(read[BAN] - read[PLACEBO]) if {BAN, PLACEBO} <= set(read) else None
+    controls = {name: control_of(name) for name in read}
+    beyond = {
+        n: _mean(read[n] - read[c]) for n, c in controls.items() if c is not None and c in read
+    }
     return Causes(effects, beyond)
 
 

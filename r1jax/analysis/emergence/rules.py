@@ -269,7 +269,8 @@ def quality(run: Run, exists: str, causes: Causes | None, t: Thresholds) -> Find
         hint = f"; by transitions alone it would be {lean}" if lean else ""
         return Finding(
             UNDECIDED, tuple(rules),
-            (f"{run.name}: intervention.json with accuracy under {' and '.join(wanted)}{hint}",),
+            (f"{run.name}: intervention.json with accuracy under {' and '.join(wanted)} (python -m "
+             f"experiments.intervene){hint}",),
             ("effective", "confirmatory", "superficial", "harmful"),
         )  # fmt: skip
     ban, beyond = effects[BAN].difference, causes.ban_beyond_placebo

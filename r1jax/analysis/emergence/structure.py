@@ -170,7 +170,8 @@ def _extracted(text: str) -> list[Candidate]:
     for box in BOX.finditer(text):
         end = closing_brace(text, box.end()) if box[1] else box.end()
         if end is not None:
-            spans.append((box.start(), end, text[box.end() : end] if box[1] else bare(box[2])))
+            value = text[box.end() : end] if box[1] else bare(box[2])
+            spans.append((box.start(), end + bool(box[1]), value))  # the brace is of the box
     for pattern in (_SAID, _LINE_END):
         spans += [(*m.span(1), m[1]) for m in pattern.finditer(text)]
     merged: list[Candidate] = []

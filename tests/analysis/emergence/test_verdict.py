@@ -180,6 +180,10 @@ def test_a_wide_interval_asks_for_more_questions():
         ({"conditions": {"none": [1, 0], "ban": [1]}}, "condition 'ban' must have one value for"),
         ({"conditions": {"none": [1, 2.5]}}, "condition 'none': accuracies must lie in"),
         ({"conditions": {"none": [1]}}, "at least two questions"),
+        (
+            {"conditions": {"none": [1, 0]}, "reflects": {"none": [1]}},
+            "\"reflects\" of 'none' must be 2 shares",
+        ),
     ],
 )
 def test_interventions_that_do_not_fit_are_refused(raw, says):
@@ -193,6 +197,16 @@ def test_effects_are_paired_by_question():
     effect = read_causes(raw, "x").effects["ban"]
     assert effect.difference.value == pytest.approx(-0.375) and effect.difference.n == 4
     assert effect.p == pytest.approx(0.25) and effect.tokens == -9
+
+
+def test_a_condition_is_compared_with_its_own_control_too():
+    raw = {"conditions": {"none": [1, 0], "placebo": [1, 1], "ban": [0, 0], "ban_wait": [1, 0],
+                          "force_0_2": [0, 1], "force_wait_2": [1, 1], "force_wait_4": [1, 1],
+                          "inject_wrong": [0, 0]}}  # fmt: skip
+    beyond = read_causes(raw, "x").beyond
+    assert {name: e.value for name, e in beyond.items()} == {
+        "ban": -1.0, "ban_wait": -0.5, "force_wait_2": 0.5,
+    }  # fmt: skip
 
 
 def test_longer_replies_with_as_many_words_a_token_are_flagged():
