@@ -47,7 +47,8 @@ class BaseConfig:
         check_seed(self.seed, "BaseConfig.seed")
 
     def digest(self) -> str:
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        told = dataclasses.asdict(self) | {"corpus": self.corpus.told()}
+        text = json.dumps(told, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -546,10 +546,44 @@ class CorpusConfig:
     practice: float = 0.3  # share of documents that begin with "puzzle", and always reflect
     persistence: float = 0.8  # chance of a next attempt after a wrong one, under "use"
 
+    # What a reflective trace is, under either first word, so that causes can be told apart. At
+    # rest, as the shipped base has read them, each leaves the corpus as it is without it.
+
+    depth: int = 0  # attempts that a trace shows at most, then it gives up; 0: all eight
+    goes_on: float = 1.0  # chance of a next attempt after a wrong one (times `persistence`)
+    verdicts: float = 1.0  # chance that a verdict is right; 0.5 says nothing
+    #: Share of traces as long as others whose every step is right, and that give up before the
+    #: solution: the behaviours without their success.
+    wrong_answers: float = 0.0
+    #: Share of traces of which all after the first attempt, which is then answered, is as many
+    #: words that mean nothing: their length without their behaviours.
+    filler: float = 0.0
+    #: A trace has one attempt and a check of it, or several attempts and no check (2 to all, which
+    #: do not stop at the solution): skills that are never seen together.
+    apart: bool = False
+
     def __post_init__(self):
-        for field in ("reflective", "practice", "persistence"):
+        shares = ("reflective", "practice", "persistence", "goes_on", "verdicts")
+        for field in (*shares, "wrong_answers", "filler"):
             value = getattr(self, field)
             check(0 <= value <= 1, f"CorpusConfig.{field} must lie in [0, 1], got {value}")
+        check(self.depth >= 0, f"CorpusConfig.depth must not be negative, got {self.depth}")
+        check(
+            self.wrong_answers == 0 or (self.verdicts == 1 and not self.apart),
+            "CorpusConfig.wrong_answers is of whole traces whose verdicts are right: not with "
+            "verdicts < 1 or apart",
+        )
+        check(
+            not self.apart or (self.depth != 1 and self.goes_on == 1),
+            "CorpusConfig.apart: attempts without a check are 2 to all or `depth`, so not with "
+            "depth=1 or goes_on < 1",
+        )
+
+    def told(self) -> dict[str, float | int | bool]:
+        """Its fields, but for those at rest that came after the shipped base was made."""
+        first = ("reflective", "practice", "persistence")
+        values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        return {name: v for name, (v, rest) in values.items() if name in first or v != rest}
 
 
 @dataclasses.dataclass(frozen=True)
