@@ -9,7 +9,14 @@ GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
     "use": ("generate", "grade", "report", "export"),
     "data": ("filter_data",),
-    "measure": ("emergence", "bench", "bench.grading", "bench.transformers", "bench.grader_rates"),
+    "measure": (
+        "emergence",
+        "ablate_reflection",
+        "bench",
+        "bench.grading",
+        "bench.transformers",
+        "bench.grader_rates",
+    ),
 }
 
 

@@ -486,8 +486,9 @@ class RewardConfig:
 
     @classmethod
     def built_in(cls) -> tuple[str, ...]:
-        settings = ("target_language", "only", "own", "own_seconds", "models")
-        settings += ("control", "random_share")
+        settings = (
+            "target_language", "only", "own", "own_seconds", "models", "control", "random_share"
+        )  # fmt: skip
         return tuple(f.name for f in dataclasses.fields(cls) if f.name not in settings)
 
     @property
