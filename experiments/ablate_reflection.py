@@ -18,6 +18,7 @@ At the end `experiments.emergence` judges what is finished.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,21 +38,25 @@ from r1jax.sweeps.jobs import Job, jobs_of
 from r1jax.sweeps.plan import Member, check_folders, is_finished, parse_shard, plan, shard_of
 from r1jax.sweeps.schedule import run_jobs, worker_environment
 from r1jax.sweeps.table import Board
-from r1jax.sweeps.worker import LOG, serve, wait_until_free, write_note
+from r1jax.sweeps.worker import LOG, locked_in_turn, serve, write_note
 
 DEFAULT = Path(__file__).parent / "default_grid.toml"
 WORKER = [sys.executable, "-m", "experiments.ablate_reflection", "--worker"]
-BASE_SECONDS = 3600.0  # that another shard may take for the same base
+# Seconds that a worker waits for another process: one that still saves what a killed sweep did,
+# and one of another shard that makes the same base.
+SAVING, MAKING = 120.0, 3600.0
 
 
 def do(order: dict[str, Any]) -> None:
     """A job of a worker: a base, or a member."""
     folder = Path(order["folder"])
     if "base" in order:
-        wait_until_free(folder, BASE_SECONDS)
-        made(from_values(BaseConfig, order["base"]), make_mesh("1"), folder)
+        with locked_in_turn(folder.parent / "making" / folder.name, MAKING):
+            made(from_values(BaseConfig, order["base"]), make_mesh("1"), folder)
+            shutil.rmtree(folder, ignore_errors=True)  # another made it: this one's log is left
         return
-    wait_until_free(folder)
+    with locked_in_turn(folder, SAVING):
+        pass
     write_note(folder, order["note"])
     reinforce(from_values(RunConfig, order["member"]))
 

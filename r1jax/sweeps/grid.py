@@ -135,9 +135,11 @@ def parse_grid(told: Mapping[str, Any], folder: Path, seeds: int | None = None) 
 
 
 def controls_of(reference: RunConfig) -> list[str]:
-    """The controls that a run like this can have: of the corpus, only where it is ours."""
+    """The controls that a run like this can have: of the corpus, only where it is ours; of form,
+    only where form pays."""
     own = reference.base in OWN_BASES and reference.task == "countdown"
-    return [n for n, (_, changes) in CONTROLS.items() if own or not _of_corpus(changes)]
+    found = [n for n, (_, changes) in CONTROLS.items() if own or not _of_corpus(changes)]
+    return [n for n in found if n != "format" or reference.reward.format]
 
 
 _KEYS = (

@@ -22,7 +22,6 @@ from r1jax.lock import locked
 from r1jax.run import Stopped
 
 Order = dict[str, Any]
-FREE = 120.0  # seconds that it waits for a folder in which another process still is
 LOG = "log.txt"
 
 
@@ -52,8 +51,7 @@ def serve(do: Callable[[Order], None], one_line: Callable[[Exception], str | Non
             except Exception as error:
                 traceback.print_exc()
                 said = one_line(error) or f"{type(error).__name__}: {error}"
-                lines = said.strip().splitlines() or [type(error).__name__]
-                answer = {"state": "failed", "error": lines[-1]}
+                answer = {"state": "failed", "error": said.splitlines()[0][:300]}
         busy.clear()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
@@ -85,15 +83,17 @@ def write_note(folder: Path, note: dict[str, Any]) -> None:
     partial.replace(folder / "member.json")
 
 
-def wait_until_free(folder: Path, seconds: float = FREE) -> None:
-    """Until no process is in a run's folder: one of a killed sweep may still save what it did, and
-    another shard may make the same base. Raises InputError as `locked` does after that time."""
+@contextlib.contextmanager
+def locked_in_turn(folder: Path, seconds: float) -> Iterator[None]:
+    """As `locked`, after whoever holds it; raises its InputError after that time."""
     until = time.monotonic() + seconds
-    while True:
-        try:
-            with locked(folder):
-                return
-        except InputError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.5)
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(folder))
+                break
+            except InputError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
+        yield

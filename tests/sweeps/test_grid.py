@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiments.ablate_reflection import DEFAULT
+from r1jax.analysis.emergence.logs import Log
+from r1jax.analysis.emergence.measure import _control as control_of
 from r1jax.base import cached
 from r1jax.config import InputError
 from r1jax.config_file import fields_of, save_config, with_fields
@@ -78,6 +80,20 @@ def test_controls_are_the_reference_with_one_thing_taken_away():
     for one in grid.configurations[1:]:
         before, after = fields_of(reference), fields_of(grid.config(one))
         assert {k for k in after if after[k] != before[k]} == set(CONTROLS[one.control][1])
+
+
+def test_a_control_is_known_by_its_configuration_alone():
+    """As the verdict reads a run that is of no sweep."""
+    grid = parse_grid({"configuration": ONE}, Path("."))
+    for one in grid.configurations:
+        config = dataclasses.asdict(grid.config(one)) | {"base": "train"}
+        known = one.control if one.control not in ("filler", "chance") else None
+        assert control_of(Log("a", (), True, config=config)) == known
+
+
+def test_where_form_does_not_pay_it_is_no_control():
+    grid = parse_grid({"configuration": ONE, "run": {"reward": {"format": 0}}}, Path("."))
+    assert "format" not in [one.control for one in grid.configurations]
 
 
 def test_the_shipped_base_is_used_where_its_recipe_is_asked_for():

@@ -22,6 +22,7 @@ for line in sys.stdin:
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "exit":
+        print("No module named jax", file=sys.stderr)
         sys.exit(3)
     answer = {"state": "finished"}
     if what == "fail":
@@ -70,7 +71,7 @@ def test_a_job_that_fails_or_kills_its_worker_is_named_and_the_others_finish(tmp
         ("failed", "no space left"),
         ("failed", "its process was ended by SIGKILL"),
         ("finished", ""),
-        ("failed", "its process was ended by exit code 3"),
+        ("failed", "its process was ended by exit code 3: No module named jax"),
         ("finished", ""),
         ("finished", ""),
     ]
