@@ -1,5 +1,6 @@
 """A sweep of two runs, killed twice, from the command line to the verdict."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,10 +9,14 @@ import sys
 import time
 
 import pytest
+import small
 import tiny_run
 
 from experiments import ablate_reflection
-from r1jax.config import InputError
+from r1jax import base
+from r1jax.base import BaseConfig, cached, read_note
+from r1jax.config import CorpusConfig, InputError, OptimConfig
+from r1jax.data import countdown
 from r1jax.metrics import read_jsonl
 
 STEPS = 60
@@ -95,6 +100,25 @@ def test_killed_anywhere_it_goes_on_to_the_verdict(flags):
         assert (note["configuration"], note["seed"], note["control"]) == ("as it is", seed, None)
         assert note["axes"] == {"rl.kl_coef": 0.0}
     assert "resumed from step" in (members[0] / "log.txt").read_text()
+
+
+def test_a_base_is_made_by_a_worker_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    recipe = BaseConfig(
+        model=small.config(vocab=len(countdown.VOCABULARY), context=176),
+        corpus=CorpusConfig(depth=2),
+        optim=OptimConfig(lr=4e-3, schedule="cosine", warmup=1, steps=2),
+        seed=3,
+        rows=4,
+    )
+    path = cached(recipe)
+    order = json.loads(json.dumps({"base": dataclasses.asdict(recipe)}))
+    order["folder"] = str(path.with_suffix(""))
+    ablate_reflection.do(order)
+    assert read_note(path)["digest"] == recipe.digest()
+    assert not path.with_suffix("").exists()
+    monkeypatch.setattr(base, "train_base", None)  # from here on, only what is there
+    ablate_reflection.do(order)
 
 
 @pytest.mark.parametrize(
