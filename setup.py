@@ -7,7 +7,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["r1jax*", "experiments*", "launch*"]),
-    package_data={"r1jax": ["assets/*"]},
+    package_data={"r1jax": ["assets/*"], "experiments": ["*.toml"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax",

@@ -71,8 +71,29 @@ def _default_preset(args: list[str]) -> str:
     return "small" if given("--tokenizer") or given("--model") else "tiny"
 
 
-def main(args: list[str]) -> None:
+def reinforce(cfg: RunConfig, preset: str = "") -> None:
+    """A whole run, with its report and the few lines of its end. preset: that it was made from, if
+    one was named. Raises as `train`, and Stopped if a signal ended it."""
     started = time.perf_counter()
+    task = make_task(cfg)
+    cfg = with_vocab(cfg, task.tokenizer.vocab_size)
+    mesh = sharding.make_mesh(cfg.mesh)
+    print(
+        f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
+        f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "
+        f"mesh {cfg.mesh}, {cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
+    )
+    run = train(cfg, task, mesh, lambda: base_weights(cfg, mesh), preset=preset)
+    if jax.process_index() == 0 and run.at > 0:
+        report = write_report(run.out)
+        rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
+        for line in summary(*rows, report, has_thoughts(cfg.task)):
+            print(line)
+        print(f"time                {time.perf_counter() - started:.0f} s")
+    run.check_ended()
+
+
+def main(args: list[str]) -> None:
     preset, folder = _default_preset(args), cli.take(args, "--model")
     own = cli.take(args, "--reward")
     if own is not None:
@@ -85,22 +106,7 @@ def main(args: list[str]) -> None:
     if folder:
         default = from_model(default, folder, resumes=cli.resumes(args))
     cfg = cli.parse(RunConfig, default, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
-    task = make_task(cfg)
-    cfg = with_vocab(cfg, task.tokenizer.vocab_size)
-    mesh = sharding.make_mesh(cfg.mesh)
-    print(
-        f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
-        f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "
-        f"mesh {cfg.mesh}, {cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
-    )
-    run = train(cfg, task, mesh, lambda: base_weights(cfg, mesh), preset=named)
-    if jax.process_index() == 0 and run.at > 0:
-        report = write_report(run.out)
-        rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
-        for line in summary(*rows, report, has_thoughts(cfg.task)):
-            print(line)
-        print(f"time                {time.perf_counter() - started:.0f} s")
-    run.check_ended()
+    reinforce(cfg, named)
 
 
 if __name__ == "__main__":

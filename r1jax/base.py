@@ -19,7 +19,15 @@ import safetensors.numpy
 from jax.sharding import Mesh
 
 from r1jax import optim, processes, sharding
-from r1jax.config import CorpusConfig, InputError, ModelConfig, OptimConfig, Resume, check_seed
+from r1jax.config import (
+    CorpusConfig,
+    InputError,
+    ModelConfig,
+    OptimConfig,
+    Resume,
+    check_learns,
+    check_seed,
+)
 from r1jax.data import countdown
 from r1jax.data.packing import Batch, first_fit, pack
 from r1jax.data.tokenizer import Tokenizer
@@ -45,9 +53,11 @@ class BaseConfig:
 
     def __post_init__(self):
         check_seed(self.seed, "BaseConfig.seed")
+        check_learns(self.optim)
 
     def digest(self) -> str:
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        told = dataclasses.asdict(self) | {"corpus": self.corpus.told()}
+        text = json.dumps(told, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

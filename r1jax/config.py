@@ -255,11 +255,16 @@ def check_moves(model: ModelConfig, optim: "OptimConfig") -> None:
     """
     least = model.init_std * 2**-8
     check(
-        model.param_dtype != "bfloat16" or optim.lr >= least,
+        model.param_dtype != "bfloat16" or optim.lr >= least or optim.lr == 0,
         f"ModelConfig.param_dtype=bfloat16 cannot hold updates of OptimConfig.lr={optim.lr:g}: a "
         f"weight of the size of init_std={model.init_std:g} moves by {least:.1g} or not at all; "
         "param_dtype=float32 can, and dtype=bfloat16 computes in bfloat16 all the same",
     )
+
+
+def check_learns(optim: "OptimConfig") -> None:
+    """For what is trained to be used; raises InputError if it could not be."""
+    check(optim.lr > 0, f"OptimConfig.lr must be positive, got {optim.lr}")
 
 
 def yarn_mscale(rope: RopeConfig, mscale: float) -> float:
@@ -273,7 +278,7 @@ def yarn_mscale(rope: RopeConfig, mscale: float) -> float:
 class OptimConfig:
     """AdamW with clipping, warm-up and an optional cosine decay, and the router's balance rule."""
 
-    lr: float = 3e-4
+    lr: float = 3e-4  # 0: a run of RL that learns nothing, to compare others with
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
     steps: int = 0  # length of the cosine, warm-up included
@@ -291,7 +296,7 @@ class OptimConfig:
     mtp_weight: float = 0.3  # DeepSeek-V3's lambda; only used where the model has MTP depths
 
     def __post_init__(self):
-        check_positive(self, "lr", "clip_norm")
+        check_positive(self, "clip_norm")
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             fits = isinstance(value, str) or (math.isfinite(value) and value >= 0)
@@ -299,6 +304,10 @@ class OptimConfig:
         for name in ("b1", "b2"):
             value = getattr(self, name)
             check(value < 1, f"OptimConfig.{name} must be less than 1, got {value}")
+        check(
+            self.lr > 0 or self.bias_rate == 0,
+            f"OptimConfig.lr=0 learns nothing, but bias_rate={self.bias_rate} moves the router",
+        )
         check(
             self.schedule == "constant" or self.steps > self.warmup,
             f"OptimConfig.steps={self.steps} must exceed warmup={self.warmup} for a cosine",
@@ -448,12 +457,26 @@ class RewardConfig:
     own_seconds: float = 10.0  # that one call of them may take
     #: NAME=FOLDER[:WEIGHT][:KIND+KIND],...: trained reward models (`reward_models/`)
     models: str = ""
+    #: What a rollout is paid for instead, so that rewards say nothing about answers
+    #: (`rewards/blind.py`): random, a coin's 1 or 0; shuffled, the rewards of its own group.
+    control: Literal["none", "random", "shuffled"] = "none"
+    random_share: float = 0.5  # of replies that the coin pays
 
     def __post_init__(self):
         check_positive(self, "own_seconds")
+        controls = ("none", "random", "shuffled")
+        check(
+            self.control in controls,
+            f"RewardConfig.control must be one of {', '.join(controls)}, got {self.control!r}",
+        )
+        check(
+            0 < self.random_share < 1,
+            f"RewardConfig.random_share must lie in (0, 1), got {self.random_share}",
+        )
         names = [*self.built_in(), *(part.name for part in (*self.own_parts, *self.model_parts))]
         for name in names:
             check(names.count(name) == 1, f"RewardConfig: two components are called {name!r}")
+            check(name != self.control, f"RewardConfig: {name!r} is what control pays")
         for name in self.kinds_of:
             known = ", ".join(self.built_in())
             check(name in self.built_in(), f"--reward.only: no component {name!r}, only {known}")
@@ -463,7 +486,9 @@ class RewardConfig:
 
     @classmethod
     def built_in(cls) -> tuple[str, ...]:
-        settings = ("target_language", "only", "own", "own_seconds", "models")
+        settings = (
+            "target_language", "only", "own", "own_seconds", "models", "control", "random_share"
+        )  # fmt: skip
         return tuple(f.name for f in dataclasses.fields(cls) if f.name not in settings)
 
     @property
@@ -546,10 +571,44 @@ class CorpusConfig:
     practice: float = 0.3  # share of documents that begin with "puzzle", and always reflect
     persistence: float = 0.8  # chance of a next attempt after a wrong one, under "use"
 
+    # What a reflective trace is, under either first word, so that causes can be told apart. At
+    # rest, as the shipped base has read them, each leaves the corpus as it is without it.
+
+    depth: int = 0  # attempts that a trace shows at most, then it gives up; 0: all eight
+    goes_on: float = 1.0  # chance of a next attempt after a wrong one (times `persistence`)
+    verdicts: float = 1.0  # chance that a verdict is right; 0.5 says nothing
+    #: Share of traces as long as others whose every step is right, and that give up before the
+    #: solution: the behaviours without their success.
+    wrong_answers: float = 0.0
+    #: Share of traces of which all after the first attempt, which is then answered, is as many
+    #: words that mean nothing: their length without their behaviours.
+    filler: float = 0.0
+    #: A trace has one attempt and a check of it, or several attempts and no check (2 to all, which
+    #: do not stop at the solution): skills that are never seen together.
+    apart: bool = False
+
     def __post_init__(self):
-        for field in ("reflective", "practice", "persistence"):
+        shares = ("reflective", "practice", "persistence", "goes_on", "verdicts")
+        for field in (*shares, "wrong_answers", "filler"):
             value = getattr(self, field)
             check(0 <= value <= 1, f"CorpusConfig.{field} must lie in [0, 1], got {value}")
+        check(self.depth >= 0, f"CorpusConfig.depth must not be negative, got {self.depth}")
+        check(
+            self.wrong_answers == 0 or (self.verdicts == 1 and not self.apart),
+            "CorpusConfig.wrong_answers is of whole traces whose verdicts are right: not with "
+            "verdicts < 1 or apart",
+        )
+        check(
+            not self.apart or (self.depth != 1 and self.goes_on == 1),
+            "CorpusConfig.apart: attempts without a check are 2 to all or `depth`, so not with "
+            "depth=1 or goes_on < 1",
+        )
+
+    def told(self) -> dict[str, float | int | bool]:
+        """Its fields, but for those at rest that came after the shipped base was made."""
+        first = ("reflective", "practice", "persistence")
+        values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
+        return {name: v for name, (v, rest) in values.items() if name in first or v != rest}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -620,6 +679,16 @@ class RunConfig:
             "update's log-probabilities are of the whole distribution at that temperature",
         )
         check_moves(self.model, self.optim)
+        blind = f"--reward.control={self.reward.control}"
+        check(
+            self.reward.control == "none" or self.rl.max_draws == 1,
+            f"{blind} pays without a look at answers, but --rl.max-draws={self.rl.max_draws} "
+            "chooses groups by them",
+        )
+        check(
+            self.reward.control != "random" or self.rl.overlong_buffer == 0,
+            f"{blind} pays nothing else: not with --rl.overlong-buffer={self.rl.overlong_buffer}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -657,3 +726,4 @@ class SFTConfig:
             f"SFTConfig.checkpoint_minutes must not be negative, got {self.checkpoint_minutes}",
         )
         check_moves(self.model, self.optim)
+        check_learns(self.optim)

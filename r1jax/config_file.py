@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import dacite
 import yaml
@@ -32,13 +34,68 @@ def load_config(kind: type[Config], path: str | Path, over: Config | None = None
         check(isinstance(values, dict), "expected an object of fields")
         if over is not None:
             values = _merged(over, values, "")
-        # YAML reads 3e-6 as text.
-        hooks = {float: lambda x: float(x) if isinstance(x, str) else x}
-        return dacite.from_dict(kind, values, dacite.Config(strict=True, type_hooks=hooks))
+        return from_values(kind, values)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except (ValueError, dacite.DaciteError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def from_values(kind: type[Config], values: dict[str, Any]) -> Config:
+    """A configuration of `dataclasses.asdict`'s values. Raises dacite's errors, and InputError."""
+    # YAML reads 3e-6 as text.
+    hooks = {float: lambda x: float(x) if isinstance(x, str) else x}
+    return dacite.from_dict(kind, values, dacite.Config(strict=True, type_hooks=hooks))
+
+
+def fields_of(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a configuration by dotted names, as the flags have them: {"optim.lr": 3e-4}."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(cfg):
+        value, name = getattr(cfg, field.name), prefix + field.name
+        found |= fields_of(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return found
+
+
+def with_fields(cfg: Config, changes: Mapping[str, Any]) -> Config:
+    """`cfg` with the fields of these dotted names changed.
+
+    Raises InputError for a field that there is not, naming the nearest, for a value of another
+    type, and for what the configuration refuses.
+    """
+    known = fields_of(cfg)
+    values = dataclasses.asdict(cfg)  # type: ignore[call-overload]
+    for name, value in changes.items():
+        check(name in known, f"no field {name}{_meant(name, known)}")
+        *path, last = name.split(".")
+        inner, holder = values, cfg
+        for part in path:
+            inner, holder = inner[part], getattr(holder, part)
+        kinds = get_type_hints(type(holder))[last]
+        kinds = get_args(kinds) if isinstance(kinds, UnionType) else (kinds,)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        inner[last] = float(value) if whole and float in kinds and int not in kinds else value
+        wrong = isinstance(value, bool) and bool not in kinds
+        check(not wrong, f"{name} must be {_names(kinds)}, got {value}")
+    try:
+        return from_values(type(cfg), values)
+    except dacite.DaciteError as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def _names(kinds: Iterable[Any]) -> str:
+    return " or ".join("none" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """lr is the end of optim.lr; corpus is the beginning of several."""
+    known = list(known)
+    inside = [one for one in known if one.startswith(f"{name}.")]
+    if inside:
+        return f": it is a group of fields, such as {inside[0]}"
+    ends = [one for one in known if one.rpartition(".")[2] == name.rpartition(".")[2]]
+    meant = ends or nearest(name, known)
+    return f": did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _read(path: Path) -> Any:

@@ -9,12 +9,15 @@ is this asymmetry that makes reflection pay. Traces come in two styles:
                 check 8 = 8 right </think> <answer> 9 + 5 - 4 - 2 </answer>
 
 Both start from a random guess. A reflective trace goes on to the next way in a fixed order, so
-that never repeating an attempt needs no more memory than the last one.
+that never repeating an attempt needs no more memory than the last one. How deep, how right and how
+whole reflective traces are is for `CorpusConfig` to say.
 """
 
 import collections
 import functools
 import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +27,7 @@ from r1jax.data.templates import countdown_question, opened
 
 WAYS = tuple(itertools.product("+-", repeat=3))  # the signs between four numbers, in order
 HIGHEST = 9
+FILLER = "to"  # a word of every prompt that no thought has
 TAGS = ("<pad>", "<eos>", "<think>", "</think>", "<answer>", "</answer>")
 WORDS = ("use", "puzzle", "to", "make", "+", "-", "=", "check", "right", "wrong", "wait")
 VOCABULARY = (*TAGS, *WORDS, *(str(n) for n in range(-2 * HIGHEST, 4 * HIGHEST + 1)))
@@ -72,23 +76,99 @@ def document(problem: Problem, corpus: CorpusConfig, rng: np.random.Generator) -
     first_word = "puzzle" if practice else "use"
     prompt = opened(f"{first_word} {problem.prompt.removeprefix('use ')}")
     first = int(rng.integers(len(WAYS)))
-    thoughts = []
-    for i in range(len(WAYS)):
-        way = WAYS[(first + i) % len(WAYS)]
-        thoughts.append(attempt(problem.numbers, way))
-        if not reflective:
-            break
-        result = total(problem.numbers, way)
-        if result == int(problem.answer):
-            thoughts.append(f"check {result} = {problem.answer} right")
-            break
-        if not practice and rng.random() > corpus.persistence:
-            thoughts.append(f"check {result} = {problem.answer} wrong")
-            break
-        thoughts.append(f"check {result} = {problem.answer} wrong wait")
+    steps = [Step(WAYS[first])]
+    if reflective:
+        steps = _reflection(problem, first, practice, corpus, rng)
+    thoughts = [" ".join([attempt(problem.numbers, s.way), *s.said]) for s in steps]
+    way = steps[-1].way
     signed = (f"{sign} {n}" for sign, n in zip(way, problem.numbers[1:], strict=True))
     answer = " ".join([str(problem.numbers[0]), *signed])
     return prompt, f"{' '.join(thoughts)} </think> <answer> {answer} </answer>"
+
+
+class Step(NamedTuple):
+    """An attempt, and what is said after it."""
+
+    way: tuple[str, ...]
+    said: tuple[str, ...] = ()
+
+
+def _reflection(
+    problem: Problem, first: int, practice: bool, corpus: CorpusConfig, rng: np.random.Generator
+) -> list[Step]:
+    """A reflective trace that begins with way `first`, or what `corpus` puts in its place. What is
+    at rest draws nothing: the shipped base's documents are these draws in this order."""
+    if corpus.apart:
+        steps = _one_skill(problem, first, corpus, rng)
+    else:
+        steps = _search(problem, first, practice, corpus, rng)
+    if _happens(corpus.wrong_answers, rng):
+        steps = _unsolved(problem, len(steps), rng)
+    if _happens(corpus.filler, rng):
+        rest = sum(len(attempt(problem.numbers, s.way).split()) for s in steps[1:])
+        words = rest + sum(len(said.split()) for s in steps for said in s.said)
+        steps = [Step(steps[0].way, (FILLER,) * words)]
+    return steps
+
+
+def _search(
+    problem: Problem, first: int, practice: bool, corpus: CorpusConfig, rng: np.random.Generator
+) -> list[Step]:
+    """Attempts and their verdicts, until one is found right or the search gives up."""
+    steps = []
+    for i in range(_most(corpus)):
+        way = WAYS[(first + i) % len(WAYS)]
+        holds = total(problem.numbers, way) == int(problem.answer)
+        right = holds == _happens(corpus.verdicts, rng)
+        steps.append(_checked(problem, way, right))
+        if right or (not practice and rng.random() > corpus.persistence):
+            break
+        if not _happens(corpus.goes_on, rng):
+            break
+    return _with_waits(steps)
+
+
+def _one_skill(
+    problem: Problem, first: int, corpus: CorpusConfig, rng: np.random.Generator
+) -> list[Step]:
+    """One attempt with its verdict; or some that nobody checks, however many it takes."""
+    if rng.random() < 0.5:
+        holds = total(problem.numbers, WAYS[first]) == int(problem.answer)
+        return [_checked(problem, WAYS[first], holds == _happens(corpus.verdicts, rng))]
+    attempts = int(rng.integers(2, _most(corpus) + 1))
+    return _with_waits([Step(WAYS[(first + i) % len(WAYS)]) for i in range(attempts)])
+
+
+def _unsolved(problem: Problem, attempts: int, rng: np.random.Generator) -> list[Step]:
+    """As many attempts in order (but not all eight), none of which is the solution. They begin
+    anywhere, so that they tell no more of it than that."""
+    solution = next(
+        i for i, way in enumerate(WAYS) if total(problem.numbers, way) == int(problem.answer)
+    )
+    attempts = min(attempts, len(WAYS) - 1)
+    first = solution + 1 + int(rng.integers(len(WAYS) - attempts))
+    ways = [WAYS[(first + i) % len(WAYS)] for i in range(attempts)]
+    return _with_waits([_checked(problem, way, False) for way in ways])
+
+
+def _checked(problem: Problem, way: tuple[str, ...], right: bool) -> Step:
+    verdict = "right" if right else "wrong"
+    return Step(way, (f"check {total(problem.numbers, way)} = {problem.answer} {verdict}",))
+
+
+def _with_waits(steps: Sequence[Step]) -> list[Step]:
+    """Each but the last goes on to the next."""
+    return [*(Step(way, (*said, "wait")) for way, said in steps[:-1]), steps[-1]]
+
+
+def _most(corpus: CorpusConfig) -> int:
+    """Attempts that a trace may show."""
+    return min(corpus.depth or len(WAYS), len(WAYS))
+
+
+def _happens(chance: float, rng: np.random.Generator) -> bool:
+    """With that chance; draws nothing where it is 0 or 1."""
+    return chance >= 1 or (chance > 0 and rng.random() < chance)
 
 
 def attempt(numbers: tuple[int, ...], way: tuple[str, ...]) -> str:

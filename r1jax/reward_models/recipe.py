@@ -12,6 +12,7 @@ from r1jax.config import (
     OptimConfig,
     Resume,
     check,
+    check_learns,
     check_moves,
     check_positive,
     check_seed,
@@ -68,6 +69,7 @@ class RewardModelConfig:
             f"{self.model.context}",
         )
         check_moves(self.model, self.optim)
+        check_learns(self.optim)
         check_seed(self.seed, "RewardModelConfig.seed")
         check(self.min_gap >= 0, f"RewardModelConfig.min_gap must not be negative: {self.min_gap}")
         for field in ("heldout_share", "made_longer", "made_mistaken"):

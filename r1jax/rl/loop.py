@@ -25,6 +25,7 @@ from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task, fit_prompts
 from r1jax.model.params import Weights
 from r1jax.reward_models.train import load_reward_model
+from r1jax.rewards.blind import blinded
 from r1jax.rewards.components import Component, in_chat, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
@@ -52,7 +53,7 @@ HELDOUT_KEYS = tuple(
 )
 
 # What a run's key is folded with, so that no two uses of it draw the same.
-TRAINING, EVALUATION, SHUFFLING = range(3)
+TRAINING, EVALUATION, SHUFFLING, BLINDING = range(4)
 # Of a row of samples.jsonl, what replies.jsonl has of every reply.
 LOGGED = ("step", "split", "problem_id", "sample", "prompt", "text", "tokens", "truncated",
           "outcome")  # fmt: skip
@@ -203,7 +204,11 @@ class Trainer:
         used = self.engine.stats - before
         rate = used.tokens / seconds["time/rollout"] / self.mesh.size
         values = {"sampler/utilization": used.utilization, "sampler/tokens_per_device_second": rate}
-        return [s for group in groups[: rl.questions] for s in group], seconds | values, position
+        samples = [s for group in groups[: rl.questions] for s in group]
+        rng = np.random.default_rng([self.cfg.seed, BLINDING, step])
+        paid = blinded([s.grade for s in samples], self.cfg.reward, rl.group, rng)
+        samples = [s.paid(grade) for s, grade in zip(samples, paid, strict=True)]
+        return samples, seconds | values, position
 
     def rollout_of(self, samples: Sequence[Sample], step: int) -> Rollout:
         """As host arrays, packed for the updates of this step."""

@@ -42,6 +42,10 @@ class Sample:
         """Made where it is asked for: a process needs few of the replies that others graded."""
         return self.read(self.completion.tokens.tolist())
 
+    def paid(self, grade: Grade) -> "Sample":
+        """With another grade."""
+        return self if grade is self.grade else dataclasses.replace(self, grade=grade)
+
     @property
     def reflective_terms(self) -> int:
         return sum(self.terms.values())

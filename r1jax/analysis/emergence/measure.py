@@ -261,6 +261,8 @@ def _control(log: Log) -> str | None:
     corpus, reward = config.get("corpus", {}), config.get("reward", {})
     if config.get("optim", {}).get("lr") == 0:
         return "no_update"
+    if (blind := reward.get("control", "none")) != "none":
+        return blind
     if reward.get("accuracy") == 0 and reward.get("format"):
         return "format"
     if config.get("base") == "train" and corpus.get("reflective") == 0 == corpus.get("practice"):

@@ -1,0 +1,99 @@
+"""A process that does one job of a sweep after another, so that what it compiled serves them all.
+
+It reads a line of JSON for a job and writes one for what became of it. The end of its input ends
+it, in the middle of a job with a checkpoint: so it does not outlive a sweep that was killed.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from r1jax.config import InputError
+from r1jax.lock import locked
+from r1jax.run import Stopped
+
+Order = dict[str, Any]
+LOG = "log.txt"
+
+
+def serve(do: Callable[[Order], None], one_line: Callable[[Exception], str | None]) -> None:
+    """Does what it is told until nothing more is. do: a job; one_line: what is said of bad input,
+    None for a bug, whose traceback is then in the job's log."""
+    answers = os.fdopen(os.dup(1), "w")
+    orders: queue.Queue[Order | None] = queue.Queue()
+    busy = threading.Event()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            orders.put(json.loads(line))
+        orders.put(None)
+        if busy.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while (order := orders.get()) is not None:
+        busy.set()
+        answer: dict[str, str] = {"state": "finished"}
+        with _to_log(Path(order["folder"]) / LOG):
+            try:
+                do(order)
+            except Stopped as stopped:
+                answer = {"state": "stopped", "error": stopped.where}
+            except Exception as error:
+                traceback.print_exc()
+                said = one_line(error) or f"{type(error).__name__}: {error}"
+                answer = {"state": "failed", "error": said.splitlines()[0][:300]}
+        busy.clear()
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+@contextlib.contextmanager
+def _to_log(path: Path) -> Iterator[None]:
+    """What is printed meanwhile, by whatever library, goes to the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    with path.open("a") as file:
+        before = os.dup(1), os.dup(2)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, old in enumerate(before, start=1):
+                os.dup2(old, number)
+                os.close(old)
+
+
+def write_note(folder: Path, note: dict[str, Any]) -> None:
+    """member.json, which says what a run is in its sweep."""
+    partial = folder / "member.json.tmp"
+    partial.write_text(json.dumps(note, indent=2) + "\n")
+    partial.replace(folder / "member.json")
+
+
+@contextlib.contextmanager
+def locked_in_turn(folder: Path, seconds: float) -> Iterator[None]:
+    """As `locked`, after whoever holds it; raises its InputError after that time."""
+    until = time.monotonic() + seconds
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(folder))
+                break
+            except InputError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
+        yield
