@@ -45,7 +45,7 @@ def test_every_number_of_a_published_run_has_a_source_or_is_marked_unreported(na
         "sampling.slots", "sampling.refill", "sampling.top_k", "sampling.top_p",
         "optim.schedule", "optim.steps", "optim.final", "optim.mtp_weight",
         "reward.repetition", "reward.partial", "reward.target_language", "reward.only",
-        "reward.own", "reward.own_seconds", "reward.models",
+        "reward.own", "reward.own_seconds", "reward.models", "reward.control",
     }  # fmt: skip
     for part in ("rl", "sampling", "optim", "reward"):
         for f in dataclasses.fields(field(run, part)):
