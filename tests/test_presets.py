@@ -46,6 +46,7 @@ def test_every_number_of_a_published_run_has_a_source_or_is_marked_unreported(na
         "optim.schedule", "optim.steps", "optim.final", "optim.mtp_weight",
         "reward.repetition", "reward.partial", "reward.target_language", "reward.only",
         "reward.own", "reward.own_seconds", "reward.models", "reward.control",
+        "reward.random_share",
     }  # fmt: skip
     for part in ("rl", "sampling", "optim", "reward"):
         for f in dataclasses.fields(field(run, part)):
