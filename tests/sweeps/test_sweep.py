@@ -63,6 +63,7 @@ def pid_in(member):
     return int((member / "lock").read_text().split()[1])
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_goes_on_to_the_verdict(flags):
     folder, flags = flags
     members = [folder / "out" / f"as_it_is-seed_{seed}" for seed in (0, 1)]
