@@ -116,6 +116,10 @@ class MLAConfig:
     def qk_dim(self) -> int:
         return self.nope_dim + self.rope_dim
 
+    @property
+    def rotary_dim(self) -> int:
+        return self.rope_dim
+
 
 @dataclasses.dataclass(frozen=True)
 class GQAConfig:
@@ -137,6 +141,10 @@ class GQAConfig:
 
     @property
     def qk_dim(self) -> int:
+        return self.head_dim
+
+    @property
+    def rotary_dim(self) -> int:
         return self.head_dim
 
 

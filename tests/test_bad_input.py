@@ -221,6 +221,7 @@ def test_base_of_another_model(error_in, folder, flags, message):
     assert message in error_in(*(flag.format(folder=folder) for flag in flags))
 
 
+@pytest.mark.slow
 def test_a_run_that_never_began_leaves_its_folder_free(error_in, folder):
     error_in("--base=absent")
     out = tiny_run.run(folder / "config.json", folder / "run", "--steps=1")

@@ -79,6 +79,7 @@ def assert_aims(problems):
     assert [g.detail for g in grades if g.outcome == "failed"] == []
 
 
+@pytest.mark.slow
 def test_aims_are_met_where_answers_are_not_integers(data_dir):
     """The hard part of the sweep: integers would hide the errors of everything else."""
     problems = [p for p in read_all(data_dir) if not p.answer.lstrip("-").isdigit()]

@@ -84,6 +84,7 @@ def test_the_lines_of_the_readme(tmp_path, monkeypatch, capsys):
         before = after
 
 
+@pytest.mark.slow
 def test_the_page_on_ones_own_task(data_dir, tmp_path, monkeypatch):
     """Its command and its lines, on a model that is no chat model."""
     (rows,), (file, lines) = (blocks("docs/your_own_task.md", name) for name in ("json", "python"))
@@ -322,6 +323,7 @@ def test_changes_reach_into_parts_and_are_plain_data():
     assert back == RUNS["tiny"]()
 
 
+@pytest.mark.slow
 def test_replies_are_of_their_seed_alone():
     model = r1jax.open_model()
     prompts = ["use 9 5 4 2 to make 8", "use 9 5 4 2 to make 10"]

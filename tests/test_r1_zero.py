@@ -305,6 +305,7 @@ def test_gsm8k_is_asked_in_r1_zeros_words_and_graded_by_its_answer(gsm8k):
     assert [grade.reward for grade in grades] == [2.0, 1.0]
 
 
+@pytest.mark.slow
 def test_gsm8k_run(gsm8k, tmp_path):
     save_config(gsm8k, tmp_path / "config.json")
     out = tiny_run.run(tmp_path / "config.json", tmp_path / "run")

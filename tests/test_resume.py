@@ -65,6 +65,7 @@ def test_resuming_from_an_earlier_checkpoint_changes_nothing(stopped, whole):
     assert_same_run(resume(stopped), whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_for_more_steps(config, whole, tmp_path):
     out = tiny_run.run(config, tmp_path / "run", "--steps=2")
     assert_same_run(resume(out, "--steps=3"), whole)
@@ -197,6 +198,7 @@ def survives(config, tmp_path, kills, **environment) -> None:
     assert_same_run(out, whole)
 
 
+@pytest.mark.slow
 def test_killed_in_a_save_and_in_a_step(config, tmp_path):
     survives(config, tmp_path, [("trains", random.uniform(0, 0.3)), ("saves", 0), ("trains", 0.1)])
 

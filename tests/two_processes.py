@@ -41,6 +41,10 @@ def start(code: str, args: list[str], cache: Path, devices: int = 4) -> list[sub
 
 def finish(both: list[subprocess.Popen], code: int = 0) -> list[tuple[str, str]]:
     """(stdout, stderr) of each, which must end with `code`."""
-    said = [process.communicate(timeout=240) for process in both]
+    try:
+        said = [process.communicate(timeout=240) for process in both]
+    finally:
+        for process in both:
+            process.kill()  # one that the other waits for would go on for ever
     assert [process.returncode for process in both] == [code, code], said
     return said

@@ -10,7 +10,7 @@ from einops import rearrange
 
 from r1jax.config import ModelConfig
 from r1jax.model.cache import KVCache, update
-from r1jax.model.layers import apply_rope, einsum32, masked_softmax, rms_norm
+from r1jax.model.layers import Place, apply_rope, einsum32, masked_softmax, rms_norm
 from r1jax.model.params import GQA
 from r1jax.sharding import constrain
 
@@ -19,8 +19,7 @@ def attention(
     x_BTD: jax.Array,
     p: GQA,
     cfg: ModelConfig,
-    positions_BT: jax.Array,
-    mask_BTS: jax.Array,
+    place: Place,
     cache: KVCache | None,
 ) -> tuple[jax.Array, KVCache | None]:
     """Returns the output [B, T, D] and the cache with the T new positions written.
@@ -33,13 +32,13 @@ def attention(
     if p.q_norm_X is not None:
         q_BTHX = rms_norm(q_BTHX, p.q_norm_X, cfg.norm_eps)
         k_BTKX = rms_norm(k_BTKX, p.k_norm_X, cfg.norm_eps)
-    q_BTHX = apply_rope(q_BTHX, positions_BT, cfg.rope)
-    k_BTKX = apply_rope(k_BTKX, positions_BT, cfg.rope)
+    q_BTHX = apply_rope(q_BTHX, place.rotary, cfg.rope)
+    k_BTKX = apply_rope(k_BTKX, place.rotary, cfg.rope)
 
     if cache is None:
         k_BKSX, v_BKSX = k_BTKX.swapaxes(1, 2), v_BTKX.swapaxes(1, 2)
     else:
-        cache = update(cache, KVCache(k_BTKX, v_BTKX), positions_BT)
+        cache = update(cache, KVCache(k_BTKX, v_BTKX), place.positions_BT)
         k_BKSX, v_BKSX = cache.key_BKSX, cache.value_BKSX
     t, k = q_BTHX.shape[1], k_BTKX.shape[2]
     q_BTKGX = rearrange(q_BTHX, "b t (k g) x -> b t k g x", k=k)
@@ -49,7 +48,7 @@ def attention(
         scores = rearrange(scores, "b k s t g -> b k g t s")
     else:
         scores = einsum32("btkgx,bksx->bkgts", q_BTKGX, k_BKSX)
-    weights = masked_softmax(scores, mask_BTS[:, None, None], cfg.softmax_scale)
+    weights = masked_softmax(scores, place.mask_BTS[:, None, None], cfg.softmax_scale)
     weights_BKMS = rearrange(weights.astype(v_BKSX.dtype), "b k g t s -> b k (g t) s")
     o_BTHX = rearrange(weights_BKMS @ v_BKSX, "b k (g t) x -> b t (k g) x", t=t)
     return jnp.einsum("bthx,hxd->btd", o_BTHX, p.out_HXD.astype(x_BTD.dtype)), cache

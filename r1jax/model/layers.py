@@ -4,6 +4,7 @@ B batch  T time  D d_model  R rope dim  F FFN width
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,18 +48,38 @@ def rope_frequencies(rope: RopeConfig, dim: int) -> np.ndarray:
     return frequency * (1 - slowed) + frequency / rope.factor * slowed
 
 
-def apply_rope(x: jax.Array, positions_BT: jax.Array, rope: RopeConfig) -> jax.Array:
+class Rotary(NamedTuple):
+    """Cosines and sines of the angles of every pair at each position, [B, T, R / 2], float32."""
+
+    cos: jax.Array
+    sin: jax.Array
+
+
+class Place(NamedTuple):
+    """Where the tokens of a batch stand, which is the same for every layer."""
+
+    positions_BT: jax.Array
+    rotary: Rotary
+    mask_BTS: jax.Array  # which keys each query sees
+    valid_BT: jax.Array  # no padding: counted in the routing statistics
+
+
+def rotary(positions_BT: jax.Array, rope: RopeConfig, dim: int) -> Rotary:
+    """Of `dim` numbers, once for all layers and heads. The barrier keeps XLA:CPU from computing
+    them again in each of the products that they are fused into."""
+    frequency = jnp.asarray(rope_frequencies(rope, dim), jnp.float32)
+    angle = positions_BT[:, :, None].astype(jnp.float32) * frequency[None, None, :]
+    scale = yarn_mscale(rope, rope.mscale) / yarn_mscale(rope, rope.mscale_all_dim)
+    return jax.lax.optimization_barrier(Rotary(jnp.cos(angle) * scale, jnp.sin(angle) * scale))
+
+
+def apply_rope(x: jax.Array, by: Rotary, rope: RopeConfig) -> jax.Array:
     """Rotates each pair by its position: (x0, x1), (x2, x3), ... where interleaved, else
     (x0, xR/2), (x1, xR/2+1), ...
 
     x: [B, T, R] or [B, T, H, R].
     """
-    frequency = jnp.asarray(rope_frequencies(rope, x.shape[-1]), jnp.float32)
-    angle = positions_BT[:, :, None].astype(jnp.float32) * frequency[None, None, :]
-    scale = yarn_mscale(rope, rope.mscale) / yarn_mscale(rope, rope.mscale_all_dim)
-    if x.ndim == 4:
-        angle = angle[:, :, None, :]
-    cos, sin = jnp.cos(angle) * scale, jnp.sin(angle) * scale
+    cos, sin = by if x.ndim == 3 else (by.cos[:, :, None, :], by.sin[:, :, None, :])
     if rope.interleaved:
         a, b = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
         rotated = jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1)

@@ -15,7 +15,7 @@ from einops import rearrange
 
 from r1jax.config import MLAConfig, ModelConfig
 from r1jax.model.cache import LatentCache, update
-from r1jax.model.layers import apply_rope, einsum32, masked_softmax, rms_norm
+from r1jax.model.layers import Place, apply_rope, einsum32, masked_softmax, rms_norm
 from r1jax.model.params import MLA
 from r1jax.sharding import constrain
 
@@ -27,8 +27,7 @@ def attention(
     x_BTD: jax.Array,
     p: MLA,
     cfg: ModelConfig,
-    positions_BT: jax.Array,
-    mask_BTS: jax.Array,
+    place: Place,
     cache: LatentCache | None,
 ) -> tuple[jax.Array, LatentCache | None]:
     """Returns the output [B, T, D] and the cache with the T new positions written.
@@ -44,16 +43,16 @@ def attention(
     q_BTHX = jnp.einsum("btq,qhx->bthx", q_in, p.q_b_QHX.astype(dtype))
     q_BTHX = constrain(q_BTHX, "batch", None, None, None)
     q_nope, q_rope = jnp.split(q_BTHX, [a.nope_dim], axis=-1)
-    q_rope = apply_rope(q_rope, positions_BT, cfg.rope)
+    q_rope = apply_rope(q_rope, place.rotary, cfg.rope)
 
     latent = rms_norm(x_BTD @ p.kv_a_DC.astype(dtype), p.kv_norm_C, LATENT_EPS)
-    k_rope = apply_rope(x_BTD @ p.k_rope_DR.astype(dtype), positions_BT, cfg.rope)
+    k_rope = apply_rope(x_BTD @ p.k_rope_DR.astype(dtype), place.rotary, cfg.rope)
     if cache is not None:
-        cache = update(cache, LatentCache(latent, k_rope), positions_BT)
+        cache = update(cache, LatentCache(latent, k_rope), place.positions_BT)
         latent, k_rope = cache.latent_BSC, cache.rope_BSR
 
     core = absorbed if cache is not None and x_BTD.shape[1] == 1 else naive
-    o_BTHU = core(q_nope, q_rope, latent, k_rope, mask_BTS, p.kv_b_CHY.astype(dtype), cfg)
+    o_BTHU = core(q_nope, q_rope, latent, k_rope, place.mask_BTS, p.kv_b_CHY.astype(dtype), cfg)
     return jnp.einsum("bthu,hud->btd", o_BTHU, p.out_HUD.astype(dtype)), cache
 
 
@@ -62,8 +61,11 @@ def naive(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CHY, 
     kv = jnp.einsum("bsc,chy->bshy", latent_BSC, kv_b_CHY)
     kv = constrain(kv, "batch", None, None, None)
     k_BSHN, v_BSHU = jnp.split(kv, [cfg.attention.nope_dim], axis=-1)
-    scores = einsum32("bthn,bshn->bhts", q_nope_BTHN, k_BSHN)
-    scores = scores + einsum32("bthr,bsr->bhts", q_rope_BTHR, k_rope_BSR)
+    # One product for both parts: a second array of scores costs more than a copy of the keys.
+    q_BTHX = jnp.concatenate([q_nope_BTHN, q_rope_BTHR], axis=-1)
+    k_rope_BSHR = jnp.broadcast_to(k_rope_BSR[:, :, None], (*k_BSHN.shape[:3], k_rope_BSR.shape[2]))
+    k_BSHX = jnp.concatenate([k_BSHN, k_rope_BSHR], axis=-1)
+    scores = einsum32("bthx,bshx->bhts", q_BTHX, k_BSHX)
     weights = masked_softmax(scores, mask_BTS[:, None], cfg.softmax_scale).astype(v_BSHU.dtype)
     return jnp.einsum("bhts,bshu->bthu", weights, v_BSHU)
 

@@ -10,7 +10,7 @@ from r1jax.config import ModelConfig
 from r1jax.model.layers import rms_norm
 from r1jax.model.moe import RouterStats
 from r1jax.model.params import Weights
-from r1jax.model.transformer import apply_layer, attention_mask, log_probs, remat
+from r1jax.model.transformer import apply_layer, log_probs, place_of, remat
 
 
 def mtp_log_probs(
@@ -35,7 +35,7 @@ def mtp_log_probs(
     mask of positions whose input and target lie in the same segment, and the routing statistics.
     """
     params, embed_VD = weights.params, weights.params.embed_VD.astype(cfg.dtype)
-    mask_BTS = attention_mask(positions_BT, segments_BT, None)
+    place = place_of(positions_BT, segments_BT, cfg)
     hidden, logps, masks, stats = hidden_BTD, [], [], []
     for k, p in enumerate(params.mtp, start=1):
         bias_E = weights.router_bias_LE[cfg.moe_layers + k - 1]
@@ -51,7 +51,7 @@ def mtp_log_probs(
         valid = (_shift(segments_BT, k) == segments_BT) & (segments_BT > 0)
 
         def layer(x, p=p, bias_E=bias_E, valid=valid):
-            return apply_layer(x, p.layer, bias_E, cfg, positions_BT, mask_BTS, valid, None)
+            return apply_layer(x, p.layer, bias_E, cfg, place._replace(valid_BT=valid), None)
 
         hidden, _, layer_stats = remat(layer, cfg)(x)
         logp, _ = log_probs(params, hidden, _shift(tokens_BT, k + 1), cfg, norm=p.norm_D)

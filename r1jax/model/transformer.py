@@ -14,7 +14,7 @@ from einops import rearrange
 from r1jax.config import ModelConfig
 from r1jax.model import gqa, mla
 from r1jax.model.cache import Cache
-from r1jax.model.layers import einsum32, rms_norm, swiglu
+from r1jax.model.layers import Place, einsum32, rms_norm, rotary, swiglu
 from r1jax.model.moe import RouterStats, moe
 from r1jax.model.params import FFN, GQA, MLA, Layer, Params, Weights
 from r1jax.sharding import constrain
@@ -56,12 +56,12 @@ def forward(
     if segments_BT is None:
         segments_BT = jnp.ones(shape, jnp.int32)
     chex.assert_equal_shape([tokens_BT, positions_BT, segments_BT])
-    mask_BTS = attention_mask(positions_BT, segments_BT, cache)
+    place = place_of(positions_BT, segments_BT, cfg, cache)
     embed_VD = weights.params.embed_VD.astype(cfg.dtype)
     x = constrain(embed_VD[tokens_BT], "batch", None, None)
 
     def layer(x, p, bias_E, layer_cache):
-        return apply_layer(x, p, bias_E, cfg, positions_BT, mask_BTS, segments_BT > 0, layer_cache)
+        return apply_layer(x, p, bias_E, cfg, place, layer_cache)
 
     p, bias = weights.params, weights.router_bias_LE
     bias = None if bias is None else bias[: cfg.moe_layers]
@@ -73,26 +73,29 @@ def forward(
     return Output(hidden_BTD=x, cache=cache, stats=stats)
 
 
-def attention_mask(positions_BT, segments_BT, cache: Cache | None) -> jax.Array:
-    """[B, T, S]: which keys each query sees."""
+def place_of(positions_BT, segments_BT, cfg: ModelConfig, cache: Cache | None = None) -> Place:
+    """With a cache, its positions are the keys; without one, the tokens themselves are."""
     if cache is None:
         index = jnp.arange(positions_BT.shape[1])
         same = segments_BT[:, :, None] == segments_BT[:, None, :]
-        return same & (index[:, None] >= index[None, :])[None]
-    length = jax.tree.leaves(cache)[0].shape[-2]
-    return jnp.arange(length)[None, None, :] <= positions_BT[:, :, None]
+        mask_BTS = same & (index[:, None] >= index[None, :])[None]
+    else:
+        length = jax.tree.leaves(cache)[0].shape[-2]
+        mask_BTS = jnp.arange(length)[None, None, :] <= positions_BT[:, :, None]
+    turned = rotary(positions_BT, cfg.rope, cfg.attention.rotary_dim)
+    return Place(positions_BT, turned, mask_BTS, segments_BT > 0)
 
 
-def apply_layer(x, p: Layer, bias_E, cfg, positions_BT, mask_BTS, valid_BT, cache):
+def apply_layer(x, p: Layer, bias_E, cfg: ModelConfig, place: Place, cache):
     """Pre-norm attention, then pre-norm FFN or MoE. Returns (x, cache, stats or None)."""
     y = rms_norm(x, p.attention_norm_D, cfg.norm_eps)
     attention = _ATTENTION[type(p.attention)]
-    y, cache = attention(y, p.attention, cfg, positions_BT, mask_BTS, cache)
+    y, cache = attention(y, p.attention, cfg, place, cache)
     x = constrain(x + y, "batch", None, None)
     y = rms_norm(x, p.ffn_norm_D, cfg.norm_eps)
     if isinstance(p.ffn, FFN):
         return constrain(x + swiglu(y, p.ffn), "batch", None, None), cache, None
-    y, stats = moe(y, p.ffn, bias_E, valid_BT, cfg)
+    y, stats = moe(y, p.ffn, bias_E, place.valid_BT, cfg)
     return constrain(x + y, "batch", None, None), cache, stats
 
 

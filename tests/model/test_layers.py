@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from r1jax.config import RopeConfig
-from r1jax.model.layers import apply_rope, rms_norm, rope_frequencies, swiglu
+from r1jax.model.layers import apply_rope, rms_norm, rope_frequencies, rotary, swiglu
 from r1jax.model.params import FFN
 from r1jax.published import deepseek_v2_lite, deepseek_v3
 
@@ -50,10 +50,14 @@ def test_yarn_leaves_fast_pairs_and_slows_the_slow_ones():
     assert np.all((yarn[11:23] < plain[11:23]) & (yarn[11:23] > plain[11:23] / 40))
 
 
+def rotated_at(x, positions, rope):
+    return apply_rope(x, rotary(jnp.array(positions), rope, x.shape[-1]), rope)
+
+
 @pytest.mark.parametrize("shape", [(1, len(FAR), 64), (1, len(FAR), 2, 64)], ids=["key", "query"])
 def test_rotation_far_beyond_the_original_context(shape):
     x = np.random.default_rng(0).normal(size=shape)
-    got = np.asarray(apply_rope(jnp.float32(x), jnp.array([FAR]), V3_ROPE))
+    got = np.asarray(rotated_at(jnp.float32(x), [FAR], V3_ROPE))
     for t, position in enumerate(FAR):
         for vector, rotated in zip(x[0, t].reshape(-1, 64), got[0, t].reshape(-1, 64), strict=True):
             want = oracle.rotate(vector, position, V3_ROPE)
@@ -65,7 +69,7 @@ def test_scores_depend_on_distance_alone():
     q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 64)).astype(np.float32)
 
     def score(t):
-        rotated = apply_rope(jnp.stack([q, k], axis=1)[:, :, 0], jnp.array([[t + 7, t]]), V3_ROPE)
+        rotated = rotated_at(jnp.stack([q, k], axis=1)[:, :, 0], [[t + 7, t]], V3_ROPE)
         return float(rotated[0, 0] @ rotated[0, 1])
 
     assert score(0) == pytest.approx(score(1000), abs=1e-2)
@@ -80,12 +84,12 @@ def test_published_softmax_scales():
 
 
 def test_rotary_part_is_scaled_by_the_ratio_of_mscales():
-    x, position = jnp.ones((1, 1, 8)), jnp.array([[5]])
+    x = jnp.ones((1, 1, 8))
     apart = RopeConfig(factor=40.0, mscale=2.0, mscale_all_dim=0.5)
     alike = RopeConfig(factor=40.0, mscale=0.5, mscale_all_dim=0.5)
     ratio = (0.2 * np.log(40) + 1) / (0.05 * np.log(40) + 1)
     np.testing.assert_allclose(
-        apply_rope(x, position, apart), ratio * apply_rope(x, position, alike), rtol=1e-6
+        rotated_at(x, [[5]], apart), ratio * rotated_at(x, [[5]], alike), rtol=1e-6
     )
 
 

@@ -12,7 +12,8 @@ import tiny
 
 from r1jax.model import mla
 from r1jax.model.cache import LatentCache
-from r1jax.model.transformer import attention_mask
+from r1jax.model.layers import Place, rotary
+from r1jax.model.transformer import place_of
 
 B, T = 2, 9
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 2, 0, 0], [1, 1, 2, 2, 2, 3, 3, 3, 3]], np.int32)
@@ -37,8 +38,7 @@ def expected(cfg, p, x, positions, segments):
 @pytest.mark.parametrize("q_lora", [20, None])
 def test_expanded_with_packed_segments(q_lora):
     cfg, p, x = case(q_lora)
-    mask = attention_mask(POSITIONS, SEGMENTS, None)
-    got, cache = attention(x, p, cfg, POSITIONS, mask, None)
+    got, cache = attention(x, p, cfg, place_of(POSITIONS, SEGMENTS, cfg), None)
     assert cache is None
     np.testing.assert_allclose(got, expected(cfg, p, x, POSITIONS, SEGMENTS), atol=3e-5)
 
@@ -58,7 +58,9 @@ def test_cached(q_lora, chunk):
     for start in range(0, T, chunk):
         now = positions[:, start : start + chunk]
         mask = np.arange(length)[None, None, :] <= now[:, :, None]
-        y, cache = attention(x[:, start : start + chunk], p, cfg, now, mask, cache)
+        turned = rotary(now, cfg.rope, cfg.attention.rope_dim)
+        place = Place(now, turned, mask, np.ones_like(now, bool))
+        y, cache = attention(x[:, start : start + chunk], p, cfg, place, cache)
         out.append(y)
     want = expected(cfg, p, x, positions, np.ones((B, T)))
     np.testing.assert_allclose(np.concatenate(out, axis=1), want, atol=3e-5)
@@ -75,7 +77,7 @@ def test_absorbed_equals_naive_for_any_number_of_queries():
     ]
     args = [jnp.float32(rng.normal(size=s)) for s in shapes]
     args += [
-        attention_mask(POSITIONS, SEGMENTS, None),
+        place_of(POSITIONS, SEGMENTS, cfg).mask_BTS,
         jnp.float32(rng.normal(size=(m.kv_lora, m.heads, m.nope_dim + m.v_dim))),
     ]
     naive, absorbed = (tiny.jit(functools.partial(f, cfg=cfg)) for f in (mla.naive, mla.absorbed))
@@ -84,11 +86,11 @@ def test_absorbed_equals_naive_for_any_number_of_queries():
 
 def test_other_segments_and_the_future_have_no_influence():
     cfg, p, x = case(20)
-    mask = attention_mask(POSITIONS, SEGMENTS, None)
-    before, _ = attention(x, p, cfg, POSITIONS, mask, None)
+    place = place_of(POSITIONS, SEGMENTS, cfg)
+    before, _ = attention(x, p, cfg, place, None)
     changed = x.copy()
     changed[0, [0, 2, 6, 7]] += 1.0  # segment 1, the end of segment 2, padding
-    after, _ = attention(changed, p, cfg, POSITIONS, mask, None)
+    after, _ = attention(changed, p, cfg, place, None)
     same = np.all(np.asarray(before) == np.asarray(after), axis=-1)
     assert same[1].all()
     np.testing.assert_array_equal(same[0], [False, False, False, True, True, True] + [False] * 3)
@@ -96,10 +98,11 @@ def test_other_segments_and_the_future_have_no_influence():
 
 def test_padding_rows_and_their_gradients_are_finite():
     cfg, p, x = case(20)
-    mask = attention_mask(POSITIONS, np.zeros_like(SEGMENTS), None) & False  # sees nothing at all
+    place = place_of(POSITIONS, SEGMENTS, cfg)
+    place = place._replace(mask_BTS=jnp.zeros_like(place.mask_BTS))  # sees nothing at all
 
     def loss(x, p):
-        return jnp.sum(mla.attention(x, p, cfg, POSITIONS, mask, None)[0] ** 2)
+        return jnp.sum(mla.attention(x, p, cfg, place, None)[0] ** 2)
 
     value, grads = tiny.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, p)
     assert all(np.isfinite(a).all() for a in jax.tree.leaves((value, grads)))

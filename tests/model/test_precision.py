@@ -17,7 +17,7 @@ import tiny
 from r1jax.config import GQAConfig, MLAConfig
 from r1jax.model import gqa, mla
 from r1jax.model.cache import KVCache
-from r1jax.model.layers import einsum32, rms_norm
+from r1jax.model.layers import Place, einsum32, rms_norm, rotary
 from r1jax.model.params import GQA
 from r1jax.model.transformer import unembed
 
@@ -88,6 +88,12 @@ def test_latent_attentions_scores_are_not_rounded(form):
     assert_scores_are_not_rounded(got, q, heads, heads, cfg.softmax_scale)
 
 
+def at_zero(t, mask_BTS, cfg) -> Place:
+    positions_BT = np.zeros((B, t), int)
+    turned = rotary(positions_BT, cfg.rope, cfg.attention.rotary_dim)
+    return Place(positions_BT, turned, mask_BTS, positions_BT == 0)
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_grouped_attentions_scores_are_not_rounded(cached):
     """Projections are permutations and all positions 0: queries, keys and values are the input."""
@@ -100,12 +106,12 @@ def test_grouped_attentions_scores_are_not_rounded(cached):
     k = np.einsum("btd,dhn->bthn", np.float64(x), np.float64(turned_DHN))
     v = np.float64(x).reshape(B, T, H, N)
     if not cached:
-        got, _ = gqa.attention(x, p, cfg, np.zeros((B, T), int), CAUSAL, None)
+        got, _ = gqa.attention(x, p, cfg, at_zero(T, CAUSAL, cfg), None)
     else:  # the last query alone, as in decoding; its own key is written at position 0
         order = np.r_[T - 1, : T - 1]
         cache = KVCache(*(bfloat16(a[:, order].swapaxes(1, 2)) for a in (k, v)))
         mask = np.ones((B, 1, T), bool)
-        got, _ = gqa.attention(x[:, -1:], p, cfg, np.zeros((B, 1), int), mask, cache)
+        got, _ = gqa.attention(x[:, -1:], p, cfg, at_zero(1, mask, cfg), cache)
     got = got.reshape(B, -1, H, N)
     assert_scores_are_not_rounded(got, v, k, v, cfg.softmax_scale)
 

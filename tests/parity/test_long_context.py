@@ -14,7 +14,7 @@ import pytest
 
 from r1jax import hub, sharding
 from r1jax.config import RopeConfig, yarn_mscale
-from r1jax.model.layers import apply_rope, rope_frequencies
+from r1jax.model.layers import apply_rope, rope_frequencies, rotary
 from r1jax.model.transformer import forward, unembed
 
 PUBLISHED = [
@@ -40,19 +40,17 @@ def turned(rope: RopeConfig, dim: int, positions) -> np.ndarray:
     """(cos, sin) x temperature of every pair at each position: [P, dim / 2] complex."""
     x = np.zeros((1, len(positions), dim), np.float32)
     x[..., slice(0, None, 2) if rope.interleaved else slice(0, dim // 2)] = 1
-    y = np.asarray(apply_rope(jnp.asarray(x), jnp.asarray(positions)[None], rope))[0]
+    y = np.asarray(
+        apply_rope(jnp.asarray(x), rotary(jnp.asarray(positions)[None], rope, dim), rope)
+    )[0]
     real, imaginary = (y[:, 0::2], y[:, 1::2]) if rope.interleaved else np.split(y, 2, axis=1)
     return real + 1j * imaginary
-
-
-def rotary_dim(model) -> int:
-    return getattr(model.attention, "rope_dim", model.attention.qk_dim)
 
 
 @pytest.mark.parametrize("published", PUBLISHED, indirect=True)
 def test_rotations_are_those_of_float64_to_the_last_position(published):
     _, model = published
-    dim, rope = rotary_dim(model), model.rope
+    dim, rope = model.attention.rotary_dim, model.rope
     positions = np.array([0, 1, rope.original_context, 100_003, model.context - 1], np.int32)
     angle = positions[:, None].astype(np.float64) * rope_frequencies(rope, dim)
     temperature = yarn_mscale(rope, rope.mscale) / yarn_mscale(rope, rope.mscale_all_dim)
@@ -72,7 +70,7 @@ def test_frequencies_are_those_of_transformers(published):
     kind = fields.pop("model_type")
     config = transformers.AutoConfig.for_model(kind, **fields)
     theirs, factor = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config)
-    dim, rope = rotary_dim(model), model.rope
+    dim, rope = model.attention.rotary_dim, model.rope
     np.testing.assert_allclose(rope_frequencies(rope, dim), theirs.numpy(), rtol=1e-6)
     ours = yarn_mscale(rope, rope.mscale) / yarn_mscale(rope, rope.mscale_all_dim)
     assert math.isclose(ours, factor, rel_tol=1e-12)
