@@ -312,6 +312,7 @@ def test_pretrain_base(error_of, flag, message):
 
 
 @pytest.mark.parametrize("module", ["experiments.r1_zero", "experiments.pretrain_base"])
+@pytest.mark.slow
 def test_the_commands_themselves(module):
     command = [sys.executable, "-m", module, "--flag"]
     done = subprocess.run(command, capture_output=True, text=True)

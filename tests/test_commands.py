@@ -36,7 +36,13 @@ def test_all_commands_are_listed_with_a_line(capsys):
     assert commands().keys() == {name.removesuffix(".__main__") for name in files - MODULES}
 
 
-@pytest.mark.parametrize("name", sorted(commands()))
+ONE = "r1_zero"  # each starts Python and JAX anew: the others are slow tests
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == ONE else [pytest.mark.slow]) for n in sorted(commands())],
+)
 def test_help_works(name):
     command = [sys.executable, "-m", f"experiments.{name}", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -144,6 +150,7 @@ def test_threads_do_not_repeat_a_full_disk(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+@pytest.mark.slow
 def test_a_run_on_a_full_disk_ends_in_one_line(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

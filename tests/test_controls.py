@@ -11,6 +11,7 @@ from r1jax.metrics import read_jsonl
 from r1jax.published import tiny
 
 
+@pytest.mark.slow
 def test_a_coin_pays_and_nothing_is_learned(tmp_path):
     config = tiny_run.inputs(tmp_path)
     flags = "--reward.control=random", "--reward.random-share=0.25", "--optim.lr=0"

@@ -193,6 +193,7 @@ def test_an_id_names_one_problem(folder):
         grade.main(flags(folder))
 
 
+@pytest.mark.slow
 def test_as_a_command(folder):
     command = [sys.executable, "-m", "experiments.grade", *flags(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

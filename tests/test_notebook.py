@@ -150,6 +150,7 @@ def test_to_import_it_opens_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_grades_by_its_own_function(tmp_path):
     """The workers must not run the program that asks: it would begin again in each."""
     script = tmp_path / "mine.py"

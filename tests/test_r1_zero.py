@@ -133,12 +133,14 @@ def test_interventions_ask_its_held_out_questions_and_stand_in_its_folder(out, t
         intervene.main([str(copy)])
 
 
+@pytest.mark.slow
 def test_its_config_runs_again_to_the_same_end(out, tmp_path):
     again = tiny_run.run(out / "config.json", tmp_path / "again")
     assert tiny_run.metrics(again) == tiny_run.metrics(out)
     assert read_jsonl(again / "samples.jsonl") == read_jsonl(out / "samples.jsonl")
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(config, out, tmp_path):
     other = tiny_run.run(config, tmp_path / "other", "--seed=1", "--steps=1")
     assert tiny_run.metrics(other)[0] != tiny_run.metrics(out)[0]

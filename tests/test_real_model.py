@@ -58,6 +58,7 @@ def test_it_starts_from_the_model_in_the_directory(out, folder):
     assert any(row["truncated"] and row["components"]["partial"] > 0 for row in samples)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_end(out, folder, tmp_path):
     """And refuses to go on from another model."""
     stopped = tmp_path / "run"
@@ -163,6 +164,7 @@ def test_fine_tuning_lowers_the_loss_and_teaches_what_it_says(tuned, capfd):
     assert row["finish_reason"] == "stop" and row["text"].startswith(" Zoe has a ")
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_a_mesh_is_that_of_one_device(tuned, folder, data, tmp_path):
     other = tune(folder, data, tmp_path / "run", "--mesh=2x4")
     np.testing.assert_allclose(losses(other), losses(tuned), rtol=2e-3)

@@ -71,6 +71,7 @@ def test_a_finished_run_goes_on_for_more_steps(config, whole, tmp_path):
     assert_same_run(resume(out, "--steps=3"), whole)
 
 
+@pytest.mark.slow
 def test_what_killed_saves_leave_is_ignored(stopped, whole):
     folder = stopped / "checkpoints"
     half = shutil.copytree(folder / "2", folder / "3.orbax-checkpoint-tmp")  # half a save
@@ -82,6 +83,7 @@ def test_what_killed_saves_leave_is_ignored(stopped, whole):
     assert_same_run(resume(stopped), whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_mesh_goes_on_on_another(stopped, whole):
     """On eight devices: the same replies, and numbers that differ by rounding only."""
     resume(stopped, "--mesh=4x2")
@@ -103,6 +105,7 @@ def test_a_finished_run_is_not_made_shorter(whole):
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_resuming_before_the_first_checkpoint_starts_anew(config, whole, tmp_path):
     out = tmp_path / "run"
     out.mkdir()

@@ -89,6 +89,7 @@ def test_a_signal_to_one_process_ends_both_at_one_step_and_they_go_on(
     assert logs(out) == logs(whole)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_both_with_the_same_line(config, cache, tmp_path):
     out = tmp_path / "run"
     flags = [f"--config={config}", f"--out={out}", "--optim.lr=1e30"]
