@@ -65,6 +65,17 @@ def test_resuming_from_an_earlier_checkpoint_changes_nothing(stopped, whole):
     assert_same_run(resume(stopped), whole)
 
 
+def test_a_critic_is_restored_with_its_moments(config, tmp_path):
+    whole = tiny_run.run(config, tmp_path / "whole", "--rl.algorithm=ppo")
+    out = shutil.copytree(whole, tmp_path / "stopped")
+    shutil.rmtree(out / "checkpoints" / "3")
+    (*_, before), (*_, after) = map(tiny_run.last_checkpoint, (out, whole))
+    same = jax.tree.map(np.array_equal, before.critic, after.critic)
+    assert not same.weights.params.head_D and not same.weights.params.trunk.embed_VD
+    assert not any(jax.tree.leaves((same.opt_state, same.step)))
+    assert_same_run(resume(out), whole)
+
+
 def test_a_finished_run_goes_on_for_more_steps(config, whole, tmp_path):
     out = tiny_run.run(config, tmp_path / "run", "--steps=2")
     assert_same_run(resume(out, "--steps=3"), whole)
