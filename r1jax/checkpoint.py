@@ -36,7 +36,8 @@ class Checkpoints:
         """Returns when the arrays are copied; writing goes on in the background. Raises InputError
         if Orbax declines: training on would train what is never kept."""
         note = {**note, "model": dataclasses.asdict(model)}
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
+        state = _parts(state)
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), note=ocp.args.JsonSave(note))
         if not self._manager.save(step, args=args):
             raise InputError(
                 f"{self._manager.directory}: the checkpoint of step {step} was not saved; the "
@@ -104,6 +105,15 @@ def load_weights(run: Path, model: ModelConfig, mesh: Mesh) -> Weights:
     check((run / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
     with Checkpoints(run / "checkpoints") as checkpoints:
         return checkpoints.restore_weights(model, mesh)
+
+
+def _parts(state: Any) -> Any:
+    """Without what is None, such as the critic of an algorithm that has none: that it is not there
+    is for the run to say that reads it."""
+    if not dataclasses.is_dataclass(state):
+        return state
+    values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _shape_fields(model: dict[str, Any], prefix: str = "model.") -> dict[str, Any]:
