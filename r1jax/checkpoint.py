@@ -36,7 +36,8 @@ class Checkpoints:
         """Returns when the arrays are copied; writing goes on in the background. Raises InputError
         if Orbax declines: training on would train what is never kept."""
         note = {**note, "model": dataclasses.asdict(model)}
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), note=ocp.args.JsonSave(note))
+        state = _parts(state)
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), note=ocp.args.JsonSave(note))
         if not self._manager.save(step, args=args):
             raise InputError(
                 f"{self._manager.directory}: the checkpoint of step {step} was not saved; the "
@@ -48,13 +49,13 @@ class Checkpoints:
 
     def restore(self, abstract: Any, model: ModelConfig) -> tuple[int, Any, dict[str, Any]]:
         """(step, state, note) of the newest checkpoint, straight to the shards that `abstract`
-        (ShapeDtypeStructs with shardings) asks for, whatever mesh it was written on.
+        (ShapeDtypeStructs with shardings) asks for, whatever mesh it was written on. What else it
+        holds, such as the critic of an algorithm that the run goes on without, is not read.
 
-        Raises InputError if there is none, or it is of another model.
+        Raises InputError if there is none, it is of another model, or lacks what is asked for.
         """
         step, note = self._newest_of(model)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return step, self._manager.restore(step, args=args)["state"], note
+        return step, self._read(step, abstract), note
 
     def restore_weights(self, model: ModelConfig, mesh: Mesh) -> Weights:
         """Of the newest checkpoint, whose state has `train`, a TrainState: its weights alone, read
@@ -63,10 +64,22 @@ class Checkpoints:
         specs = weight_specs(model)
         shapes = jax.eval_shape(lambda: init_weights(model, jax.random.key(0)))
         part = {"train": {"weights": abstract_like(shapes, sharding.shardings(specs, mesh))}}
-        how = ocp.checkpoint_utils.construct_restore_args(part)
-        args = ocp.args.PyTreeRestore(part, restore_args=how, partial_restore=True)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=args))
-        return restored["state"]["train"]["weights"]
+        return self._read(step, part)["train"]["weights"]
+
+    def _read(self, step: int, abstract: Any) -> Any:
+        """The parts of a state that `abstract` asks for."""
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        args = ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True)
+        found = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+            absent = isinstance(leaf, jax.ShapeDtypeStruct)  # as it was asked for
+            part = jax.tree_util.keystr(path[:1], simple=True)
+            check(
+                not absent,
+                f"{self._manager.directory}: the checkpoint of step {step} has no {part}, which "
+                "this run needs: it is of a run with other settings",
+            )
+        return found
 
     def _newest_of(self, model: ModelConfig) -> tuple[int, dict[str, Any]]:
         """(step, note) of the newest checkpoint, which must be of this model."""
@@ -92,6 +105,15 @@ def load_weights(run: Path, model: ModelConfig, mesh: Mesh) -> Weights:
     check((run / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
     with Checkpoints(run / "checkpoints") as checkpoints:
         return checkpoints.restore_weights(model, mesh)
+
+
+def _parts(state: Any) -> Any:
+    """Without what is None, such as the critic of an algorithm that has none: that it is not there
+    is for the run to say that reads it."""
+    if not dataclasses.is_dataclass(state):
+        return state
+    values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _shape_fields(model: dict[str, Any], prefix: str = "model.") -> dict[str, Any]:

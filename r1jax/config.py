@@ -27,7 +27,7 @@ Long = Literal["stop", "drop"]  # what a prompt or document that is too long doe
 Resume = Literal["no", "yes", "auto"]
 # What a rollout is trained with (`r1jax.rl.algorithms.ALGORITHMS`).
 CorrectionName = Literal["none", "tis", "icepop"]
-AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce++", "cispo"]
+AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce++", "cispo", "ppo"]
 
 
 class InputError(ValueError):
@@ -356,7 +356,7 @@ MOST_REPLIES = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class RLConfig:
-    """One GRPO rollout and the updates made on it."""
+    """One rollout and the updates made on it."""
 
     algorithm: AlgorithmName = "grpo"
     questions: int = 16  # a rollout
@@ -373,6 +373,12 @@ class RLConfig:
     clip_high: float | None = None  # and rise above it
     kl_coef: float | None = None  # of the penalty towards the reference; None: the algorithm's own
     reference_every: int = 400  # updates between hard replacements of the reference policy
+    # Of a critic (`rl/critic.py`), which only ppo has; None: the algorithm's own.
+
+    gamma: float | None = None  # discount a token, in [0, 1]
+    gae_lambda: float | None = None  # in [0, 1]; 1: the whole reply's reward, 0: the next value's
+    value_clip: float | None = None  # how far a value may move in a rollout; inf: anywhere
+    critic_lr: float | None = None  # None: five times optim.lr
     #: DAPO's dynamic sampling: draw up to this many rollouts a step until enough groups are mixed
     #: (neither all right nor all wrong). 1: off.
     max_draws: int = 1
@@ -424,6 +430,26 @@ class RLConfig:
         check(
             all((v or 0) >= 0 for v in (self.clip_low, self.clip_high, self.kl_coef)),
             "RLConfig: clip_low, clip_high and kl_coef must not be negative",
+        )
+        for name in ("gamma", "gae_lambda", "value_clip", "critic_lr"):
+            value = getattr(self, name)
+            check(
+                value is None or self.algorithm == "ppo",
+                f"RLConfig.{name}={value}: algorithm={self.algorithm} has no critic, only ppo has",
+            )
+        for name in ("gamma", "gae_lambda"):
+            value = getattr(self, name)
+            check(
+                value is None or 0 <= value <= 1,
+                f"RLConfig.{name} must lie in [0, 1], got {value}",
+            )
+        check(
+            self.value_clip is None or self.value_clip > 0,
+            f"RLConfig.value_clip must be positive, got {self.value_clip}",
+        )
+        check(
+            self.critic_lr is None or 0 <= self.critic_lr < math.inf,
+            f"RLConfig.critic_lr must be finite and not negative, got {self.critic_lr}",
         )
         check(
             self.overlong_buffer >= 0 and self.overlong_weight >= 0,

@@ -15,6 +15,7 @@ import tiny_run
 from r1jax.checkpoint import Checkpoints
 from r1jax.config import InputError
 from r1jax.metrics import read_jsonl
+from r1jax.sharding import make_mesh
 
 
 def assert_same_run(out, whole):
@@ -63,6 +64,33 @@ def test_training_changes_every_part_of_the_state(whole, stopped):
 
 def test_resuming_from_an_earlier_checkpoint_changes_nothing(stopped, whole):
     assert_same_run(resume(stopped), whole)
+
+
+@pytest.mark.slow
+def test_a_critic_is_restored_with_its_moments(config, tmp_path):
+    whole = tiny_run.run(config, tmp_path / "whole", "--rl.algorithm=ppo")
+    out = shutil.copytree(whole, tmp_path / "stopped")
+    shutil.rmtree(out / "checkpoints" / "3")
+    (*_, before), (*_, after) = map(tiny_run.last_checkpoint, (out, whole))
+    same = jax.tree.map(np.array_equal, before.critic, after.critic)
+    assert not same.weights.params.head_D and not same.weights.params.trunk.embed_VD
+    assert not any(jax.tree.leaves((same.opt_state, same.step)))
+    assert_same_run(resume(out), whole)
+
+
+def test_a_run_without_a_critic_does_not_go_on_with_one(stopped):
+    with pytest.raises(InputError, match=r"checkpoint of step 2 has no critic, which this run"):
+        resume(stopped, "--rl.algorithm=ppo")
+
+
+def test_a_checkpoint_of_before_there_were_critics_is_read(whole, tmp_path):
+    cfg, (step, _, state) = tiny_run.CONFIG, tiny_run.last_checkpoint(whole)
+    with Checkpoints(tmp_path) as checkpoints:
+        older = {"train": state.train, "reference": state.reference}
+        checkpoints.save(step, older, cfg.model, {})
+        got = checkpoints.restore(tiny_run.abstract_policy(cfg, make_mesh("1")), cfg.model)[1]
+    assert got.critic is None
+    jax.tree.map(np.testing.assert_array_equal, got, state)
 
 
 @pytest.mark.slow

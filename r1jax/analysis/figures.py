@@ -316,7 +316,7 @@ def diagnostics(rows: Rows, narrow: bool) -> Figure:
         ("Entropy", "nats a token", {"entropy": ""}),
         ("Tokens clipped", "% of tokens", {"clip/low": "low", "clip/high": "high"}),
         ("Gradient norm", "L2", {"grad_norm": ""}),
-        ("Groups without signal", "% of groups", {"groups/zero_std": ""}),
+        ("Groups of equal reward", "% of groups", {"groups/zero_std": ""}),
         ("|Sampler − trainer|", "nats a token", {"sampler/logp_diff": ""}),
         ("Busiest expert’s load", "times the mean", {"router/max_load": ""}),
         (

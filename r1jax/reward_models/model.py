@@ -81,9 +81,14 @@ def rewards(
     out = forward(base, tokens_BT, trunk(model), segments_BT=segments_BT)
     last_B = jnp.maximum(length_B - 1, 0)
     last_BD = jnp.take_along_axis(out.hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
-    h_BD = rms_norm(last_BD, weights.params.trunk.norm_D, model.norm_eps).astype(jnp.float32)
-    head_D = weights.params.head_D.astype(jnp.float32)
-    return jnp.matmul(h_BD, head_D, precision=jax.lax.Precision.HIGHEST), out.stats
+    return scalars(weights.params, last_BD, model), out.stats
+
+
+def scalars(params: RewardParams, hidden: jax.Array, model: ModelConfig) -> jax.Array:
+    """The final norm and the head: [..., D] -> float32 [...]."""
+    h = rms_norm(hidden, params.trunk.norm_D, model.norm_eps).astype(jnp.float32)
+    head_D = params.head_D.astype(jnp.float32)
+    return jnp.matmul(h, head_D, precision=jax.lax.Precision.HIGHEST)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -3,7 +3,8 @@
 A variant says what a reward is worth (`advantages`), how far the policy has moved from the sampler
 (`log_ratios`), what is maximised of both (`surrogate`), how much each token weighs (`weights`), and
 what its paper trains with (`own`), which a run may set otherwise (`settings`). The loss is one for
-all (`rl/grpo.py`).
+all (`rl/grpo.py`). Where there is a critic (`rl/critic.py`), what a reward is worth is spread over
+the reply's tokens.
 
 Everywhere: a reply that no grader graded is no reply. It is not in the mean, the deviation or the
 weights, and has no advantage.
@@ -33,8 +34,17 @@ class Settings(NamedTuple):
     kl_coef: float
 
 
+class CriticSettings(NamedTuple):
+    """Of `rl/critic.py`; may be traced."""
+
+    gamma: float  # what the next token's value counts
+    gae_lambda: float  # and the advantage beyond it; 1: what the reply earned, less its value
+    value_clip: float  # how far a value may move in a rollout, in units of the reward
+    critic_lr: float | None = None  # None: CRITIC_RATE times the policy's
+
+
 class Algorithm(NamedTuple):
-    # reward_PG, graded_PG -> advantage_PG
+    # reward_PG, graded_PG -> advantage_PG; with a critic, what a reply earns at its last token
     advantages: Callable[[jax.Array, jax.Array], jax.Array]
     # log-prob differences, mask, segments -> the logarithm of the ratio at each token, [B, T]
     log_ratios: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -43,6 +53,12 @@ class Algorithm(NamedTuple):
     # length_N of an update's replies, 0 of all others; budget -> what a token of each weighs
     weights: Callable[[jax.Array, Budget], jax.Array]
     own: Settings
+    critic: CriticSettings | None = None
+
+
+def as_paid(reward_PG: jax.Array, graded_PG: jax.Array) -> jax.Array:
+    """The rewards: what a reply is worth is no matter of its group."""
+    return jnp.where(graded_PG, reward_PG, 0.0)
 
 
 def standardized(reward_PG: jax.Array, graded_PG: jax.Array) -> jax.Array:
@@ -202,11 +218,34 @@ ALGORITHMS: dict[AlgorithmName, Algorithm] = {
         mean_of_tokens,
         Settings(1.0, 4.0, kl_coef=0.0),
     ),
+    # Paper: what GRPO replaced (DeepSeekMath, eq. 1 and 2): KL in the reward, a mean of replies.
+    # Here KL is in the loss, weighed as GRPO's, and all tokens weigh the same (PPO, arXiv
+    # 1707.06347, eq. 7), since advantages are normalised over tokens. gamma, lambda: those of
+    # Open-Reasoner-Zero (arXiv 2503.24290); R1's authors found lambda = 0.95 far worse than GRPO,
+    # and 1 close to it (Nature 645:633, supplement). value_clip: the range of OpenAI's ppo2.
+    "ppo": Algorithm(
+        as_paid,
+        token_log_ratios,
+        clipped,
+        mean_of_tokens,
+        Settings(0.2, 0.2, kl_coef=1e-3),
+        CriticSettings(gamma=1.0, gae_lambda=1.0, value_clip=0.2),
+    ),
 }
+CRITIC_RATE = 5.0  # Open-Reasoner-Zero's: 5e-6 beside 1e-6
 
 
 def settings(cfg: RLConfig) -> Settings:
     """What `cfg` sets, and the algorithm's own where it sets nothing (None)."""
-    own = ALGORITHMS[cfg.algorithm].own
-    chosen = {name: getattr(cfg, name) for name in Settings._fields}
+    return _chosen(ALGORITHMS[cfg.algorithm].own, cfg)
+
+
+def critic_settings(cfg: RLConfig, lr: float) -> CriticSettings | None:
+    """As `settings`, for a policy that learns at `lr`; None where there is no critic."""
+    own = ALGORITHMS[cfg.algorithm].critic
+    return own and _chosen(own._replace(critic_lr=CRITIC_RATE * lr), cfg)
+
+
+def _chosen(own, cfg: RLConfig):
+    chosen = {name: getattr(cfg, name) for name in own._fields}
     return own._replace(**{name: value for name, value in chosen.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Group Relative Policy Optimization: the loss, and the one compiled step.
+"""Group Relative Policy Optimization and its kin: the loss, and the one compiled step.
 
 DeepSeekMath, arXiv 2402.03300, section 4.1; DeepSeek-R1, arXiv 2501.12948, section 2.2.1.
 
@@ -12,6 +12,7 @@ grader graded leaves the update as if it had not been drawn (`reward/ungraded` c
 
 Replies come packed in rows (`rl/types.py`), and only the rows that hold some are computed: an
 update costs what its replies are long, and not what they might have been, in one program for all.
+A critic, where the algorithm has one (`rl/critic.py`), is scored and trained on the same rows.
 
 P questions  G replies a question  N = P G replies  M updates  A micro-batches  B rows at once
 T tokens  L MoE layers  E experts
@@ -25,25 +26,29 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from r1jax import masked, optim, sharding
+from r1jax import masked, optim
 from r1jax.config import AlgorithmName, CorrectionName, ModelConfig, OptimConfig
 from r1jax.model.params import Weights, weight_specs
 from r1jax.model.transformer import forward, log_probs
 from r1jax.optim import TrainState
-from r1jax.rl.algorithms import ALGORITHMS, Algorithm
+from r1jax.rl import critic
+from r1jax.rl.algorithms import ALGORITHMS, Algorithm, centred
 from r1jax.rl.correction import CORRECTIONS
+from r1jax.rl.critic import Valued
 from r1jax.rl.hyper import Hyper, Scalar
+from r1jax.rl.microbatches import accumulate, score, with_balance
 from r1jax.rl.types import Rollout, Rows
 
 BOUND = 20.0  # of a log-ratio, in nats
 
 
 class PolicyState(flax.struct.PyTreeNode):
-    """The policy in training, and the frozen reference that a KL term holds it to, if there is one
-    (without MTP modules, which RL does not run)."""
+    """The policy in training, the frozen reference that a KL term holds it to, if there is one
+    (without MTP modules, which RL does not run), and the critic, if the algorithm has one."""
 
     train: TrainState
     reference: Weights | None
+    critic: TrainState | None = None  # of RewardWeights
 
 
 class Token(NamedTuple):
@@ -86,11 +91,7 @@ def policy_loss(logp_BT, ref_logp_BT, token: Token, algorithm: Algorithm, hyper:
         "clip/high": (ratio > 1 + hyper.clip_high) & (advantage > 0),
         "clip/bounded": far | ref_far,
     }
-    return loss, {name: total(value, mask) for name, value in sums.items()}
-
-
-def total(value_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    return jnp.sum(jnp.where(mask_BT, value_BT, 0).astype(jnp.float32))
+    return loss, {name: masked.total(value, mask) for name, value in sums.items()}
 
 
 def _bounded(log_ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -114,19 +115,21 @@ def row_log_probs(weights: Weights, rows: Rows, model: ModelConfig, temperature:
     return logp_BT, entropy_BT, out.stats
 
 
-class OfReply(NamedTuple):
-    """What an update says of each reply of the rollout, [N]."""
+class Known(NamedTuple):
+    """Of every token before the first update, [B, T] of some rows or [M, A, B, T] of all. None
+    where there is no correction, or no critic."""
 
-    advantage_N: jax.Array
-    weight_N: jax.Array  # of each of its tokens
+    advantage: jax.Array
+    trainer_logp: jax.Array | None = None  # that the policy gives it
+    critic: Valued | None = None
 
 
 def grpo_loss(
     weights: Weights,
     reference: Weights | None,
     rows: Rows,
-    trainer_logp_BT: jax.Array | None,
-    of_reply: OfReply,
+    known: Known,
+    weight_N: jax.Array,
     share: jax.Array,
     hyper: Hyper,
     *,
@@ -138,9 +141,7 @@ def grpo_loss(
     """The loss of some rows of an update, whose tokens are 1 / `share`: losses and gradients of its
     micro-batches add up to those of the whole, however it is split.
 
-    trainer_logp_BT: what the policy gave the tokens before the first update, for a correction.
-    V3's sequence-wise balance loss (arXiv 2412.19437, eq. 17) is taken of rows, each of as many
-    sequences as were packed into it and weighed by its tokens. Returns (loss, (sums, load_LE)).
+    weight_N: of each token of a reply. Returns (loss, (sums, load_LE)).
     """
     logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, hyper.temperature)
     ref_logp_BT = None
@@ -152,27 +153,24 @@ def grpo_loss(
         reply_BT=mask,
         segments_BT=rows.segments_BT,
         old_logp_BT=sampled_BT,
-        advantage_BT=of_reply.advantage_N[rows.sample_BT],
-        weight_BT=of_reply.weight_N[rows.sample_BT],
+        advantage_BT=known.advantage,
+        weight_BT=weight_N[rows.sample_BT],
         importance_BT=jnp.ones_like(logp_BT),
     )
     corrected = {}
-    if trainer_logp_BT is not None:
-        apart_BT = jnp.where(mask, trainer_logp_BT - sampled_BT, 0)
+    if known.trainer_logp is not None:
+        apart_BT = jnp.where(mask, known.trainer_logp - sampled_BT, 0)
         importance_BT = CORRECTIONS[correction](jnp.exp(_bounded(apart_BT)[0]))
-        token = token._replace(old_logp_BT=trainer_logp_BT, importance_BT=importance_BT)
-        corrected["correction/weight"] = total(importance_BT, mask)
-        corrected["correction/masked"] = total(importance_BT == 0, mask)
+        token = token._replace(old_logp_BT=known.trainer_logp, importance_BT=importance_BT)
+        corrected["correction/weight"] = masked.total(importance_BT, mask)
+        corrected["correction/masked"] = masked.total(importance_BT == 0, mask)
     loss, sums = policy_loss(logp_BT, ref_logp_BT, token, ALGORITHMS[algorithm], hyper)
     sums |= corrected | {
-        "entropy": total(entropy_BT, mask),
-        "sampler/logp_diff": total(jnp.abs(logp_BT - sampled_BT), mask),
+        "entropy": masked.total(entropy_BT, mask),
+        "sampler/logp_diff": masked.total(jnp.abs(logp_BT - sampled_BT), mask),
     }
-    if stats is None:
-        return loss, (sums, None)
-    tokens_B = jnp.sum(rows.segments_BT > 0, axis=1)
-    balance = jnp.sum(jnp.sum(stats.balance_B, axis=0) * tokens_B) * share  # over layers and rows
-    return loss + optim_cfg.balance_alpha * balance, (sums, stats.load_E)
+    loss, load_LE = with_balance(loss, stats, rows, share, optim_cfg)
+    return loss, (sums, load_LE)
 
 
 @functools.partial(
@@ -190,66 +188,73 @@ def grpo_step(
     correction: CorrectionName,
     optim_cfg: OptimConfig,
 ) -> tuple[PolicyState, dict[str, jax.Array]]:
-    """All updates of one rollout: advantages, reference, ratios, KL, optimizer, router biases.
+    """All updates of one rollout: advantages, reference, ratios, KL, optimizer, router biases,
+    critic.
 
     optim_cfg's own learning rate is not used: hyper's is. `hyper` and `static_of` make the
     arguments of a run's configuration.
     """
     rule = ALGORITHMS[algorithm]
-    graded_PG = rollout.graded_PG
-    advantage_PG = rule.advantages(rollout.reward_PG, graded_PG)
     length_N, update_N = rollout.length_PG.reshape(-1), rollout.update_PG.reshape(-1)
-    trainer_logp_MABT = None
-    if correction != "none":
-        trainer_logp_MABT = _score(state.train.weights, rollout, hyper, model)
+    known = _before(state, rollout, hyper, model, rule, correction)
 
     def update(state: PolicyState, xs):
-        number, filled, *rows_and_logp = xs
-        mine_N = update_N == number
-        length = jnp.where(mine_N, length_N, 0)
-        of_reply = OfReply(advantage_PG.reshape(-1), rule.weights(length, hyper.budget))
-        share = 1 / jnp.maximum(jnp.sum(rows_and_logp[0].segments_BT > 0), 1)
+        number, filled, rows, known = xs
+        length = jnp.where(update_N == number, length_N, 0)
+        weight_N = rule.weights(length, hyper.budget)
+        share = 1 / jnp.maximum(jnp.sum(rows.segments_BT > 0), 1)
+        weights = state.train.weights
 
-        def loss_fn(weights: Weights, micro):
-            rows, trainer_logp_BT = micro
+        def loss_fn(params, micro):
+            rows, known = micro
+            params = params.replace(mtp=weights.params.mtp)
             return grpo_loss(
-                weights, state.reference, rows, trainer_logp_BT, of_reply, share, hyper,
-                model=model, algorithm=algorithm, correction=correction, optim_cfg=optim_cfg,
+                weights.replace(params=params), state.reference, rows, known, weight_N, share,
+                hyper, model=model, algorithm=algorithm, correction=correction, optim_cfg=optim_cfg,
             )  # fmt: skip
 
-        grads, loss, sums, load_LE = _accumulate(
-            state.train.weights, rows_and_logp, filled, loss_fn, model
-        )
+        params, specs = (optim.trained(w.params, mtp=False) for w in (weights, weight_specs(model)))
+        grads, loss, sums, load_LE = accumulate(params, specs, (rows, known), filled, loss_fn)
         train, metrics = optim.update(
             state.train, grads, load_LE, optim_cfg, lr=hyper.lr, mtp=False
         )
-        reference = state.reference
+        reference, its_critic = state.reference, state.critic
         if reference is not None:
             reference = jax.lax.cond(
                 train.step % hyper.reference_every == 0,
                 lambda: reference_of(train.weights),
                 lambda: state.reference,
             )
+        if its_critic is not None and hyper.critic is not None:
+            its_critic, of_critic, more = critic.update(
+                its_critic, rows, known.critic, filled, weight_N, share, hyper.critic,
+                model=model, optim_cfg=optim_cfg,
+            )  # fmt: skip
+            metrics, sums = metrics | of_critic, sums | more
         tokens = jnp.maximum(jnp.sum(length), 1)
         metrics |= {name: value / tokens for name, value in sums.items()}
         if load_LE is not None:
             load = load_LE.astype(jnp.float32)
             mean_L = jnp.maximum(jnp.mean(load, axis=-1), 1)
             metrics["router/max_load"] = jnp.max(jnp.max(load, axis=-1) / mean_L)
-        return PolicyState(train, reference), {"loss": loss, **metrics}
+        return PolicyState(train, reference, its_critic), {"loss": loss, **metrics}
 
     numbers_M = jnp.arange(rollout.filled_M.shape[0])
     state, per_update = jax.lax.scan(
-        update, state, (numbers_M, rollout.filled_M, rollout.rows, trainer_logp_MABT)
+        update, state, (numbers_M, rollout.filled_M, rollout.rows, known)
     )
     metrics = {name: jnp.mean(values) for name, values in per_update.items()}
     # After the first update the policy is another one; only before it is the difference noise.
     metrics["sampler/logp_diff"] = per_update["sampler/logp_diff"][0]
     metrics["lr"] = per_update["lr"][-1]
-    no_signal_P = jnp.all(advantage_PG == 0, axis=1)
-    metrics["groups/zero_std"] = jnp.mean(no_signal_P.astype(jnp.float32))
+    graded_PG = rollout.graded_PG
+    equal_P = jnp.all(centred(rollout.reward_PG, graded_PG) == 0, axis=1)
+    metrics["groups/zero_std"] = jnp.mean(equal_P.astype(jnp.float32))
     metrics["reward/mean"] = masked.mean(jnp.where(graded_PG, rollout.reward_PG, 0), graded_PG)
     metrics["reward/ungraded"] = jnp.sum(~graded_PG).astype(jnp.float32)
+    if known.critic is not None:
+        explained = critic.explained_variance(known.critic, rollout.rows.reply_BT)
+        metrics["critic/explained_variance"] = explained
     return state, metrics
 
 
@@ -258,51 +263,27 @@ def reference_of(weights: Weights) -> Weights:
     return weights.replace(params=optim.trained(weights.params, mtp=False))
 
 
-def _over_filled(rows_AB, filled, add, start):
-    """start, with `add(total, rows, number)` of each micro-batch that holds a reply."""
+def _before(
+    state: PolicyState,
+    rollout: Rollout,
+    hyper: Hyper,
+    model: ModelConfig,
+    rule: Algorithm,
+    correction: CorrectionName,
+) -> Known:
+    """What is known before anything is updated."""
 
-    def body(i, so_far):
-        rows = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), rows_AB)
-        rows = jax.tree.map(lambda a: sharding.constrain(a, "batch", None), rows)
-        return add(so_far, rows, i)
+    def log_probs_of(rows: Rows) -> jax.Array:
+        return row_log_probs(state.train.weights, rows, model, hyper.temperature)[0]
 
-    return jax.lax.fori_loop(0, filled, body, start)
-
-
-def _accumulate(weights: Weights, rows_AB, filled, loss_fn, model: ModelConfig):
-    """Gradient, loss, metric sums and expert loads of one update, over its micro-batches. The sum
-    is float32, whatever the parameters are: small parts would be lost in a bfloat16 one. It lies
-    where the parameters do, so that a mesh reduces and scatters what each micro-batch adds."""
-    trained = optim.trained(weights.params, mtp=False)
-    axes = optim.trained(weight_specs(model).params, mtp=False)
-
-    def micro(rows):
-        def of_params(params):
-            params = params.replace(mtp=weights.params.mtp)
-            return loss_fn(weights.replace(params=params), rows)
-
-        (loss, (sums, load_LE)), grads = jax.value_and_grad(of_params, has_aux=True)(trained)
-        return sharding.constrain_like(optim.float32(grads), axes), loss, sums, load_LE
-
-    def add(so_far, rows, _):
-        return jax.tree.map(jnp.add, so_far, micro(rows))
-
-    shapes = jax.eval_shape(micro, jax.tree.map(lambda a: a[0], rows_AB))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return _over_filled(rows_AB, filled, add, zeros)
-
-
-def _score(weights: Weights, rollout: Rollout, hyper: Hyper, model: ModelConfig) -> jax.Array:
-    """[M, A, B, T]: the log-probs that the policy gives all tokens before it is updated."""
-
-    def of_update(_, xs):
-        rows_AB, filled = xs
-
-        def write(logp_ABT, rows, number):
-            logp_BT, _, _ = row_log_probs(weights, rows, model, hyper.temperature)
-            return jax.lax.dynamic_update_index_in_dim(logp_ABT, logp_BT, number, 0)
-
-        start = jnp.zeros(rows_AB.tokens_BT.shape, jnp.float32)
-        return None, _over_filled(rows_AB, filled, write, start)
-
-    return jax.lax.scan(of_update, None, (rollout.rows, rollout.filled_M))[1]
+    worth_N = rule.advantages(rollout.reward_PG, rollout.graded_PG).reshape(-1)
+    known = Known(advantage=worth_N[rollout.rows.sample_BT])
+    if correction != "none":
+        known = known._replace(trainer_logp=score(rollout, log_probs_of))
+    if hyper.critic is not None:
+        assert state.critic is not None, "the state of another algorithm"
+        advantage, valued = critic.assess(
+            state.critic.weights, rollout, known.advantage, hyper.critic, model
+        )
+        known = known._replace(advantage=advantage, critic=valued)
+    return known

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 
 from r1jax.config import RunConfig
-from r1jax.rl.algorithms import settings
+from r1jax.rl.algorithms import CriticSettings, critic_settings, settings
 
 Scalar = jax.Array | float
 
@@ -27,6 +27,7 @@ class Hyper(flax.struct.PyTreeNode):
     reference_every: Scalar  # updates
     temperature: Scalar  # of the sampler, whose distribution is what is trained
     budget: Scalar  # tokens that a reply may have
+    critic: CriticSettings | None = None  # of an algorithm that has one
 
 
 def hyper_of(cfg: RunConfig) -> Hyper:
@@ -36,6 +37,7 @@ def hyper_of(cfg: RunConfig) -> Hyper:
         reference_every=cfg.rl.reference_every,
         temperature=cfg.sampling.temperature,
         budget=cfg.sampling.max_tokens,
+        critic=critic_settings(cfg.rl, cfg.optim.lr),
     )
 
 

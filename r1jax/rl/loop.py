@@ -24,13 +24,15 @@ from r1jax.data.conversation import Conversation
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task, fit_prompts
 from r1jax.model.params import Weights
+from r1jax.reward_models.model import reward_specs
 from r1jax.reward_models.train import load_reward_model
 from r1jax.rewards.blind import blinded
 from r1jax.rewards.components import Component, in_chat, overlong
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
 from r1jax.rewards.sandbox import Limits
-from r1jax.rl.algorithms import settings
+from r1jax.rl.algorithms import ALGORITHMS, settings
+from r1jax.rl.critic import critic_of
 from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.failures import Failures, check_graders
 from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
@@ -331,15 +333,22 @@ def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
 
 
 def policy_around(cfg: RunConfig, weights: Weights) -> PolicyState:
-    """No reference is kept where no KL term needs one."""
+    """No reference is kept where no KL term needs one, and no critic where nothing asks it."""
     weights = optim.as_declared(weights, cfg.model)
     reference = reference_of(jax.tree.map(jnp.copy, weights)) if settings(cfg.rl).kl_coef else None
-    return PolicyState(optim.new_state(weights, cfg.optim, mtp=False), reference)
+    critic = None
+    if ALGORITHMS[cfg.rl.algorithm].critic is not None:
+        critic = optim.new_state(critic_of(weights, cfg.model), cfg.optim)
+    return PolicyState(optim.new_state(weights, cfg.optim, mtp=False), reference, critic)
 
 
 def policy_shardings(cfg: RunConfig, mesh: Mesh) -> PolicyState:
     train = optim.state_shardings(cfg.model, cfg.optim, mesh, mtp=False)
-    return PolicyState(train, reference_of(train.weights) if settings(cfg.rl).kl_coef else None)
+    reference = reference_of(train.weights) if settings(cfg.rl).kl_coef else None
+    critic = None
+    if ALGORITHMS[cfg.rl.algorithm].critic is not None:
+        critic = optim.shardings_around(reward_specs(cfg.model), cfg.optim, mesh)
+    return PolicyState(train, reference, critic)
 
 
 def abstract_policy(cfg: RunConfig, mesh: Mesh) -> PolicyState:

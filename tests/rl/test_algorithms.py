@@ -14,7 +14,7 @@ from r1jax.config import AlgorithmName, InputError, RLConfig
 from r1jax.rl.algorithms import ALGORITHMS, SPREAD, Settings, settings
 
 STANDARDIZED = ("grpo", "dapo", "gspo", "cispo")
-IN_GROUPS = sorted(set(ALGORITHMS) - {"reinforce++"})
+IN_GROUPS = sorted(set(ALGORITHMS) - {"reinforce++", "ppo"})
 REWARD_PG = np.float32([[1, 0, 0, 1], [2, 0.1, 1.1, 0.3], [0, 0, 0, 0.5]])
 ALL_GRADED = np.ones(REWARD_PG.shape, bool)
 BUDGET = 8  # tokens: more than the rows of MASK_BT have
@@ -55,6 +55,13 @@ def test_reinforce_pp_standardizes_over_the_whole_rollout():
     assert ALGORITHMS["reinforce++"].advantages(solved_PG, np.ones((2, 2), bool))[0].all()
     equal = np.full((2, 2), np.float32(0.7))
     assert not np.any(ALGORITHMS["reinforce++"].advantages(equal, np.ones((2, 2), bool)))
+
+
+def test_ppo_leaves_rewards_to_the_critic():
+    graded_PG = np.array([[0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], bool)
+    junk_PG = np.where(graded_PG, REWARD_PG, np.float32("nan"))
+    got_PG = ALGORITHMS["ppo"].advantages(junk_PG, graded_PG)
+    np.testing.assert_array_equal(got_PG, np.where(graded_PG, REWARD_PG, 0))
 
 
 @pytest.mark.parametrize("name", IN_GROUPS)
@@ -103,6 +110,7 @@ def test_an_algorithm_trains_with_what_its_paper_did_unless_told_otherwise():
         "rloo": (0.2, 0.2, 0.0),
         "reinforce++": (0.2, 0.2, 0.0),
         "cispo": (1.0, 4.0, 0.0),
+        "ppo": (0.2, 0.2, 1e-3),
     }
     assert {name: settings(RLConfig(algorithm=name)) for name in ALGORITHMS} == want
     assert set(ALGORITHMS) == set(get_args(AlgorithmName))
@@ -149,6 +157,7 @@ WEIGHTING = {
     "dapo": "mean of tokens",
     "reinforce++": "mean of tokens",
     "cispo": "mean of tokens",
+    "ppo": "mean of tokens",
     "dr_grpo": "constant length",
     "rloo": "constant length",
 }

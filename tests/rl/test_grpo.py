@@ -16,9 +16,12 @@ import small
 
 from r1jax import optim
 from r1jax.config import OptimConfig, RLConfig, RunConfig, SamplingConfig
+from r1jax.model.params import Weights
+from r1jax.model.transformer import forward
 from r1jax.optim import new_state
 from r1jax.presets import RUNS
 from r1jax.rl.algorithms import ALGORITHMS
+from r1jax.rl.critic import critic_of
 from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
 from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.loop import policy_shardings
@@ -55,13 +58,22 @@ def step(state, rollout, cfg: RunConfig = RUN, **hyper):
     return grpo_step(state, rollout, hyper_of(cfg).replace(**hyper), **static_of(cfg))
 
 
-def policy() -> PolicyState:
-    """A state whose reference is another model, so that the KL is not zero, and whose second
-    moments are not zero, or Adam's step would be the sign of the gradient and of its rounding."""
-    train = new_state(small.weights(seed=0), OPTIM, mtp=False)
-    seen = jax.tree.map(lambda a: np.full_like(a, 1e-6), train.weights.params)
-    opt_state = optax.tree_utils.tree_set(train.opt_state, nu=seen)
-    return PolicyState(train.replace(opt_state=opt_state), reference_of(small.weights(seed=1)))
+def policy(algorithm: str = "grpo") -> PolicyState:
+    """A state whose reference is another model, so that the KL is not zero, whose critic says
+    something, and whose second moments are not zero, or Adam's step would be the sign of the
+    gradient and of its rounding."""
+
+    def moving(weights):
+        train = new_state(weights, OPTIM)
+        seen = jax.tree.map(lambda a: np.full_like(a, 1e-6), train.weights.params)
+        return train.replace(opt_state=optax.tree_utils.tree_set(train.opt_state, nu=seen))
+
+    critic = None
+    if ALGORITHMS[algorithm].critic is not None:
+        first = critic_of(small.weights(seed=2), small.CONFIG)
+        head_D = jnp.float32(np.random.default_rng(2).normal(size=small.CONFIG.d_model))
+        critic = moving(first.replace(params=first.params.replace(head_D=head_D)))
+    return PolicyState(moving(small.weights(seed=0)), reference_of(small.weights(seed=1)), critic)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +274,7 @@ def test_later_minibatches_see_a_policy_that_has_moved():
 @functools.cache
 def reference_step(algorithm="grpo"):
     """(state, metrics) after one step from `policy()` on `padded(drawn())`."""
-    return step(policy(), padded(drawn()), run_with(of(algorithm)))
+    return step(policy(algorithm), padded(drawn()), run_with(of(algorithm)))
 
 
 def permuted(within: bool) -> Drawn:
@@ -284,12 +296,19 @@ VARIATIONS = {
 }
 
 
+def gradient_in(train):
+    """What the first update clipped, a tenth of it."""
+    return optax.tree_utils.tree_get(train.opt_state, "mu")
+
+
 def assert_same_step(got, want):
     (state, metrics), (want_state, want_metrics) = got, want
     chex.assert_trees_all_equal_shapes_and_dtypes(state, want_state)
     close(state.train.weights, want_state.train.weights)
-    moments = (optax.tree_utils.tree_get(s.train.opt_state, "mu") for s in (state, want_state))
-    close(*moments)  # the gradient, a tenth of it
+    close(gradient_in(state.train), gradient_in(want_state.train))
+    if want_state.critic is not None:
+        close(state.critic.weights, want_state.critic.weights)
+        close(gradient_in(state.critic), gradient_in(want_state.critic))
     assert {k: float(v) for k, v in metrics.items()} == pytest.approx(
         {k: float(v) for k, v in want_metrics.items()}, rel=1e-4, abs=1e-7
     )
@@ -308,7 +327,7 @@ def on_mesh(mesh: str, d: Drawn, cfg: RunConfig):
     where = policy_shardings(cfg, mesh)
     with jax.set_mesh(mesh):
         rollout = packed(d, cfg, mesh.size)
-        state, metrics = step(jax.device_put(policy(), where), rollout, cfg)
+        state, metrics = step(jax.device_put(policy(cfg.rl.algorithm), where), rollout, cfg)
     jax.tree.map(lambda a, s: a.sharding.is_equivalent_to(s, a.ndim) or pytest.fail(), state, where)
     return jax.device_get((state, metrics))
 
@@ -335,7 +354,7 @@ def test_an_ungraded_reply_leaves_the_update_whatever_it_holds(algorithm):
     graded_PG = np.ones((P, G), bool)
     graded_PG[0], graded_PG[2, 1] = False, False
     d = drawn().replace(graded_PG=graded_PG)
-    state, metrics = want = step(policy(), packed(d, cfg), cfg)
+    state, metrics = want = step(policy(algorithm), packed(d, cfg), cfg)
 
     junk = d.replace(
         reward_PG=np.where(graded_PG, d.reward_PG, np.float32("nan")),
@@ -344,17 +363,19 @@ def test_an_ungraded_reply_leaves_the_update_whatever_it_holds(algorithm):
             for c, graded in zip(d.completions, graded_PG.reshape(-1), strict=True)
         ],
     )
-    assert_same_step(step(policy(), packed(junk, cfg), cfg), want)
+    assert_same_step(step(policy(algorithm), packed(junk, cfg), cfg), want)
     assert metrics["reward/ungraded"] == G + 1
     assert float(metrics["reward/mean"]) == pytest.approx(d.reward_PG[graded_PG].mean())
 
     everything, _ = reference_step(algorithm)
     assert np.any(everything.train.weights.params.embed_VD != state.train.weights.params.embed_VD)
-    if algorithm in ("grpo", "reinforce++"):  # advantages of a group, and of the whole rollout
+    # Advantages of a group, of the whole rollout, and of an update's tokens.
+    if algorithm in ("grpo", "reinforce++", "ppo"):
         fewer = run_with(of(algorithm, questions=P - 1))
         rest = packed(d.reordered(range(G, N)), fewer)
-        state_rest, metrics_rest = step(policy(), rest, fewer)
+        state_rest, metrics_rest = step(policy(algorithm), rest, fewer)
         close(state.train.weights, state_rest.train.weights)
+        close(state.critic, state_rest.critic)
         for name in ("loss", "kl", "entropy", "grad_norm", "router/max_load", "reward/mean"):
             assert float(metrics[name]) == pytest.approx(float(metrics_rest[name]), rel=1e-4), name
 
@@ -391,6 +412,78 @@ def test_lengths_and_hyperparameters_compile_nothing():
     assert np.any(before.train.weights.params.embed_VD != after.train.weights.params.embed_VD)
 
 
+def test_settings_of_a_critic_compile_nothing_either():
+    cfg = run_with(of("ppo"))
+    before, metrics = step(policy("ppo"), packed(drawn()), cfg)
+    compiled = grpo_step._cache_size()
+    told = run_with(of("ppo", critic_lr=0.0, gamma=0.9, gae_lambda=0.5, value_clip=0.01))
+    after, others = step(policy("ppo"), packed(drawn()), told)
+    assert grpo_step._cache_size() == compiled
+    chex.assert_trees_all_equal(after.critic.weights, policy("ppo").critic.weights)
+    assert np.any(before.critic.weights.params.head_D != after.critic.weights.params.head_D)
+    assert metrics["critic/clipped"] == others["critic/clipped"] == 0  # before values have moved
+    assert abs(float(metrics["loss"] - others["loss"])) > 1e-3
+
+
+def plain_ppo(params, critic_params, state, rows: Rows, advantage_RT, target_RT):
+    """PPO's clipped objective, a mean of tokens, and half the squared error of values."""
+    old_RT, reply_RT = rows.old_logp_BT[:, 1:], rows.reply_BT[:, 1:]
+
+    def of(weights):
+        logits_RTV, _ = small.plain_logits(weights, rows.tokens_BT, segments_BT=rows.segments_BT)
+        logp_RTV = jax.nn.log_softmax(logits_RTV[:, :-1])
+        return jnp.take_along_axis(logp_RTV, rows.tokens_BT[:, 1:, None], axis=2)[..., 0]
+
+    pi_RT, ref_RT = of(state.train.weights.replace(params=params)), of(state.reference)
+    ratio = jnp.exp(pi_RT - old_RT)
+    clipped = jnp.clip(ratio, 1 - RL.clip_low, 1 + RL.clip_high)
+    surrogate = jnp.minimum(ratio * advantage_RT, clipped * advantage_RT)
+    kl = jnp.exp(ref_RT - pi_RT) - (ref_RT - pi_RT) - 1
+    error = (plain_values(critic_params, state, rows) - target_RT) ** 2 / 2
+
+    def mean(x_RT):
+        return jnp.sum(jnp.where(reply_RT, x_RT, 0)) / jnp.sum(reply_RT)
+
+    loss, critic_loss = mean(RL.kl_coef * kl - surrogate), mean(error)
+    return loss + critic_loss, (loss, critic_loss)
+
+
+def plain_values(critic_params, state, rows: Rows):
+    """[R, T - 1], of what stands before each token but the first."""
+    weights = Weights(critic_params.trunk, state.critic.weights.router_bias_LE)
+    model = small.config(tied_head=True)
+    hidden = forward(weights, rows.tokens_BT, model, segments_BT=rows.segments_BT).hidden_BTD
+    size = jnp.sqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + model.norm_eps)
+    return (hidden / size @ (critic_params.trunk.norm_D * critic_params.head_D))[:, :-1]
+
+
+def test_a_step_of_ppo_is_a_plain_one():
+    """Advantages from values of before the update, and gradients of both networks."""
+    d, rows, state = drawn(), flat(padded(drawn())), policy("ppo")
+    params = state.train.weights.params, state.critic.weights.params
+    reply_RT = rows.reply_BT[:, 1:]
+    value_RT = np.float64(plain_values(params[1], state, rows))
+    # With gamma and lambda of 1 an advantage is the reply's reward, less the value.
+    target_RT = np.where(reply_RT, np.float64(d.reward_PG).reshape(-1, 1), 0)
+    above = target_RT - value_RT
+    mean, std = above[reply_RT].mean(), above[reply_RT].std()
+    (_, losses), gradients = jax.jit(jax.value_and_grad(plain_ppo, (0, 1), has_aux=True))(
+        *params, state, rows, np.float32((above - mean) / std), np.float32(target_RT)
+    )
+    got, metrics = reference_step("ppo")
+    assert float(metrics["loss"]) == pytest.approx(float(losses[0]), rel=1e-4)
+    assert float(metrics["critic/loss"]) == pytest.approx(float(losses[1]), rel=1e-4)
+    explained = 1 - above[reply_RT].var() / target_RT[reply_RT].var()
+    assert float(metrics["critic/explained_variance"]) == pytest.approx(explained, rel=1e-4)
+    names = "grad_norm", "critic/grad_norm"
+    for train, gradient, name in zip((got.train, got.critic), gradients, names, strict=True):
+        norm = optax.tree.norm(gradient)
+        assert float(metrics[name]) == pytest.approx(float(norm), rel=1e-4) and norm > 0.05
+        want = jax.tree.map(lambda g, norm=norm: 0.1 * OPTIM.clip_norm / norm * g, gradient)
+        close(gradient_in(train), want)
+    assert got.train.step == got.critic.step == 1
+
+
 def test_a_leading_axis_of_members_takes_each_members_own_step():
     """States, rollouts and hyperparameters; the number of filled rows is the largest of all."""
     runs = [RUN, dataclasses.replace(RUN, optim=dataclasses.replace(OPTIM, lr=0.3))]
@@ -423,7 +516,7 @@ def test_a_leading_axis_of_members_takes_each_members_own_step():
 # Advantages, clipping, reference, metrics.
 
 
-@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"reinforce++"}))
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"reinforce++", "ppo"}))
 def test_groups_of_equal_reward_leave_the_model_exactly_as_it_is(algorithm):
     """With the presets' settings, router's biases included, but for the pull of a KL term: that is
     there whatever the rewards."""
