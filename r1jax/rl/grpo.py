@@ -7,8 +7,11 @@ r_t = pi(o_t) / pi_old(o_t). Code: its negation is the loss, with these differen
 bounded at +-20, where no gradient is left (`clip/bounded` says how often). Log-probs are of the
 sampler's distribution at its temperature. The old ones are those recorded when the tokens were
 drawn, so a difference between sampler and trainer is seen by the ratio (and reported as
-sampler/logp_diff), unless a correction keeps the two apart (`rl/correction.py`). A reply that no
-grader graded leaves the update as if it had not been drawn (`reward/ungraded` counts them).
+sampler/logp_diff), unless a correction keeps the two apart (`rl/correction.py`). With routing
+replay (of the old policy's choices: GSPO, arXiv 2507.18071; of the sampler's: R3, arXiv 2510.11370)
+the policy, but not the reference, takes the experts that the sampler took, in all updates of a
+rollout; sampler/routing_diff is how often it would have taken others. A reply that no grader graded
+leaves the update as if it had not been drawn (`reward/ungraded` counts them).
 
 Replies come packed in rows (`rl/types.py`), and only the rows that hold some are computed: an
 update costs what its replies are long, and not what they might have been, in one program for all.
@@ -101,12 +104,17 @@ def _bounded(log_ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
 def row_log_probs(weights: Weights, rows: Rows, model: ModelConfig, temperature: Scalar):
     """Log-prob of each token given those before it in its segment, and the entropy it was drawn
     from, [B, T] (without meaning for a segment's first), and the routing statistics."""
+    experts_BTLK = rows.experts_BTLK
+    if experts_BTLK is not None:
+        routed_BT11 = rows.routed_BT[:, :, None, None]
+        experts_BTLK = jnp.where(routed_BT11, experts_BTLK.astype(jnp.int32), -1)
     out = forward(
         weights,
         rows.tokens_BT,
         model,
         positions_BT=rows.positions_BT,
         segments_BT=rows.segments_BT,
+        experts_BTLK=experts_BTLK,
     )
     hidden_BTD, targets_BT = out.hidden_BTD[:, :-1], rows.tokens_BT[:, 1:]
     scored = log_probs(weights.params, hidden_BTD, targets_BT, model, temperature)
@@ -145,7 +153,8 @@ def grpo_loss(
     logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, hyper.temperature)
     ref_logp_BT = None
     if reference is not None:
-        ref_logp_BT, _, _ = row_log_probs(reference, rows, model, hyper.temperature)
+        own = rows.replace(experts_BTLK=None)  # another model's choices would make it another one
+        ref_logp_BT, _, _ = row_log_probs(reference, own, model, hyper.temperature)
         ref_logp_BT = jax.lax.stop_gradient(ref_logp_BT)
     mask, sampled_BT = rows.reply_BT, rows.old_logp_BT
     token = Token(
@@ -170,6 +179,9 @@ def grpo_loss(
     }
     if stats is None:
         return loss, (sums, None)
+    if stats.differs_BT is not None:  # of the position that a token was drawn from
+        apart_BT = jnp.mean(stats.differs_BT, axis=0)[:, :-1]
+        sums["sampler/routing_diff"] = total(jnp.pad(apart_BT, ((0, 0), (1, 0))), mask)
     tokens_B = jnp.sum(rows.segments_BT > 0, axis=1)
     balance = jnp.sum(jnp.sum(stats.balance_B, axis=0) * tokens_B) * share  # over layers and rows
     return loss + optim_cfg.balance_alpha * balance, (sums, stats.load_E)
@@ -244,7 +256,8 @@ def grpo_step(
     )
     metrics = {name: jnp.mean(values) for name, values in per_update.items()}
     # After the first update the policy is another one; only before it is the difference noise.
-    metrics["sampler/logp_diff"] = per_update["sampler/logp_diff"][0]
+    for name in {"sampler/logp_diff", "sampler/routing_diff"} & metrics.keys():
+        metrics[name] = per_update[name][0]
     metrics["lr"] = per_update["lr"][-1]
     no_signal_P = jnp.all(advantage_PG == 0, axis=1)
     metrics["groups/zero_std"] = jnp.mean(no_signal_P.astype(jnp.float32))
@@ -263,7 +276,7 @@ def _over_filled(rows_AB, filled, add, start):
 
     def body(i, so_far):
         rows = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), rows_AB)
-        rows = jax.tree.map(lambda a: sharding.constrain(a, "batch", None), rows)
+        rows = jax.tree.map(lambda a: sharding.constrain(a, "batch", *(None,) * (a.ndim - 1)), rows)
         return add(so_far, rows, i)
 
     return jax.lax.fori_loop(0, filled, body, start)
