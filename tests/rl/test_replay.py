@@ -32,7 +32,9 @@ from r1jax.model.transformer import forward, unembed
 from r1jax.rl.types import layout_of
 
 MODEL = small.CONFIG
-REPLAY = run_with(of("grpo", routing_replay=True))
+# With a correction, for which every reply is scored before it is trained on.
+PLAIN = run_with(of("grpo", correction="tis"))
+REPLAY = run_with(of("grpo", correction="tis", routing_replay=True))
 
 
 def routed(d: Drawn, choose) -> Drawn:
@@ -73,7 +75,7 @@ def test_replay_of_its_own_choices_is_no_replay():
     d = routed(drawn(), own)
     got, metrics = step(policy(), packed(d, REPLAY), REPLAY)
     assert metrics.pop("sampler/routing_diff") == 0
-    assert_same_step((got, metrics), step(policy(), packed(drawn())))
+    assert_same_step((got, metrics), step(policy(), packed(drawn()), PLAIN))
 
 
 def test_an_update_of_other_experts_does_not_change_with_packing_order_and_mesh():
@@ -92,7 +94,7 @@ def test_an_update_of_other_experts_does_not_change_with_packing_order_and_mesh(
     share = np.mean(np.concatenate(apart))
     assert float(got[1]["sampler/routing_diff"]) == pytest.approx(share, rel=1e-6)
     assert 0.2 < share < 0.8
-    plain, _ = step(policy(), packed(drawn()))
+    plain, _ = step(policy(), packed(drawn()), PLAIN)
     moved = jax.tree.map(
         lambda a, b: np.abs(a - b).max(), got[0].train.weights, plain.train.weights
     )
@@ -101,7 +103,6 @@ def test_an_update_of_other_experts_does_not_change_with_packing_order_and_mesh(
 
 def test_a_correction_scores_with_the_samplers_experts():
     """And finds nothing to correct, where the sampler's log-probs are the policy's with these."""
-    cfg = run_with(dataclasses.replace(REPLAY.rl, correction="tis"))
     d = routed(drawn(), other)
     rows = flat(padded(d))
     given = np.full((*rows.tokens_BT.shape, 1, 2), -1, np.int32)
@@ -116,7 +117,7 @@ def test_a_correction_scores_with_the_samplers_experts():
         first = len(d.prompts[i]) - 1
         return np.float32(logp_NTV[i, first + np.arange(len(c.tokens)), c.tokens])
 
-    _, metrics = step(policy(), packed(d.with_logps(scored), cfg), cfg)
+    _, metrics = step(policy(), packed(d.with_logps(scored), REPLAY), REPLAY)
     assert metrics["sampler/logp_diff"] < 1e-5 < metrics["sampler/routing_diff"]
     assert float(metrics["correction/weight"]) == pytest.approx(1, abs=1e-5)
 
