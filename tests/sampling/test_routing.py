@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 import small
+from hlo import largest
 from test_engine import CFG, KEY, REQUESTS, STOP, rows
 
 from r1jax.config import InputError, ModelConfig, RouterConfig
 from r1jax.model.cache import expert_dtype
 from r1jax.model.params import weight_specs
+from r1jax.sampling import slots
 from r1jax.sampling.engine import Completion, Engine
 from r1jax.sharding import make_mesh, shardings
 
@@ -79,6 +81,15 @@ def test_every_device_records_its_own_slots():
     weights, engine = new(model, "2x4", slots=16, refill=4)
     completions, _ = engine.generate(weights, ASKED, KEY)
     assert_recorded(model, ASKED, completions)
+
+
+def test_what_hosts_read_is_all_that_travels():
+    """Eight slots of sixteen, 64 positions each, two layers of two experts; not the cache."""
+    model, mesh = small.config(layers=2), make_mesh("2x4")
+    with jax.set_mesh(mesh):
+        cache = slots.new_cache(model=model, slots=16, length=64, routing=True)
+        lowered = slots.routing_of.lower(cache.experts, np.zeros(8, np.int32), model=model)
+        assert largest(lowered.compile().as_text()) == 8 * 64 * 4 < cache.experts.size
 
 
 def test_where_nothing_is_recorded_nothing_is_kept():
