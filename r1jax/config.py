@@ -369,6 +369,9 @@ class RLConfig:
     #: Of the difference between sampler and trainer (`rl/correction.py`); scores every reply once
     #: more a step. none: the ratio of the loss is against the sampler.
     correction: CorrectionName = "none"
+    #: The update takes the experts that the sampler chose for each token (of models with MoE
+    #: layers), which are recorded as it draws.
+    routing_replay: bool = False
     clip_low: float | None = None  # how far a ratio may fall below 1; None: the algorithm's own
     clip_high: float | None = None  # and rise above it
     kl_coef: float | None = None  # of the penalty towards the reference; None: the algorithm's own
@@ -713,6 +716,10 @@ class RunConfig:
             "update's log-probabilities are of the whole distribution at that temperature",
         )
         check_moves(self.model, self.optim)
+        check(
+            not self.rl.routing_replay or self.model.moe_layers > 0,
+            "--rl.routing-replay: the model has no MoE layers, so there is no routing to replay",
+        )
         blind = f"--reward.control={self.reward.control}"
         check(
             self.reward.control == "none" or self.rl.max_draws == 1,

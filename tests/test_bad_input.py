@@ -220,6 +220,10 @@ def test_config_files(error_in, folder, change, message):
         (["--base={folder}/config.json"], "config.json: Error while deserializing"),
         (["--model.d-model=18"], "embed_VD has shape (72, 16), this model (72, 18)"),
         (["--model.dense-layers=1", "--model.dense-ffn=9"], "params.dense.attention_norm_D is mis"),
+        (
+            ["--model.dense-layers=1", "--model.dense-ffn=9", "--rl.routing-replay"],
+            "--rl.routing-replay: the model has no MoE layers, so there is no routing to replay",
+        ),
     ],
 )
 def test_base_of_another_model(error_in, folder, flags, message):

@@ -1,5 +1,6 @@
 """One step of R1-Zero is the same on every mesh: replies, rewards, loss and gradients."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -28,8 +29,12 @@ def assert_same_step(got, want):
 
 
 def test_4x2_takes_the_step_of_one_device(tmp_path):
-    cfg = load_config(RunConfig, tiny_run.inputs(tmp_path))
-    assert_same_step(one_step(cfg, "4x2"), one_step(cfg, "1"))
+    """With routing replay, whose experts are recorded where a slot's device is."""
+    rl = dataclasses.replace(tiny_run.CONFIG.rl, routing_replay=True)
+    cfg = load_config(RunConfig, tiny_run.inputs(tmp_path, rl=rl))
+    want = one_step(cfg, "1")
+    assert_same_step(one_step(cfg, "4x2"), want)
+    assert want["metrics"]["sampler/routing_diff"] == 0  # in float32 they choose alike
 
 
 @pytest.fixture(scope="module")

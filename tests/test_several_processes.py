@@ -39,9 +39,11 @@ def logs(out):
 
 
 def test_one_broken_grader_leaves_all_processes_with_the_same_rollouts(config, cache, tmp_path):
-    """And they draw again together (dynamic sampling), where each would decide for itself."""
+    """And they draw again together (dynamic sampling), where each would decide for itself. Each
+    reads which experts the sampler took, of its own slots and of the other's."""
     out = tmp_path / "run"
     flags = ["--rl.max-draws=3", "--rl.algorithm=dapo", f"--config={config}", f"--out={out}"]
+    flags.append("--rl.routing-replay")
     finish(start(BROKEN + R1_ZERO, flags, cache))
     first, second = logs(out)
     assert first == second
@@ -50,6 +52,7 @@ def test_one_broken_grader_leaves_all_processes_with_the_same_rollouts(config, c
     for row in first[:-1]:  # what the devices were given is what the hosts found
         total = row["reward/accuracy"] + row["reward/format"]
         np.testing.assert_allclose(row["reward/mean"], total, rtol=1e-6)
+        assert row["sampler/routing_diff"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def step_split(mesh_text: str) -> None:
         rollout = trainer.to_devices(host)
         reply = sum(len(s.completion.tokens) for s in samples)
         filled = int(host.filled_M[0])  # of the first update alone
-        rows = jax.tree.map(lambda a: a[0, :filled].reshape(-1, a.shape[-1]), host.rows)
+        rows = jax.tree.map(lambda a: a[0, :filled].reshape(-1, *a.shape[3:]), host.rows)
         positions = rows.tokens_BT.size * cfg.rl.minibatches
 
         score = jax.jit(lambda w, rows: row_log_probs(w, rows, cfg.model, 1.0)[0])

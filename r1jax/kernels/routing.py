@@ -8,6 +8,10 @@ N tokens, E experts, K experts chosen a token, G groups of S = E / G experts, T 
 The kernels put tokens on the lanes (the last axis) and experts before them: then every reduction
 over experts is elementwise between registers, splitting E into G and S moves no data, and the
 narrow outputs are stored as (K, N) rather than (N, K) with K padded to 128 lanes.
+
+Experts may be given, as a sampler recorded them (routing replay: Group Sequence Policy
+Optimization, arXiv 2507.18071; of the rollout, arXiv 2510.11370). They take the place of the choice
+alone: gates are still of the token's own scores, and carry gradients as ever.
 """
 
 import math
@@ -28,34 +32,41 @@ EPSILON = 1e-18
 
 
 class Routing(struct.PyTreeNode):
-    """Each token's experts, by descending biased score, and how many tokens each expert got."""
+    """Each token's experts, by descending biased score or as they were given, and how many tokens
+    each expert got."""
 
     gates_NK: jax.Array  # float32
     experts_NK: jax.Array  # int32
     load_E: jax.Array  # int32, so exact at any batch size; counts valid tokens only
+    #: Where experts may be given: bool, whether the token itself would have chosen others.
+    differs_N: jax.Array | None = None
 
 
-def route(logits_NE, bias_E, valid_N, cfg: RouterConfig) -> Routing:
+def route(logits_NE, bias_E, valid_N, cfg: RouterConfig, given_NK=None) -> Routing:
     """`route_pallas` on TPU, `route_reference` elsewhere; what is computed is told there.
 
     The choice falls when the program is lowered, not when it is traced, so compiling ahead of
     time for a TPU topology on a CPU host takes the kernels too. Where tokens are sharded, call it
     inside a shard_map (XLA does not partition kernels) and sum `load_E` over the mesh.
     """
+
+    def reference(logits_NE, bias_E, valid_N, given_NK):
+        return route_reference(logits_NE, bias_E, valid_N, cfg, given_NK)
+
     forward = partial(
         jax.lax.platform_dependent,
         tpu=partial(_forward_pallas, cfg=cfg),
-        default=partial(route_reference, cfg=cfg),
+        default=reference,
     )
     backward = partial(
         jax.lax.platform_dependent,
         tpu=partial(_backward_pallas, cfg=cfg),
         default=partial(_backward_reference, cfg=cfg),
     )
-    return _with_gradient(forward, backward)(logits_NE, bias_E, valid_N)
+    return _with_gradient(forward, backward)(logits_NE, bias_E, valid_N, given_NK)
 
 
-def route_reference(logits_NE, bias_E, valid_N, cfg: RouterConfig) -> Routing:
+def route_reference(logits_NE, bias_E, valid_N, cfg: RouterConfig, given_NK=None) -> Routing:
     """The routing pass of DeepSeek-V3 (sigmoid scores) and V2 (softmax), one step a line.
 
     A token takes the experts of highest score + bias among those of its cfg.group_limit best
@@ -67,6 +78,7 @@ def route_reference(logits_NE, bias_E, valid_N, cfg: RouterConfig) -> Routing:
       logits_NE: any float type, scored in float32. Gradients reach it through the gates alone.
       bias_E: the load-balancing bias; the training step moves it, so it gets no gradient.
       valid_N: bool, false where a token is padding, which `load_E` leaves out.
+      given_NK: int32, experts to be taken instead; a token whose first one is -1 chooses itself.
     """
     scores_NE = _scores(logits_NE.astype(jnp.float32), cfg, axis=1)
     biased_NE = jax.lax.stop_gradient(scores_NE + bias_E.astype(jnp.float32)[None, :])
@@ -77,10 +89,14 @@ def route_reference(logits_NE, bias_E, valid_N, cfg: RouterConfig) -> Routing:
     # -inf, not 0: where biases are negative, a 0 would beat the experts of the groups kept.
     masked_NGS = jnp.where(kept_NG[:, :, None], biased_NGS, -jnp.inf)
     experts_NK = jax.lax.top_k(masked_NGS.reshape(biased_NE.shape), cfg.active)[1]
+    differs_N = None
+    if given_NK is not None:
+        own_NK, experts_NK = experts_NK, jnp.where(given_NK[:, :1] < 0, experts_NK, given_NK)
+        differs_N = jnp.any(jnp.sort(own_NK, axis=1) != jnp.sort(experts_NK, axis=1), axis=1)
 
     valid_NK = jnp.broadcast_to(valid_N[:, None], experts_NK.shape)
     load_E = jnp.zeros(cfg.experts, jnp.int32).at[experts_NK].add(valid_NK.astype(jnp.int32))
-    return Routing(_gates(scores_NE, experts_NK, cfg), experts_NK, load_E)
+    return Routing(_gates(scores_NE, experts_NK, cfg), experts_NK, load_E, differs_N)
 
 
 def route_pallas(
@@ -88,6 +104,7 @@ def route_pallas(
     bias_E,
     valid_N,
     cfg: RouterConfig,
+    given_NK=None,
     *,
     block: int = BLOCK,
     interpret: bool = False,
@@ -100,26 +117,26 @@ def route_pallas(
     """
     options: dict[str, Any] = {"cfg": cfg, "block": block, "interpret": interpret}
     forward, backward = partial(_forward_pallas, **options), partial(_backward_pallas, **options)
-    return _with_gradient(forward, backward)(logits_NE, bias_E, valid_N)
+    return _with_gradient(forward, backward)(logits_NE, bias_E, valid_N, given_NK)
 
 
 def _with_gradient(forward, backward):
     """`forward`, whose gates pull back to the logits by backward(logits, experts, d_gates)."""
 
     @jax.custom_vjp
-    def differentiable(logits_NE, bias_E, valid_N):
-        return forward(logits_NE, bias_E, valid_N)
+    def differentiable(logits_NE, *others):
+        return forward(logits_NE, *others)
 
-    def save(logits_NE, bias_E, valid_N):
-        routing = forward(logits_NE, bias_E, valid_N)
+    def save(logits_NE, *others):
+        routing = forward(logits_NE, *others)
         return routing, (logits_NE, routing.experts_NK)
 
     def pull_back(saved, d_routing):
-        return backward(*saved, d_routing.gates_NK), None, None
+        return backward(*saved, d_routing.gates_NK), None, None, None
 
     differentiable.defvjp(save, pull_back)
-    return lambda logits_NE, bias_E, valid_N: differentiable(
-        *_varying_alike(logits_NE.astype(jnp.float32), bias_E.astype(jnp.float32), valid_N)
+    return lambda logits_NE, bias_E, *others: differentiable(
+        *_varying_alike(logits_NE.astype(jnp.float32), bias_E.astype(jnp.float32), *others)
     )
 
 
@@ -129,11 +146,12 @@ def _varying_alike(*arrays):
     Inside a shard_map that checks this, a kernel must declare it for its outputs, and both
     backends of `route` must agree: with inputs alike, outputs are like any input.
     """
-    axes = frozenset[str]().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
-    return [
-        jax.lax.pcast(x, tuple(axes - jax.typeof(x).manual_axis_type.varying), to="varying")
-        for x in arrays
-    ]
+
+    def varying(x):
+        return jax.typeof(x).manual_axis_type.varying
+
+    axes = frozenset[str]().union(*map(varying, jax.tree.leaves(arrays)))
+    return jax.tree.map(lambda x: jax.lax.pcast(x, tuple(axes - varying(x)), to="varying"), arrays)
 
 
 def _scores(logits, cfg: RouterConfig, axis: int | tuple[int, ...]):
@@ -159,54 +177,72 @@ def _backward_reference(logits_NE, experts_NK, d_gates_NK, cfg: RouterConfig):
     return jax.vjp(gates_of, logits_NE)[1](d_gates_NK)[0]
 
 
-def _forward_pallas(logits_NE, bias_E, valid_N, cfg, block=BLOCK, interpret=False) -> Routing:
+def _forward_pallas(
+    logits_NE, bias_E, valid_N, given_NK, cfg, block=BLOCK, interpret=False
+) -> Routing:
     N = len(logits_NE)
     G, S, K = cfg.groups, cfg.experts // cfg.groups, cfg.active
     steps = pl.cdiv(N, block)
     # The last block may reach past N, where the logits are undefined: `valid` hides them.
     valid_1N = jnp.pad(valid_N.astype(jnp.float32), (0, steps * block - N))[None, :]
-    gates_KN, experts_KN, load_GS1 = pl.pallas_call(
-        partial(_forward_kernel, cfg=cfg),
+    tokens_KT = pl.BlockSpec((K, block), lambda i: (0, i))
+    tokens_1T = pl.BlockSpec((1, block), lambda i: (0, i))
+    given = [] if given_NK is None else [given_NK.T]
+    gates_KN, experts_KN, load_GS1, *differs_1N = pl.pallas_call(
+        partial(_forward_kernel, cfg=cfg, given=bool(given)),
         grid=(steps,),
         in_specs=[
             pl.BlockSpec((G, S, block), lambda i: (0, 0, i)),
             pl.BlockSpec((G, S, 1), lambda i: (0, 0, 0)),
-            pl.BlockSpec((1, block), lambda i: (0, i)),
+            tokens_1T,
+            *[tokens_KT for _ in given],
         ],
         out_specs=[
-            pl.BlockSpec((K, block), lambda i: (0, i)),
-            pl.BlockSpec((K, block), lambda i: (0, i)),
+            tokens_KT,
+            tokens_KT,
             pl.BlockSpec((G, S, 1), lambda i: (0, 0, 0)),  # one block, summed into at each step
+            *[tokens_1T for _ in given],
         ],
         out_shape=[
             _like(logits_NE, (K, N), jnp.float32),
             _like(logits_NE, (K, N), jnp.int32),
             _like(logits_NE, (G, S, 1), jnp.int32),
+            *[_like(logits_NE, (1, N), jnp.int32) for _ in given],
         ],
         interpret=interpret,
         name="route",
-    )(logits_NE.T.reshape(G, S, N), bias_E.reshape(G, S, 1), valid_1N)
-    return Routing(gates_KN.T, experts_KN.T, load_GS1.reshape(-1))
+    )(logits_NE.T.reshape(G, S, N), bias_E.reshape(G, S, 1), valid_1N, *given)
+    differs_N = differs_1N[0][0] > 0 if given else None
+    return Routing(gates_KN.T, experts_KN.T, load_GS1.reshape(-1), differs_N)
 
 
-def _forward_kernel(
-    logits_GST, bias_GS1, valid_1T, gates_KT, experts_KT, load_GS1, *, cfg: RouterConfig
-):
+def _forward_kernel(logits_GST, bias_GS1, valid_1T, *refs, cfg: RouterConfig, given: bool):
+    """refs: given_KT if experts are given; then the outputs."""
+    given_KT, differs_1T = (refs[0], refs[-1]) if given else (None, None)
+    gates_KT, experts_KT, load_GS1 = refs[given : given + 3]
     scores_GST = _scores(logits_GST[...], cfg, axis=(0, 1))
     biased_GST = scores_GST + bias_GS1[...]
     if cfg.group_limit < cfg.groups:
         biased_GST += jnp.where(_group_rank(biased_GST, cfg) < cfg.group_limit, 0.0, -jnp.inf)
 
     index_GST = _expert_index(scores_GST.shape)
-    chosen_GST = jnp.zeros_like(scores_GST)
+    chosen_GST = own_GST = jnp.zeros_like(scores_GST)
     gates_11T = []
     for k in range(cfg.active):
         expert_11T = _first_largest(biased_GST, index_GST, axis=(0, 1))
         hit_GST = index_GST == expert_11T
+        biased_GST = jnp.where(hit_GST, -jnp.inf, biased_GST)
+        if given_KT is not None:
+            own_GST += hit_GST.astype(jnp.float32)
+            given_11T = given_KT[k : k + 1, :][None]
+            expert_11T = jnp.where(given_KT[:1, :][None] < 0, expert_11T, given_11T)
+            hit_GST = index_GST == expert_11T
         experts_KT[k : k + 1, :] = expert_11T[0]
         gates_11T.append(jnp.where(hit_GST, scores_GST, 0.0).sum(axis=(0, 1), keepdims=True))
         chosen_GST += hit_GST.astype(jnp.float32)
-        biased_GST = jnp.where(hit_GST, -jnp.inf, biased_GST)
+    if differs_1T is not None:
+        apart_GST = jnp.abs(chosen_GST - own_GST)
+        differs_1T[...] = apart_GST.max(axis=(0, 1), keepdims=True)[0].astype(jnp.int32)
 
     total_11T = sum(gates_11T) + EPSILON if cfg.renormalize else 1.0
     for k, gate_11T in enumerate(gates_11T):

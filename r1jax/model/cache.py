@@ -2,11 +2,14 @@
 layer (576 for DeepSeek-V3). Grouped-query attention: the keys and values of its few heads.
 
 B slots  S cached positions  C key-value latent  R rope dim  K key-value heads  X head dim
+Y experts of a token, MoE layer by MoE layer
 """
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 
 from r1jax.config import MLAConfig, ModelConfig
 
@@ -34,10 +37,20 @@ class Cache(flax.struct.PyTreeNode):
 
     dense: LayerCache | tuple[LayerCache, ...]
     moe: LayerCache | tuple[LayerCache, ...]
+    #: Where it is recorded: the experts that each position was sent to, [B, S, Y] of
+    #: `expert_dtype` (under a leading 1 where layers are stacked, so that slots are one axis of
+    #: all arrays). A copied prompt has its choices with it.
+    experts: jax.Array | None = None
 
 
-def init_cache(cfg: ModelConfig, batch: int, length: int) -> Cache:
-    """Zeros; nothing reads a position before it is written."""
+def expert_dtype(cfg: ModelConfig) -> np.dtype:
+    """The least that holds the number of an expert."""
+    assert cfg.router is not None
+    return np.dtype(np.uint8 if cfg.router.experts <= 256 else np.uint16)
+
+
+def init_cache(cfg: ModelConfig, batch: int, length: int, routing: bool = False) -> Cache:
+    """Zeros; nothing reads a position before it is written. routing: records experts, too."""
 
     def layers(n: int):
         def one(*lead: int) -> LayerCache:
@@ -52,7 +65,19 @@ def init_cache(cfg: ModelConfig, batch: int, length: int) -> Cache:
         # Where there are none, no array: XLA (jaxlib 0.11.2) does not survive moving empty ones.
         return one(n) if cfg.scan_layers and n else tuple(one() for _ in range(n))
 
-    return Cache(dense=layers(cfg.dense_layers), moe=layers(cfg.moe_layers))
+    experts = None
+    if routing:
+        assert cfg.router is not None and cfg.moe_layers
+        shape = batch, length, cfg.moe_layers * cfg.router.active
+        experts = jnp.zeros((1,) * cfg.scan_layers + shape, expert_dtype(cfg))
+    return Cache(dense=layers(cfg.dense_layers), moe=layers(cfg.moe_layers), experts=experts)
+
+
+def record(recorded: jax.Array, experts_LBTK: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """`Cache.experts` with the choices of T new positions of every row."""
+    new_BTY = rearrange(experts_LBTK, "l b t k -> b t (l k)").astype(recorded.dtype)
+    old_BSY = recorded.reshape(recorded.shape[-3:])
+    return update(old_BSY, new_BTY, positions_BT).reshape(recorded.shape)
 
 
 def update(cache, new, positions_BT):

@@ -28,12 +28,20 @@ class RouterStats(flax.struct.PyTreeNode):
 
     load_E: jax.Array  # valid tokens sent to each expert, over all devices
     balance_B: jax.Array  # sequence-wise balance loss of each row, before alpha
+    experts_BTK: jax.Array  # int32: where each token was sent
+    differs_BT: jax.Array | None  # where experts were given: bool, it would have chosen others
 
 
 def moe(
-    x_BTD: jax.Array, p: MoE, bias_E: jax.Array, valid_BT: jax.Array, cfg: ModelConfig
+    x_BTD: jax.Array,
+    p: MoE,
+    bias_E: jax.Array,
+    valid_BT: jax.Array,
+    cfg: ModelConfig,
+    given_BTK: jax.Array | None = None,
 ) -> tuple[jax.Array, RouterStats]:
-    """Returns [B, T, D] and the routing statistics. `valid_BT` marks tokens that are counted."""
+    """Returns [B, T, D] and the routing statistics. `valid_BT` marks tokens that are counted;
+    `given_BTK` are the experts to be taken, int32, where the first of a token is not -1."""
     # The router decides between experts on small differences: float32 throughout, and not the
     # bfloat16 passes that a TPU makes of a float32 matmul by default.
     assert cfg.router is not None
@@ -53,19 +61,21 @@ def moe(
         rows = P(RULES["batch"])
         local = jax.shard_map(
             functools.partial(local, expert_parallel=True),
-            in_specs=(rows, rows, rows, P(), (P(EXPERT), P(EXPERT), P(EXPERT))),
-            out_specs=(rows, P(), rows),
+            in_specs=(rows, rows, rows, P(), (P(EXPERT), P(EXPERT), P(EXPERT)), rows),
+            out_specs=(rows, (P(), rows, rows, rows)),
         )
-    routed_BTD, load_E, balance_B = local(x_BTD, logits_BTE, valid_BT, bias_E, experts)
+    routed_BTD, stats = local(x_BTD, logits_BTE, valid_BT, bias_E, experts, given_BTK)
     out = routed_BTD if p.shared is None else routed_BTD + swiglu(x_BTD, p.shared)
-    return out, RouterStats(load_E, balance_B)
+    return out, RouterStats(*stats)
 
 
-def _routed(x_BTD, logits_BTE, valid_BT, bias_E, experts, *, cfg, expert_parallel=False):
-    """The routed part, as one device sees it. Returns (out_BTD, load_E, balance_B)."""
+def _routed(x_BTD, logits_BTE, valid_BT, bias_E, experts, given_BTK, *, cfg, expert_parallel=False):
+    """The routed part, as one device sees it. Returns (out_BTD, the fields of RouterStats)."""
     b, t, d = x_BTD.shape
     x_ND = x_BTD.reshape(b * t, d)
-    routing = route(logits_BTE.reshape(b * t, -1), bias_E, valid_BT.reshape(-1), cfg.router)
+    given_NK = None if given_BTK is None else given_BTK.reshape(b * t, -1)
+    logits_NE = logits_BTE.reshape(b * t, -1)
+    routing = route(logits_NE, bias_E, valid_BT.reshape(-1), cfg.router, given_NK)
     apply = _EXPERTS[cfg.experts_impl]
     if not expert_parallel:
         out_ND = apply(x_ND, routing.gates_NK, routing.experts_NK, experts)
@@ -83,7 +93,13 @@ def _routed(x_BTD, logits_BTE, valid_BT, bias_E, experts, *, cfg, expert_paralle
         out_ND = jax.lax.psum_scatter(out_MD, EXPERT, scatter_dimension=0, tiled=True)
         # Global counts: a sign taken of each device's own would let the biases drift apart.
         load_E = jax.lax.psum(routing.load_E, (FSDP, EXPERT))
-    return out_ND.reshape(b, t, d), load_E, _balance_loss(logits_BTE, valid_BT, cfg.router)
+    stats = (
+        load_E,
+        _balance_loss(logits_BTE, valid_BT, cfg.router),
+        routing.experts_NK.reshape(b, t, -1),
+        None if routing.differs_N is None else routing.differs_N.reshape(b, t),
+    )
+    return out_ND.reshape(b, t, d), stats
 
 
 def experts_dense(x_MD, gates_MK, experts_MK, weights):

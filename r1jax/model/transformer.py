@@ -1,6 +1,6 @@
 """One forward for training, scoring, prefill and decoding.
 
-B batch  T time  S keys  D d_model  V vocabulary  L layers  E experts
+B batch  T time  S keys  D d_model  V vocabulary  L layers  E experts  K experts a token
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from einops import rearrange
 
 from r1jax.config import ModelConfig
 from r1jax.model import gqa, mla
-from r1jax.model.cache import Cache
+from r1jax.model.cache import Cache, record
 from r1jax.model.layers import Place, einsum32, rms_norm, rotary, swiglu
 from r1jax.model.moe import RouterStats, moe
 from r1jax.model.params import FFN, GQA, MLA, Layer, Params, Weights
@@ -42,12 +42,15 @@ def forward(
     positions_BT: jax.Array | None = None,
     segments_BT: jax.Array | None = None,
     cache: Cache | None = None,
+    experts_BTLK: jax.Array | None = None,
 ) -> Output:
     """Runs all layers.
 
     `segments_BT`: tokens attend to earlier tokens of the same segment; segment 0 is padding,
     which is not counted in the routing statistics. Positions default to 0..T-1. With a cache, a
     row's tokens are written at their positions, and attend to all positions up to their own.
+    `experts_BTLK`, of the MoE layers, int32: experts that a token takes instead of those it would
+    choose (routing replay); where its first is -1, it chooses. Gates are its own.
     """
     chex.assert_rank(tokens_BT, 2)
     shape = tokens_BT.shape
@@ -60,16 +63,20 @@ def forward(
     embed_VD = weights.params.embed_VD.astype(cfg.dtype)
     x = constrain(embed_VD[tokens_BT], "batch", None, None)
 
-    def layer(x, p, bias_E, layer_cache):
-        return apply_layer(x, p, bias_E, cfg, place, layer_cache)
+    def layer(x, p, bias_E, layer_cache, given_BTK):
+        return apply_layer(x, p, bias_E, cfg, place, layer_cache, given_BTK)
 
     p, bias = weights.params, weights.router_bias_LE
     bias = None if bias is None else bias[: cfg.moe_layers]
     dense_cache, moe_cache = (None, None) if cache is None else (cache.dense, cache.moe)
-    x, dense_cache, _ = _run(layer, x, p.dense, None, dense_cache, cfg.dense_layers, cfg)
-    x, moe_cache, stats = _run(layer, x, p.moe, bias, moe_cache, cfg.moe_layers, cfg)
+    given = None if experts_BTLK is None else jnp.moveaxis(experts_BTLK, 2, 0)
+    x, dense_cache, _ = _run(layer, x, p.dense, None, dense_cache, None, cfg.dense_layers, cfg)
+    x, moe_cache, stats = _run(layer, x, p.moe, bias, moe_cache, given, cfg.moe_layers, cfg)
     if cache is not None:
-        cache = Cache(dense=dense_cache, moe=moe_cache)
+        chosen = cache.experts
+        if chosen is not None:
+            chosen = record(chosen, stats.experts_BTK, positions_BT)
+        cache = Cache(dense=dense_cache, moe=moe_cache, experts=chosen)
     return Output(hidden_BTD=x, cache=cache, stats=stats)
 
 
@@ -86,7 +93,7 @@ def place_of(positions_BT, segments_BT, cfg: ModelConfig, cache: Cache | None = 
     return Place(positions_BT, turned, mask_BTS, segments_BT > 0)
 
 
-def apply_layer(x, p: Layer, bias_E, cfg: ModelConfig, place: Place, cache):
+def apply_layer(x, p: Layer, bias_E, cfg: ModelConfig, place: Place, cache, given_BTK=None):
     """Pre-norm attention, then pre-norm FFN or MoE. Returns (x, cache, stats or None)."""
     y = rms_norm(x, p.attention_norm_D, cfg.norm_eps)
     attention = _ATTENTION[type(p.attention)]
@@ -95,7 +102,7 @@ def apply_layer(x, p: Layer, bias_E, cfg: ModelConfig, place: Place, cache):
     y = rms_norm(x, p.ffn_norm_D, cfg.norm_eps)
     if isinstance(p.ffn, FFN):
         return constrain(x + swiglu(y, p.ffn), "batch", None, None), cache, None
-    y, stats = moe(y, p.ffn, bias_E, place.valid_BT, cfg)
+    y, stats = moe(y, p.ffn, bias_E, place.valid_BT, cfg, given_BTK)
     return constrain(x + y, "batch", None, None), cache, stats
 
 
@@ -121,7 +128,7 @@ def unstacked(weights: Weights, cfg: ModelConfig) -> Weights:
     return weights.replace(params=p)
 
 
-def _run(layer, x, stack: Layer | tuple[Layer, ...] | None, bias_LE, cache, n, cfg: ModelConfig):
+def _run(layer, x, stack: Layer | tuple[Layer, ...] | None, bias_LE, cache, given_LBTK, n, cfg):
     """Applies n alike layers: scanned (compiled once), or unrolled in order."""
     if stack is None:
         return x, cache, None
@@ -131,13 +138,13 @@ def _run(layer, x, stack: Layer | tuple[Layer, ...] | None, bias_LE, cache, n, c
             x, layer_cache, stats = layer(x, *xs)
             return x, (layer_cache, stats)
 
-        x, (cache, stats) = jax.lax.scan(remat(step, cfg), x, (stack, bias_LE, cache))
+        x, (cache, stats) = jax.lax.scan(remat(step, cfg), x, (stack, bias_LE, cache, given_LBTK))
         return x, cache, stats
     caches, all_stats = [], []
     for i in range(n):
         p = stack[i] if isinstance(stack, tuple) else jax.tree.map(lambda a, i=i: a[i], stack)
-        bias_E = None if bias_LE is None else bias_LE[i]
-        x, layer_cache, stats = remat(layer, cfg)(x, p, bias_E, cache and cache[i])
+        bias_E, given_BTK = (None if a is None else a[i] for a in (bias_LE, given_LBTK))
+        x, layer_cache, stats = remat(layer, cfg)(x, p, bias_E, cache and cache[i], given_BTK)
         caches.append(layer_cache)
         all_stats.append(stats)
     stats = None if all_stats[0] is None else jax.tree.map(lambda *s: jnp.stack(s), *all_stats)

@@ -7,8 +7,11 @@ r_t = pi(o_t) / pi_old(o_t). Code: its negation is the loss, with these differen
 bounded at +-20, where no gradient is left (`clip/bounded` says how often). Log-probs are of the
 sampler's distribution at its temperature. The old ones are those recorded when the tokens were
 drawn, so a difference between sampler and trainer is seen by the ratio (and reported as
-sampler/logp_diff), unless a correction keeps the two apart (`rl/correction.py`). A reply that no
-grader graded leaves the update as if it had not been drawn (`reward/ungraded` counts them).
+sampler/logp_diff), unless a correction keeps the two apart (`rl/correction.py`). With routing
+replay (of the old policy's choices: GSPO, arXiv 2507.18071; of the sampler's: R3, arXiv 2510.11370)
+the policy, but not the reference, takes the experts that the sampler took, in all updates of a
+rollout; sampler/routing_diff is how often it would have taken others. A reply that no grader graded
+leaves the update as if it had not been drawn (`reward/ungraded` counts them).
 
 Replies come packed in rows (`rl/types.py`), and only the rows that hold some are computed: an
 update costs what its replies are long, and not what they might have been, in one program for all.
@@ -102,12 +105,17 @@ def _bounded(log_ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
 def row_log_probs(weights: Weights, rows: Rows, model: ModelConfig, temperature: Scalar):
     """Log-prob of each token given those before it in its segment, and the entropy it was drawn
     from, [B, T] (without meaning for a segment's first), and the routing statistics."""
+    experts_BTLK = rows.experts_BTLK
+    if experts_BTLK is not None:
+        routed_BT11 = rows.routed_BT[:, :, None, None]
+        experts_BTLK = jnp.where(routed_BT11, experts_BTLK.astype(jnp.int32), -1)
     out = forward(
         weights,
         rows.tokens_BT,
         model,
         positions_BT=rows.positions_BT,
         segments_BT=rows.segments_BT,
+        experts_BTLK=experts_BTLK,
     )
     hidden_BTD, targets_BT = out.hidden_BTD[:, :-1], rows.tokens_BT[:, 1:]
     scored = log_probs(weights.params, hidden_BTD, targets_BT, model, temperature)
@@ -146,7 +154,8 @@ def grpo_loss(
     logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, hyper.temperature)
     ref_logp_BT = None
     if reference is not None:
-        ref_logp_BT, _, _ = row_log_probs(reference, rows, model, hyper.temperature)
+        own = rows.replace(experts_BTLK=None)  # another model's choices would make it another one
+        ref_logp_BT, _, _ = row_log_probs(reference, own, model, hyper.temperature)
         ref_logp_BT = jax.lax.stop_gradient(ref_logp_BT)
     mask, sampled_BT = rows.reply_BT, rows.old_logp_BT
     token = Token(
@@ -169,6 +178,10 @@ def grpo_loss(
         "entropy": masked.total(entropy_BT, mask),
         "sampler/logp_diff": masked.total(jnp.abs(logp_BT - sampled_BT), mask),
     }
+    if stats is not None and stats.differs_BT is not None:  # where a token was drawn from
+        apart_BT = jnp.mean(stats.differs_BT, axis=0)[:, :-1]
+        apart_BT = jnp.pad(apart_BT, ((0, 0), (1, 0)))
+        sums["sampler/routing_diff"] = masked.total(apart_BT, mask)
     loss, load_LE = with_balance(loss, stats, rows, share, optim_cfg)
     return loss, (sums, load_LE)
 
@@ -245,7 +258,8 @@ def grpo_step(
     )
     metrics = {name: jnp.mean(values) for name, values in per_update.items()}
     # After the first update the policy is another one; only before it is the difference noise.
-    metrics["sampler/logp_diff"] = per_update["sampler/logp_diff"][0]
+    for name in {"sampler/logp_diff", "sampler/routing_diff"} & metrics.keys():
+        metrics[name] = per_update[name][0]
     metrics["lr"] = per_update["lr"][-1]
     graded_PG = rollout.graded_PG
     equal_P = jnp.all(centred(rollout.reward_PG, graded_PG) == 0, axis=1)

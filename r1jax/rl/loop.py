@@ -131,7 +131,8 @@ class Trainer:
 
     def __init__(self, cfg: RunConfig, task: Task, mesh: Mesh, grader: Grader):
         self.cfg, self.task, self.mesh, self.grader = cfg, task, mesh, grader
-        self.engine = Engine(cfg.model, cfg.sampling, mesh, sorted(task.tokenizer.end_ids))
+        stop, routing = sorted(task.tokenizer.end_ids), cfg.rl.routing_replay
+        self.engine = Engine(cfg.model, cfg.sampling, mesh, stop, routing=routing)
         # All of them in every process: a rollout is of the whole mesh.
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
@@ -195,7 +196,10 @@ class Trainer:
             for _ in range(rl.max_draws):
                 asked = [(i, self.questions[i]) for i in range(position, position + rl.questions)]
                 position += rl.questions
-                ask = draw(self.engine, self.grader, self.task, weights, asked, rl.group, key)
+                ask = draw(
+                    self.engine, self.grader, self.task, weights, asked, rl.group, key,
+                    routing=rl.routing_replay,
+                )  # fmt: skip
                 drawn, took = ask()
                 seconds = {name: seconds[name] + took[name] for name in seconds}
                 groups += [drawn[i : i + rl.group] for i in range(0, len(drawn), rl.group)]

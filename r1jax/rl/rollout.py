@@ -89,19 +89,22 @@ def draw(
     group: int,
     key: jax.Array,
     temperature: float | None = None,
+    routing: bool = False,
 ) -> Callable[[], Drawn]:
     """Draws `group` replies to each (question number, problem). Returns while they are graded; the
     result waits for the grades, and gives the samples in order and the seconds that drawing and
     waiting took.
 
     A question's number is where its randomness comes from: its place in the endless stream of
-    training problems, or among the held-out ones. temperature: None is the engine's. Every process
-    must call this, and its result, in the same order.
+    training problems, or among the held-out ones. temperature: None is the engine's. routing:
+    replies say which experts their tokens went to. Every process must call this, and its result, in
+    the same order.
     """
     started = time.perf_counter()
     prompts = {number: task.prompt(problem) for number, problem in questions}
     wanted = [(q, problem, i) for q, problem in questions for i in range(group)]
-    requests = [Request(prompts[q], q, i, temperature=temperature) for q, _, i in wanted]
+    how: dict[str, Any] = {"temperature": temperature, "routing": routing}
+    requests = [Request(prompts[q], q, i, **how) for q, _, i in wanted]
     completions, _ = engine.generate(weights, requests, key)
     drawn = time.perf_counter()
     problems = [problem for _, problem, _ in wanted]

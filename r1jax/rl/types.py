@@ -1,6 +1,7 @@
 """What travels between the sampler, the graders and the update.
 
 P questions  G replies a question  N = P G replies  M updates  A micro-batches  B rows  T tokens
+L MoE layers  K experts a token
 """
 
 import dataclasses
@@ -10,12 +11,14 @@ from typing import Any
 import chex
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from r1jax import sharding
 from r1jax.config import RunConfig
 from r1jax.data.packing import best_fit
+from r1jax.model.cache import expert_dtype
 from r1jax.sampling.engine import Completion
 
 Array = Any  # of NumPy when made, of JAX inside a compiled step
@@ -23,7 +26,11 @@ NO_UPDATE = -1
 
 
 class Rows(flax.struct.PyTreeNode):
-    """Packed rows: prompts with their replies, one after another. Segment 0 is padding."""
+    """Packed rows: prompts with their replies, one after another. Segment 0 is padding.
+
+    With routing replay they hold L x K bytes a position beside the 21 of the others: 464 of
+    DeepSeek-V3, 8 x 58, padding included.
+    """
 
     tokens_BT: Array  # int32
     segments_BT: Array  # int32: 1, 2, ... along a row, one a reply
@@ -31,6 +38,16 @@ class Rows(flax.struct.PyTreeNode):
     reply_BT: Array  # bool: drawn by the policy, so trained on
     old_logp_BT: Array  # float32: of that token when it was drawn; 0 elsewhere
     sample_BT: Array  # int32: which of the N replies a token belongs to; 0 where it is padding
+    #: With routing replay: the experts that the sampler sent a token to; without meaning for the
+    #: last token of a segment, which it never read, and for padding.
+    experts_BTLK: Array | None = None
+
+    @property
+    def routed_BT(self) -> Array:
+        """Where the sampler read a token: there is a next one in its segment."""
+        following = self.segments_BT[..., 1:] == self.segments_BT[..., :-1]
+        last = [(0, 0)] * (self.segments_BT.ndim - 1) + [(0, 1)]
+        return jnp.pad(following, last) & (self.segments_BT > 0)
 
 
 class Rollout(flax.struct.PyTreeNode):
@@ -53,6 +70,8 @@ class Layout:
     microbatches: int  # as many as the longest replies would fill
     rows: int  # of a micro-batch
     length: int  # tokens of a row
+    #: With routing replay: MoE layers, experts a token, and the type of their numbers.
+    routing: tuple[int, int, np.dtype] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -66,7 +85,10 @@ def layout_of(cfg: RunConfig, devices: int) -> Layout:
     replies = rl.questions * rl.group // rl.minibatches
     most = _divided_up(replies, length // longest)  # rows, whatever is drawn
     rows = devices * _divided_up(min(rl.rows, most), devices)
-    return Layout(rl.group, rl.minibatches, _divided_up(most, rows), rows, length)
+    routing, model = None, cfg.model
+    if rl.routing_replay and model.router is not None:
+        routing = model.moe_layers, model.router.active, expert_dtype(model)
+    return Layout(rl.group, rl.minibatches, _divided_up(most, rows), rows, length, routing)
 
 
 def _divided_up(a: int, b: int) -> int:
@@ -76,8 +98,8 @@ def _divided_up(a: int, b: int) -> int:
 def abstract_rollout(layout: Layout, questions: int) -> Rollout:
     """Shapes and types of a rollout."""
 
-    def rows(dtype):
-        return jax.ShapeDtypeStruct(layout.shape, dtype)
+    def rows(dtype, *more: int):
+        return jax.ShapeDtypeStruct((*layout.shape, *more), dtype)
 
     def replies(dtype):
         return jax.ShapeDtypeStruct((questions, layout.group), dtype)
@@ -90,6 +112,7 @@ def abstract_rollout(layout: Layout, questions: int) -> Rollout:
             reply_BT=rows(np.bool_),
             old_logp_BT=rows(np.float32),
             sample_BT=rows(np.int32),
+            experts_BTLK=layout.routing and rows(layout.routing[2], *layout.routing[:2]),
         ),
         filled_M=jax.ShapeDtypeStruct((layout.updates,), np.int32),
         reward_PG=replies(np.float32),
@@ -145,6 +168,8 @@ def make_rollout(
                 rows.reply_BT[(*at, slice(reply, end))] = True
                 rows.old_logp_BT[(*at, slice(reply, end))] = completions[i].logps
                 rows.sample_BT[here] = i
+                if rows.experts_BTLK is not None:
+                    rows.experts_BTLK[(*at, slice(start, end - 1))] = completions[i].experts
                 start = end
 
     def by_group(values, dtype) -> np.ndarray:

@@ -69,7 +69,8 @@ class Reply:
 class Engine:
     """For a model and a mesh, over whose devices cfg.slots are rounded up to divide. `cfg` says how
     requests are drawn that do not say so, and what they may need at most. `text` of tokens is read
-    for stop strings alone. biases: how many tokens a request may bias."""
+    for stop strings alone. biases: how many tokens a request may bias. routing: requests may ask
+    for experts, which are recorded beside the cache."""
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class Engine:
         stop: Sequence[int],
         text: Text | None = None,
         biases: int = MOST_BIASES,
+        routing: bool = False,
     ):
         check(
             cfg.max_prompt + cfg.max_tokens <= model.context,
@@ -86,7 +88,11 @@ class Engine:
             f"ModelConfig.context={model.context}",
         )
         self.cfg, self.model, self.mesh, self.stop = cfg, model, mesh, tuple(stop)
-        self.text, self.biases = text, biases
+        check(
+            not routing or model.moe_layers > 0,
+            "Engine: the model has no MoE layers, so there is no routing to be recorded",
+        )
+        self.text, self.biases, self.routing = text, biases, routing
         self.stats = EngineStats()
         self._most = -(-cfg.slots // mesh.size)  # slots a device
         self._next = 0
@@ -158,6 +164,7 @@ class Engine:
                 np.concatenate([e.tokens for e in events]),
                 np.concatenate([e.logps for e in events]),
                 events[-1].finish == "length",
+                events[-1].experts,
             )
             for events in drawn
         ]
@@ -179,6 +186,7 @@ class Engine:
             self.text is not None or not request.stop_strings,
             "Request.stop_strings: the engine was given no way to read text",
         )
+        check(self.routing or not request.routing, "Request.routing: the engine records none")
         prefix = np.asarray(request.prompt[:-1], np.int32).tobytes()
         self._next += 1
         self._waiting.append(Reply(self._next, request, found, key, prefix, []))
@@ -247,7 +255,7 @@ class Engine:
                     ids = np.frombuffer(prefix, np.int32)
                     tokens[d * rows + row, : len(ids)] = ids
                     moves[d] += [(row, target) for target in targets]
-            fresh = slots.prefill(self._weights, tokens, model=self.model)
+            fresh = slots.prefill(self._weights, tokens, model=self.model, routing=self.routing)
             where = self._moves(moves)
             self._cache = slots.place(self._cache, fresh, *where, model=self.model)
             at += rows
@@ -294,7 +302,9 @@ class Engine:
         if (per, length) == (old, self._length):
             return
         if self._cache is None:
-            self._cache = slots.new_cache(model=self.model, slots=n * per, length=length)
+            self._cache = slots.new_cache(
+                model=self.model, slots=n * per, length=length, routing=self.routing
+            )
             self._rows = blank(n * per, self.model.vocab, len(self.stop), self.biases)
         else:
             from_S, taken = np.zeros(n * per, np.int32), np.zeros(n * per, bool)
@@ -334,15 +344,44 @@ class Engine:
             slot_steps=s.slot_steps + int(made) * n * self._per,
             tokens=s.tokens + int(count_S.sum()),
         )
-        return [
-            self._event(slot, token_WS[: count_S[slot], slot], logp_WS[: count_S[slot], slot])
+        asked = [slot for slot, r in self._running.items() if r.request.routing]
+        events = {
+            slot: self._event(slot, token_WS[: count_S[slot], slot], logp_WS[: count_S[slot], slot])
             for slot in list(self._running)
-        ]
+        }
+        ended = [slot for slot in asked if events[slot].finish]
+        for slot, experts in self._experts(ended).items():
+            events[slot] = dataclasses.replace(events[slot], experts=experts)
+        return list(events.values())
+
+    def _experts(self, ended: Sequence[int]) -> dict[int, np.ndarray]:
+        """Of slots that have just ended: the experts of all that they have read, as Completion
+        has them. Some at a time, so that a large cache is never gathered as a whole."""
+        n, per, router = self.mesh.size, self._per, self.model.router
+        found: dict[int, np.ndarray] = {}
+        if not ended:
+            return found
+        assert self._cache is not None and router is not None
+        of_device = [[s for s in ended if s // per == d] for d in range(n)]
+        most = min(per, -(-self.cfg.refill // n))
+        for at in range(0, max(map(len, of_device)), most):
+            some = [mine[at : at + most] for mine in of_device]
+            from_X = np.zeros((n, most), np.int32)
+            for d, mine in enumerate(some):
+                from_X[d, : len(mine)] = [s % per for s in mine]
+            read_XLY = np.asarray(
+                slots.routing_of(self._cache.experts, from_X.reshape(-1), model=self.model)
+            )
+            for d, mine in enumerate(some):
+                for i, s in enumerate(mine, start=d * most):
+                    read = read_XLY[i, : self._rows.position_S[s]]
+                    shape = -1, self.model.moe_layers, router.active
+                    found[s] = read.reshape(shape).copy()
+        return found
 
     def _event(self, slot: int, tokens: np.ndarray, logps: np.ndarray) -> Event:
         reply, rows, count = self._running[slot], self._rows, len(tokens)
         rows.token_S[slot] = tokens[-1]
-        rows.position_S[slot] += count
         rows.left_S[slot] -= count
         stopped = int(tokens[-1]) in reply.how.stop
         if strings := reply.request.stop_strings:
@@ -351,6 +390,7 @@ class Engine:
             if keep := kept(reply.drawn, new, strings, self.text):
                 stopped, tokens, logps = True, tokens[:keep], logps[:keep]
             reply.drawn += new
+        rows.position_S[slot] += len(tokens)
         finish = "stop" if stopped else "" if rows.left_S[slot] else "length"
         if finish:
             self._free(slot)

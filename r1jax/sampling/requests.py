@@ -29,6 +29,7 @@ class Request:
     stop: Sequence[int] | None = None  # tokens that end the reply
     stop_strings: Sequence[str] = ()  # end it with the token that completes one
     bias: Mapping[int, float] = dataclasses.field(default_factory=dict)  # added to logits, by token
+    routing: bool = False  # the reply says which experts its tokens went to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +97,17 @@ def how(
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """A reply. `logps[i]` is of tokens[i] under the distribution it was sampled from."""
+    """A reply. `logps[i]` is of tokens[i] under the distribution it was sampled from.
+
+    experts: where Request.routing asks for it, the experts that each token of prompt and reply was
+    sent to in each MoE layer, but for the last one, which the sampler never reads: [tokens - 1,
+    layers, experts a token], uint8 up to 256 experts, else uint16; 464 bytes a DeepSeek-V3 token.
+    """
 
     tokens: np.ndarray  # int32, the stop token included
     logps: np.ndarray  # float32
     truncated: bool  # max_tokens came before a stop token
+    experts: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +118,7 @@ class Event:
     tokens: np.ndarray  # int32, the stop token included
     logps: np.ndarray  # float32
     finish: Literal["", "stop", "length"]  # "": it goes on
+    experts: np.ndarray | None = None  # with the last one: see Completion
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,16 +26,18 @@ from r1jax.sampling.samplers import reply_key, sample
 WINDOW = 128  # most steps of one call
 
 
-@functools.partial(jax.jit, static_argnames=("model", "slots", "length"))
-def new_cache(*, model: ModelConfig, slots: int, length: int) -> Cache:
-    return _pin(init_cache(model, slots, length), model)
+@functools.partial(jax.jit, static_argnames=("model", "slots", "length", "routing"))
+def new_cache(*, model: ModelConfig, slots: int, length: int, routing: bool = False) -> Cache:
+    return _pin(init_cache(model, slots, length, routing), model)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def prefill(weights: Weights, tokens_RP: jax.Array, *, model: ModelConfig) -> Cache:
+@functools.partial(jax.jit, static_argnames=("model", "routing"))
+def prefill(
+    weights: Weights, tokens_RP: jax.Array, *, model: ModelConfig, routing: bool = False
+) -> Cache:
     """What is remembered of R prompts. After a prompt's end it is of no meaning."""
     rows, length = tokens_RP.shape
-    empty = _pin(init_cache(model, rows, length), model)
+    empty = _pin(init_cache(model, rows, length, routing), model)
     tokens_RP = sharding.constrain(tokens_RP, "batch", None)
     return _pin(forward(weights, tokens_RP, model, cache=empty).cache, model)
 
@@ -74,6 +76,17 @@ def refit(cache: Cache, from_S: jax.Array, *, model: ModelConfig, length: int) -
         return jax.tree.map(one, cache)
 
     return _on_each(local, model)(cache, from_S)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def routing_of(recorded: jax.Array, from_X: jax.Array, *, model: ModelConfig) -> jax.Array:
+    """[X, L, Y]: `Cache.experts` of the slots from_X, numbered on their device, as many on each."""
+
+    def local(cache, from_X):
+        return jax.tree.map(lambda a: jnp.take(a, from_X, axis=int(model.scan_layers)), cache)
+
+    found = _on_each(local, model)(Cache((), (), recorded), from_X).experts
+    return _everywhere(found.reshape(found.shape[-3:]))
 
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")

@@ -41,11 +41,11 @@ each_backend = pytest.mark.parametrize("backend", BACKENDS)
 FULLY_OPTIMISED = {"xla_backend_optimization_level": 3}
 
 
-def traced(backend, logits_NE, bias_E, valid_N, weights_NK, cfg):
+def traced(backend, logits_NE, bias_E, valid_N, weights_NK, cfg, given_NK=None):
     """Routing, and the gradient of sum(gates * weights) for logits and bias."""
 
     def loss(logits_NE, bias_E):
-        routing = BACKENDS[backend](logits_NE, bias_E, valid_N, cfg)
+        routing = BACKENDS[backend](logits_NE, bias_E, valid_N, cfg, given_NK)
         return (routing.gates_NK * weights_NK).sum() + routing.load_E.sum(), routing
 
     gradients, routing = jax.grad(loss, argnums=(0, 1), has_aux=True)(logits_NE, bias_E)
@@ -135,6 +135,40 @@ def finite_differences(logits_NE, experts_NK, weights_NK, cfg, step=1e-6):
         rise_K = gates_of(up_E, experts_NK[n], cfg) - gates_of(down_E, experts_NK[n], cfg)
         slope_NE[n, e] = rise_K @ weights_NK[n] / (2 * step)
     return slope_NE
+
+
+@pytest.mark.parametrize("backend", ["reference", "kernel"])
+@pytest.mark.parametrize("name", ["small_groups", "softmax_renormalized"])
+def test_given_experts_replace_the_choice_and_nothing_else(name, backend):
+    """Any distinct ones, also of groups left out, of half of the tokens; the others choose."""
+    cfg, (logits_NE, bias_E, valid_N, weights_NK) = CONFIGS[name], inputs(CONFIGS[name])
+    own = route_in_loops(logits_NE, bias_E, valid_N, cfg)
+    rng = np.random.default_rng(4)
+    given_NK = np.array([rng.permutation(cfg.experts)[: cfg.active] for _ in range(N)], np.int32)
+    given_NK[0], given_NK[2] = (
+        own.experts_NK[0][::-1],
+        [0, *given_NK[2][given_NK[2] > 0]][: cfg.active],
+    )
+    given_NK[1::2] = -1
+    used_NK = np.where(given_NK < 0, own.experts_NK, given_NK)
+    gates_NK = [gates_of(np.float64(a), b, cfg) for a, b in zip(logits_NE, used_NK, strict=True)]
+    load_E = np.bincount(used_NK[valid_N].reshape(-1), minlength=cfg.experts)
+
+    args = logits_NE, bias_E, valid_N, weights_NK, cfg
+    routing, d_logits_NE, d_bias_E = run(backend, *args, given_NK)
+    assert_same(routing, Routing(np.array(gates_NK), used_NK, load_E))
+    apart_N = np.any(np.sort(used_NK, axis=1) != np.sort(own.experts_NK, axis=1), axis=1)
+    np.testing.assert_array_equal(routing.differs_N, apart_N)
+    assert 0.3 < apart_N.mean() <= 0.5 and not apart_N[0]
+    slope_NE = finite_differences(logits_NE[-3:], used_NK[-3:], weights_NK[-3:], cfg)
+    np.testing.assert_allclose(d_logits_NE[-3:], slope_NE, rtol=1e-4, atol=2e-6)
+    assert not d_bias_E.any()
+
+    want, *d_want = run(backend, *args)
+    same, *d_same = run(backend, *args, np.int32(own.experts_NK))
+    jax.tree.map(np.testing.assert_array_equal, same.replace(differs_N=None), want)
+    jax.tree.map(np.testing.assert_array_equal, d_same, d_want)
+    assert want.differs_N is None and not same.differs_N.any()
 
 
 @each_config

@@ -37,19 +37,20 @@ mesh = Mesh(np.array(topology.devices), ("data",))
 tokens, replicated = PartitionSpec("data"), PartitionSpec()
 
 
-def compile(cfg, N):
-    def local(logits_NE, bias_E, valid_N):
+def compile(cfg, N, given=False):
+    def local(logits_NE, bias_E, valid_N, *given_NK):
         def loss(logits_NE):
-            routing = route(logits_NE, bias_E, valid_N, cfg)
+            routing = route(logits_NE, bias_E, valid_N, cfg, *given_NK)
             return (routing.gates_NK**2).sum(), routing
 
         d_logits_NE, routing = jax.grad(loss, has_aux=True)(logits_NE)
-        return d_logits_NE, routing.experts_NK, jax.lax.psum(routing.load_E, "data")
+        found = routing.experts_NK if routing.differs_N is None else routing.differs_N
+        return d_logits_NE, found, jax.lax.psum(routing.load_E, "data")
 
     step = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(tokens, replicated, tokens),
+        in_specs=(tokens, replicated, tokens, tokens)[: 3 + given],
         out_specs=(tokens, tokens, replicated),
         check_vma=True,
     )
@@ -59,14 +60,20 @@ def compile(cfg, N):
             ((N * mesh.size, cfg.experts), jnp.float32, tokens),
             ((cfg.experts,), jnp.float32, replicated),
             ((N * mesh.size,), jnp.bool_, tokens),
-        )
+            ((N * mesh.size, cfg.active), jnp.int32, tokens),
+        )[: 3 + given]
     ]
     return jax.jit(step).lower(*args).compile().as_text()
 
 
+def kernels(*args):
+    return compile(*args).count('custom_call_target="tpu_custom_call"')
+
+
 for name, cfg in CONFIGS.items():
     # Every config at a multiple of the block, and at one that a block reaches past.
-    print(name, *(compile(cfg, n).count('custom_call_target="tpu_custom_call"') for n in (N, 100)))
+    print(name, kernels(cfg, N), kernels(cfg, 100))
+print("given", kernels(CONFIGS["v3"], N, True), kernels(CONFIGS["v2_lite"], 100, True))
 """
 
 
@@ -83,4 +90,4 @@ def test_compiles_for_tpu(topology):
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = {name: counts for name, *counts in map(str.split, done.stdout.splitlines())}
     # One kernel forward and one backward, as compiled by Mosaic.
-    assert kernels == {name: ["2", "2"] for name in ("v3", "v2_lite", "v2", "tiny")}
+    assert kernels == {name: ["2", "2"] for name in ("v3", "v2_lite", "v2", "tiny", "given")}

@@ -94,8 +94,9 @@ def scores(logits_E, router):
     return sigmoid(logits_E) if router.scoring == "sigmoid" else softmax(logits_E)
 
 
-def route(logits_E, bias_E, router):
-    """V3 section 2.1.2: {expert: gate} of one token. V2 scores a group by its best expert."""
+def route(logits_E, bias_E, router, given=None):
+    """V3 section 2.1.2: {expert: gate} of one token. V2 scores a group by its best expert.
+    given: the experts of a token that does not choose itself."""
     s = scores(logits_E, router)
     biased = s + bias_E
     size = router.experts // router.groups
@@ -107,16 +108,18 @@ def route(logits_E, bias_E, router):
     kept = sorted(range(router.groups), key=group_score, reverse=True)[: router.group_limit]
     allowed = [e for e in range(router.experts) if e // size in kept]
     chosen = sorted(allowed, key=lambda e: biased[e], reverse=True)[: router.active]
+    chosen = chosen if given is None else given
     total = sum(s[e] for e in chosen) if router.renormalize else 1.0
     return {e: s[e] / total * router.scale for e in chosen}
 
 
-def moe(x_TD, p, bias_E, cfg, valid):
+def moe(x_TD, p, bias_E, cfg, valid, given=None):
     """V3 eq. 12-16. Returns (out, load, balance loss); only valid tokens count in the last two."""
     out = np.zeros_like(x_TD)
     load = np.zeros(cfg.router.experts, int)
     for t, x in enumerate(x_TD):
-        for e, gate in route(x @ p.router_DE, bias_E, cfg.router).items():
+        mine = None if given is None else given[t]
+        for e, gate in route(x @ p.router_DE, bias_E, cfg.router, mine).items():
             out[t] += gate * swiglu(x, p.gate_EDF[e], p.up_EDF[e], p.down_EFD[e])
             load[e] += bool(valid[t])
         if p.shared is not None:
@@ -144,14 +147,14 @@ def updated_bias(bias_E, load_E, rate):
     return bias_E + np.array(step)
 
 
-def layer(x_TD, p, bias_E, cfg, positions, segments):
+def layer(x_TD, p, bias_E, cfg, positions, segments, given=None):
     """Returns (x, load, balance loss); the last two are None for a dense layer."""
     normed = rms_norm(x_TD, p.attention_norm_D, cfg.norm_eps)
     x_TD = x_TD + attention(normed, p.attention, cfg, positions, segments)
     normed = rms_norm(x_TD, p.ffn_norm_D, cfg.norm_eps)
     if bias_E is None:
         return x_TD + swiglu(normed, p.ffn.gate_DF, p.ffn.up_DF, p.ffn.down_FD), None, None
-    out, load, balance = moe(normed, p.ffn, bias_E, cfg, np.asarray(segments) > 0)
+    out, load, balance = moe(normed, p.ffn, bias_E, cfg, np.asarray(segments) > 0, given)
     return x_TD + out, load, balance
 
 
@@ -160,8 +163,9 @@ def unstack(stack):
     return [jax.tree.map(lambda a, i=i: a[i], stack) for i in range(n)]
 
 
-def sequence(weights, tokens_T, cfg, positions=None, segments=None):
-    """One sequence through all layers: (hidden [T, D], loads, balance losses)."""
+def sequence(weights, tokens_T, cfg, positions=None, segments=None, given=None):
+    """One sequence through all layers: (hidden [T, D], loads, balance losses). given: of each MoE
+    layer and token None, or its experts."""
     positions = range(len(tokens_T)) if positions is None else positions
     segments = [1] * len(tokens_T) if segments is None else segments
     x = weights.params.embed_VD[tokens_T]
@@ -169,7 +173,8 @@ def sequence(weights, tokens_T, cfg, positions=None, segments=None):
         x, _, _ = layer(x, p, None, cfg, positions, segments)
     loads, balances = [], []
     for i, p in enumerate(unstack(weights.params.moe)):
-        x, load, balance = layer(x, p, weights.router_bias_LE[i], cfg, positions, segments)
+        mine = given and given[i]
+        x, load, balance = layer(x, p, weights.router_bias_LE[i], cfg, positions, segments, mine)
         loads.append(load)
         balances.append(balance)
     return x, loads, balances

@@ -63,17 +63,50 @@ def test_bfloat16_is_finite_and_close():
     assert np.median(error_BT) < 0.02
 
 
-@functools.cache
-def gradients(**changes):
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_given_experts_are_those_that_are_computed(scan_layers):
+    """Of some tokens any, of the others their own choice: as the oracle, with the load of these."""
+    cfg, rng = tiny.CONFIG, np.random.default_rng(2)
+    layers, router = cfg.moe_layers, cfg.router
+    given = rng.permuted(np.tile(np.arange(router.experts), (B, T, layers, 1)), axis=-1)
+    given = given[..., : router.active].astype(np.int32)
+    given[rng.random((B, T)) < 0.3] = -1
+    out = tiny.forward(
+        tiny.weights(cfg), TOKENS, replace(cfg, scan_layers=scan_layers), experts_BTLK=given
+    )
+
+    def of(row, i):
+        return [None if e[0] < 0 else e.tolist() for e in given[row, :, i]]
+
+    weights = oracle.to_numpy(tiny.weights(cfg))
+    want = [
+        oracle.sequence(weights, TOKENS[b], cfg, given=[of(b, i) for i in range(layers)])
+        for b in range(B)
+    ]
+    np.testing.assert_allclose(out.hidden_BTD, [w[0] for w in want], rtol=1e-4, atol=5e-5)
+    np.testing.assert_array_equal(out.stats.load_E, np.sum([w[1] for w in want], axis=0))
+    chosen = np.moveaxis(out.stats.experts_BTK, 0, 2)
+    np.testing.assert_array_equal(chosen[given >= 0], given[given >= 0])
+    assert not np.any(np.asarray(out.stats.differs_BT)[:, given[:, :, 0, 0] < 0])
+
+
+def gradient_of(**changes):
+    """(weights, the gradient's function of parameters, biases and given experts)"""
     cfg = tiny.config(layers=2, dense_layers=0, experts_impl="dense", logits_chunk=5, **changes)
 
-    def loss(params, bias):
-        out = transformer.forward(Weights(params, bias), TOKENS, cfg)
+    def loss(params, bias, given):
+        out = transformer.forward(Weights(params, bias), TOKENS, cfg, experts_BTLK=given)
         logp, entropy = transformer.log_probs(params, out.hidden_BTD, TOKENS, cfg)
-        return jnp.mean(logp) + 0.1 * jnp.mean(entropy) + 0.1 * jnp.mean(out.stats.balance_B)
+        value = jnp.mean(logp) + 0.1 * jnp.mean(entropy) + 0.1 * jnp.mean(out.stats.balance_B)
+        return value, out.stats.experts_BTK
 
-    weights = tiny.weights(cfg)
-    return tiny.jit(jax.grad(loss))(weights.params, weights.router_bias_LE)
+    return tiny.weights(cfg), tiny.jit(jax.grad(loss, has_aux=True))
+
+
+@functools.cache
+def gradients(**changes):
+    weights, gradient = gradient_of(**changes)
+    return gradient(weights.params, weights.router_bias_LE, None)[0]
 
 
 HOW_IT_RUNS = {
@@ -89,6 +122,21 @@ def test_gradients_do_not_depend_on_how_it_runs(changes):
     plain, other = gradients(), gradients(**changes)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, other)
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(plain))
+
+
+@pytest.mark.parametrize("changes", [{"remat": "full"}, {"scan_layers": False}])
+def test_its_own_choices_given_change_no_gradient(changes):
+    """Not a bit of one, in one program; to rounding, beside the program without."""
+    weights, gradient = gradient_of(**changes)
+    none = np.full((B, T, 2, tiny.CONFIG.router.active), -1, np.int32)
+    own, chosen = gradient(weights.params, weights.router_bias_LE, none)
+    given = np.array(np.moveaxis(chosen, 0, 2))
+    replayed, _ = gradient(weights.params, weights.router_bias_LE, given)
+    jax.tree.map(np.testing.assert_array_equal, replayed, own)
+    plain = gradients(**changes)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), own, plain)
+    other, _ = gradient(weights.params, weights.router_bias_LE, (given + 1) % 8)
+    assert np.abs(other.embed_VD - own.embed_VD).max() > 1e-3
 
 
 @pytest.mark.parametrize("tied_head", [False, True])
