@@ -41,6 +41,7 @@ def test_every_number_of_a_published_run_has_a_source_or_is_marked_unreported(na
     # How it is run here, not what is learned: these are no claims about the paper.
     ours = {
         "rl.rows", "rl.row_tokens", "rl.correction", "rl.routing_replay",
+        "rl.gamma", "rl.gae_lambda", "rl.value_clip", "rl.critic_lr",
         "rl.max_draws", "rl.overlong_buffer", "rl.overlong_weight",
         "sampling.slots", "sampling.refill", "sampling.top_k", "sampling.top_p",
         "optim.schedule", "optim.steps", "optim.final", "optim.mtp_weight",
