@@ -14,6 +14,7 @@ GROUPS = {
         "bench",
         "bench.update",
         "bench.engine",
+        "bench.agreement",
         "bench.grading",
         "bench.transformers",
         "bench.grader_rates",
