@@ -255,16 +255,16 @@ class ModelConfig:
         return self.attention.qk_dim**-0.5 * temperature**2
 
 
-def check_moves(model: ModelConfig, optim: "OptimConfig") -> None:
-    """Raises InputError if parameters are too coarse for the learning rate.
+def check_moves(model: ModelConfig, lr: float, name: str = "OptimConfig.lr") -> None:
+    """Raises InputError if parameters are too coarse for a learning rate, which is called `name`.
 
     AdamW moves a weight by about lr an update, and weights have a size of init_std or so. bfloat16
     has 8 bits: a weight w that is moved by less than 2^-9 to 2^-8 |w| rounds back to itself.
     """
     least = model.init_std * 2**-8
     check(
-        model.param_dtype != "bfloat16" or optim.lr >= least or optim.lr == 0,
-        f"ModelConfig.param_dtype=bfloat16 cannot hold updates of OptimConfig.lr={optim.lr:g}: a "
+        model.param_dtype != "bfloat16" or lr >= least or lr == 0,
+        f"ModelConfig.param_dtype=bfloat16 cannot hold updates of {name}={lr:g}: a "
         f"weight of the size of init_std={model.init_std:g} moves by {least:.1g} or not at all; "
         "param_dtype=float32 can, and dtype=bfloat16 computes in bfloat16 all the same",
     )
@@ -715,7 +715,9 @@ class RunConfig:
             "RunConfig.sampling: RL needs temperature > 0, top_p = 1 and top_k = 0, since the "
             "update's log-probabilities are of the whole distribution at that temperature",
         )
-        check_moves(self.model, self.optim)
+        check_moves(self.model, self.optim.lr)
+        if self.rl.critic_lr is not None:
+            check_moves(self.model, self.rl.critic_lr, "RLConfig.critic_lr")
         check(
             not self.rl.routing_replay or self.model.moe_layers > 0,
             "--rl.routing-replay: the model has no MoE layers, so there is no routing to replay",
@@ -766,5 +768,5 @@ class SFTConfig:
             self.checkpoint_minutes >= 0,
             f"SFTConfig.checkpoint_minutes must not be negative, got {self.checkpoint_minutes}",
         )
-        check_moves(self.model, self.optim)
+        check_moves(self.model, self.optim.lr)
         check_learns(self.optim)

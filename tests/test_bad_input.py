@@ -93,6 +93,15 @@ def error_in(error_of, folder):
         (["--rl.algorithm=ppo", "--rl.gae-lambda=1.1"], "RLConfig.gae_lambda must lie in [0, 1]"),
         (["--rl.algorithm=ppo", "--rl.gamma=nan"], "RLConfig.gamma must lie in [0, 1], got nan"),
         (["--rl.algorithm=ppo", "--rl.critic-lr=inf"], "RLConfig.critic_lr must be finite"),
+        (
+            [
+                "--rl.algorithm=ppo",
+                "--model.param-dtype=bfloat16",
+                "--optim.lr=0.1",
+                "--rl.critic-lr=1e-6",
+            ],
+            "ModelConfig.param_dtype=bfloat16 cannot hold updates of RLConfig.critic_lr=1e-06",
+        ),
         (["--sampling.slots=100"], "SamplingConfig.refill=16 must divide slots=100"),
         (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
         (["--task=chess"], "invalid choice 'chess'"),

@@ -1,4 +1,5 @@
-"""The small pieces: normalisation, rotary embedding, SwiGLU.
+"""The small pieces that layers share: normalisation, rotary embedding, softmax, SwiGLU, and where
+a batch's tokens stand.
 
 B batch  T time  D d_model  R rope dim  F FFN width
 """

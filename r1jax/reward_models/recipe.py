@@ -68,7 +68,7 @@ class RewardModelConfig:
             f"RewardModelConfig.length={self.length} exceeds ModelConfig.context="
             f"{self.model.context}",
         )
-        check_moves(self.model, self.optim)
+        check_moves(self.model, self.optim.lr)
         check_learns(self.optim)
         check_seed(self.seed, "RewardModelConfig.seed")
         check(self.min_gap >= 0, f"RewardModelConfig.min_gap must not be negative: {self.min_gap}")

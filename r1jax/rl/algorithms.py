@@ -221,8 +221,7 @@ ALGORITHMS: dict[AlgorithmName, Algorithm] = {
     # Paper: what GRPO replaced (DeepSeekMath, eq. 1 and 2): KL in the reward, a mean of replies.
     # Here KL is in the loss, weighed as GRPO's, and all tokens weigh the same (PPO, arXiv
     # 1707.06347, eq. 7), since advantages are normalised over tokens. gamma, lambda: those of
-    # Open-Reasoner-Zero (arXiv 2503.24290); R1's authors found lambda = 0.95 far worse than GRPO,
-    # and 1 close to it (Nature 645:633, supplement). value_clip: the range of OpenAI's ppo2.
+    # Open-Reasoner-Zero (arXiv 2503.24290). value_clip: the range of OpenAI's ppo2.
     "ppo": Algorithm(
         as_paid,
         token_log_ratios,

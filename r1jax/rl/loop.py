@@ -336,13 +336,15 @@ def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
     return state
 
 
+def has_critic(cfg: RunConfig) -> bool:
+    return ALGORITHMS[cfg.rl.algorithm].critic is not None
+
+
 def policy_around(cfg: RunConfig, weights: Weights) -> PolicyState:
     """No reference is kept where no KL term needs one, and no critic where nothing asks it."""
     weights = optim.as_declared(weights, cfg.model)
     reference = reference_of(jax.tree.map(jnp.copy, weights)) if settings(cfg.rl).kl_coef else None
-    critic = None
-    if ALGORITHMS[cfg.rl.algorithm].critic is not None:
-        critic = optim.new_state(critic_of(weights, cfg.model), cfg.optim)
+    critic = optim.new_state(critic_of(weights, cfg.model), cfg.optim) if has_critic(cfg) else None
     return PolicyState(optim.new_state(weights, cfg.optim, mtp=False), reference, critic)
 
 
@@ -350,7 +352,7 @@ def policy_shardings(cfg: RunConfig, mesh: Mesh) -> PolicyState:
     train = optim.state_shardings(cfg.model, cfg.optim, mesh, mtp=False)
     reference = reference_of(train.weights) if settings(cfg.rl).kl_coef else None
     critic = None
-    if ALGORITHMS[cfg.rl.algorithm].critic is not None:
+    if has_critic(cfg):
         critic = optim.shardings_around(reward_specs(cfg.model), cfg.optim, mesh)
     return PolicyState(train, reference, critic)
 

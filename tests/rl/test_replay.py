@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import small
-from test_grpo import (
+from steps import (
     RL,
     RUN,
     Drawn,
