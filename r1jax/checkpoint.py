@@ -77,7 +77,7 @@ class Checkpoints:
             check(
                 not absent,
                 f"{self._manager.directory}: the checkpoint of step {step} has no {part}, which "
-                "this run needs: it is of a run with other settings",
+                "this run needs: it was written under other settings (rl.algorithm, rl.kl_coef)",
             )
         return found
 

@@ -367,7 +367,8 @@ class RLConfig:
     rows: int = 16
     row_tokens: int = 0  # of a row; at least (and for 0 just) max_prompt + max_tokens
     #: Of the difference between sampler and trainer (`rl/correction.py`); scores every reply once
-    #: more a step. none: the ratio of the loss is against the sampler.
+    #: more a step. tis: tokens are weighed by the two's ratio, at most 2; icepop: by that ratio, 0
+    #: outside [0.5, 5]; none: the ratio of the loss is against the sampler.
     correction: CorrectionName = "none"
     #: The update takes the experts that the sampler chose for each token (of models with MoE
     #: layers), which are recorded as it draws.
@@ -376,12 +377,13 @@ class RLConfig:
     clip_high: float | None = None  # and rise above it
     kl_coef: float | None = None  # of the penalty towards the reference; None: the algorithm's own
     reference_every: int = 400  # updates between hard replacements of the reference policy
-    # Of a critic (`rl/critic.py`), which only ppo has; None: the algorithm's own.
-
-    gamma: float | None = None  # discount a token, in [0, 1]
-    gae_lambda: float | None = None  # in [0, 1]; 1: the whole reply's reward, 0: the next value's
-    value_clip: float | None = None  # how far a value may move in a rollout; inf: anywhere
-    critic_lr: float | None = None  # None: five times optim.lr
+    gamma: float | None = None  # ppo's discount a token, in [0, 1]; None: 1
+    #: ppo's, in [0, 1]: 1 is the whole reply's reward, 0 the next value's; None: 1.
+    gae_lambda: float | None = None
+    #: ppo's: how far a value may move in a rollout, in units of the reward (inf: anywhere); None:
+    #: 0.2.
+    value_clip: float | None = None
+    critic_lr: float | None = None  # of ppo's critic; None: five times optim.lr
     #: DAPO's dynamic sampling: draw up to this many rollouts a step until enough groups are mixed
     #: (neither all right nor all wrong). 1: off.
     max_draws: int = 1

@@ -130,8 +130,8 @@ class Run:
             log = "" if jax.process_index() else self.cfg.log
             told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
             self._log = opened.enter_context(MetricsLog(self.folder, resume_from, log, told))
-            again = dataclasses.replace(self.cfg, resume="no")  # type: ignore[type-var]
-            save_config(again, self.folder / "config.json")
+            if self.first == 0:
+                self._keep_config()
             self._write_status("running")
             self._opened = opened.pop_all()
         return self
@@ -193,6 +193,10 @@ class Run:
         if changed:
             self.say(f"{self.out} goes on with changes: {', '.join(changed)}")
 
+    def _keep_config(self) -> None:
+        again = dataclasses.replace(self.cfg, resume="no")  # type: ignore[type-var]
+        save_config(again, self.folder / "config.json")
+
     def _check_resumable(self, found: bool) -> None:
         check(
             found or self.cfg.resume != "yes",
@@ -208,6 +212,7 @@ class Run:
         if self._saved is None:
             return None
         step, state, note = self._checkpoints.restore(abstract, self._model)
+        self._keep_config()  # not before: what does not suit the checkpoint changes nothing
         self.say(f"resumed from step {step}")
         return state, note
 

@@ -79,8 +79,11 @@ def test_a_critic_is_restored_with_its_moments(config, tmp_path):
 
 
 def test_a_run_without_a_critic_does_not_go_on_with_one(stopped):
+    """And its folder is left as it was: the next command would be refused for this one's sake."""
+    before = (stopped / "config.json").read_bytes()
     with pytest.raises(InputError, match=r"checkpoint of step 2 has no critic, which this run"):
         resume(stopped, "--rl.algorithm=ppo")
+    assert (stopped / "config.json").read_bytes() == before
 
 
 def test_a_checkpoint_of_before_there_were_critics_is_read(whole, tmp_path):

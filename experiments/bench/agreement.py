@@ -1,6 +1,6 @@
 """How far sampler and trainer are apart before an update, and how much of it is routing.
 
-    python -m experiments.bench.agreement --model.dtype=bfloat16
+    python -m experiments.bench.agreement
     python -m experiments.bench.agreement --model.dtype=bfloat16 --base=runs/r1_zero
 
 One rollout of the tiny preset, scored by the trainer with its own choice of experts and with the
