@@ -18,6 +18,7 @@ setup(
         "einops",
         # For `pip install -e . && pytest`.
         "pytest",
+        "pytest-xdist",
         "hypothesis",
         # What its users already have.
         "tyro",

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar, get_args
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints
 
 import jax
 import rich.console
@@ -59,7 +59,7 @@ def parse(
     """`default` with the flags in `args`. about: the command's docstring; flags: those that were
     taken from `args` before, which --help lists too. Raises InputError for a flag that is not one.
     """
-    args = _whole_resume(args)
+    args = _spelled(_whole_resume(args), default)
     flags = {**(flags or {}), **(DISTRIBUTED if hasattr(default, "mesh") else {})}
     command = _command(kind, default, flags)
     if {"-h", "--help"} & set(args):
@@ -70,8 +70,10 @@ def parse(
     try:
         with redirect_stderr(said), redirect_stdout(said):
             return tyro.cli(command, args=args, config=_FLAGS).configuration
+    except InputError as error:
+        raise InputError(_as_flags(str(error), default)) from error
     except SystemExit:
-        message = _message(said.getvalue())
+        message = _as_flags(_message(said.getvalue()), default)
         known = [*_names(default, "--"), *(f"--{name}" for name in flags)]
         raise InputError(message + _hint(message, known)) from None
 
@@ -93,6 +95,45 @@ def _names(configuration: Any, prefix: str) -> Iterator[str]:
     for field in dataclasses.fields(configuration):
         name, value = prefix + field.name.replace("_", "-"), getattr(configuration, field.name)
         yield from _names(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+
+
+def _groups(configuration: Any, prefix: str = "--") -> Iterator[tuple[str, str, Any]]:
+    """(type, prefix of its flags, value) of a configuration and of those inside."""
+    yield type(configuration).__name__, prefix, configuration
+    for field in dataclasses.fields(configuration):
+        value = getattr(configuration, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _groups(value, f"{prefix}{field.name.replace('_', '-')}.")
+
+
+def _spelled(args: Sequence[str], default: Any) -> list[str]:
+    """Switches as they are understood, from --name=true and --name=false; None from none."""
+    kinds: dict[str, Any] = {}
+    for _, prefix, group in _groups(default):
+        of_type = get_type_hints(type(group))
+        kinds |= {f"{prefix}{name.replace('_', '-')}": kind for name, kind in of_type.items()}
+    found = []
+    for arg in args:
+        name, _, value = arg.partition("=")
+        kind, value = kinds.get(name), value.lower()
+        if kind is bool and value in ("true", "false"):
+            group, dot, last = name.removeprefix("--").rpartition(".")
+            arg = name if value == "true" else f"--{group}{dot}no-{last}"
+        elif value == "none" and type(None) in get_args(kind):
+            arg = f"{name}=None"
+        found.append(arg)
+    return found
+
+
+def _as_flags(message: str, default: Any) -> str:
+    """Fields by their flags: --rl.kl-coef for RLConfig.kl_coef."""
+    prefixes = {kind: prefix for kind, prefix, _ in _groups(default)}
+
+    def flag(found: re.Match[str]) -> str:
+        kind, field = found.groups()
+        return prefixes[kind] + field.replace("_", "-") if kind in prefixes else found[0]
+
+    return re.sub(r"\b(\w+Config)\.([a-z]\w*)", flag, message)
 
 
 def _message(box: str) -> str:

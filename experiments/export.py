@@ -41,12 +41,19 @@ def export(
     weights = source.weights(source.config, mesh)
     files = Path(source.files) if source.files else None
     with tempfile.TemporaryDirectory() as words:
+        tokenizer = source.tokenizer()
+        ends = sorted(tokenizer.eos_ids)
+        special = {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": ends if len(ends) > 1 else tokenizer.eos_id,
+            "pad_token_id": tokenizer.pad_id,
+        }
         if files is None:
-            source.tokenizer().save(words)
+            tokenizer.save(words)
             if source.conversation().form == "embedded":
                 (Path(words) / "chat_template.jinja").write_text(templates.OPENED)
         folder = Path(words) if files is None else files if files.is_dir() else files.parent
-        hub.save_model(weights, source.config, out, folder, dtype)
+        hub.save_model(weights, source.config, out, folder, dtype, special_tokens=special)
     return f"{out}: {sharding.count(weight_specs(source.config).params):,} parameters in {dtype}"
 
 

@@ -27,7 +27,6 @@ given again or not; other flags, and the fields in --config=FILE, change it, and
 printed. --preset must be the one that it was started with.
 """
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -53,9 +52,7 @@ FLAGS: cli.Flags = {
 
 
 def base_weights(cfg: RunConfig, mesh: Mesh) -> Weights:
-    recipe = dataclasses.replace(
-        tiny_base(cfg.corpus), model=cfg.model, heldout_share=cfg.heldout_share
-    )
+    recipe = tiny_base(cfg.corpus, cfg.model, cfg.heldout_share)
     return first_weights(cfg.base, cfg.model, mesh, cfg.seed, recipe, Path(cfg.out) / "base")
 
 

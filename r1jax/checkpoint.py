@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.config import InputError, ModelConfig, check
+from r1jax.config import HOW_IT_RUNS, InputError, ModelConfig, check
 from r1jax.model.params import Weights, weight_specs
 from r1jax.optim import init_weights
 
@@ -35,8 +35,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, model: ModelConfig, note: dict[str, Any]) -> None:
         """Returns when the arrays are copied; writing goes on in the background. Raises InputError
         if Orbax declines: training on would train what is never kept."""
-        note = {**note, "model": dataclasses.asdict(model)}
         state = _parts(state)
+        note = {**note, "model": dataclasses.asdict(model), "parts": sorted(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), note=ocp.args.JsonSave(note))
         if not self._manager.save(step, args=args):
             raise InputError(
@@ -50,12 +50,14 @@ class Checkpoints:
     def restore(self, abstract: Any, model: ModelConfig) -> tuple[int, Any, dict[str, Any]]:
         """(step, state, note) of the newest checkpoint, straight to the shards that `abstract`
         (ShapeDtypeStructs with shardings) asks for, whatever mesh it was written on. What else it
-        holds, such as the critic of an algorithm that the run goes on without, is not read.
+        holds, such as the critic of an algorithm that the run goes on without, is not read: the
+        note names it under "left_out".
 
         Raises InputError if there is none, it is of another model, or lacks what is asked for.
         """
         step, note = self._newest_of(model)
-        return step, self._read(step, abstract), note
+        left_out = sorted(set(note.get("parts", ())) - set(_parts(abstract)))
+        return step, self._read(step, abstract), note | {"left_out": left_out}
 
     def restore_weights(self, model: ModelConfig, mesh: Mesh) -> Weights:
         """Of the newest checkpoint, whose state has `train`, a TrainState: its weights alone, read
@@ -107,7 +109,7 @@ def load_weights(run: Path, model: ModelConfig, mesh: Mesh) -> Weights:
         return checkpoints.restore_weights(model, mesh)
 
 
-def _parts(state: Any) -> Any:
+def _parts(state: Any) -> dict[str, Any]:
     """Without what is None, such as the critic of an algorithm that has none: that it is not there
     is for the run to say that reads it."""
     if not dataclasses.is_dataclass(state):
@@ -118,12 +120,11 @@ def _parts(state: Any) -> Any:
 
 def _shape_fields(model: dict[str, Any], prefix: str = "model.") -> dict[str, Any]:
     """Flat fields that say what a model is; how it runs may change between save and restore."""
-    how = {"dtype", "scan_layers", "remat", "experts_impl", "logits_chunk"}
     flat: dict[str, Any] = {}
     for name, value in model.items():
         if isinstance(value, dict):
             flat |= _shape_fields(value, f"{prefix}{name}.")
-        elif name not in how:
+        elif name not in HOW_IT_RUNS or name == "param_dtype":  # of the arrays, which it is read as
             flat[prefix + name] = value
     return flat
 

@@ -255,6 +255,15 @@ class ModelConfig:
         return self.attention.qk_dim**-0.5 * temperature**2
 
 
+#: Of a ModelConfig: how it runs, which may change between what made weights and what uses them.
+HOW_IT_RUNS = ("dtype", "param_dtype", "scan_layers", "remat", "experts_impl", "logits_chunk")
+
+
+def run_as(model: ModelConfig, other: ModelConfig) -> ModelConfig:
+    """`model`, run as `other` is."""
+    return dataclasses.replace(model, **{name: getattr(other, name) for name in HOW_IT_RUNS})
+
+
 def check_moves(model: ModelConfig, lr: float, name: str = "OptimConfig.lr") -> None:
     """Raises InputError if parameters are too coarse for a learning rate, which is called `name`.
 
@@ -432,15 +441,18 @@ class RLConfig:
             self.row_tokens >= 0,
             f"RLConfig.row_tokens must not be negative, got {self.row_tokens}",
         )
-        check(
-            all((v or 0) >= 0 for v in (self.clip_low, self.clip_high, self.kl_coef)),
-            "RLConfig: clip_low, clip_high and kl_coef must not be negative",
-        )
+        for name in ("clip_low", "clip_high", "kl_coef"):
+            value = getattr(self, name)
+            check(
+                value is None or value >= 0,
+                f"RLConfig.{name} must not be negative, got {value}",
+            )
         for name in ("gamma", "gae_lambda", "value_clip", "critic_lr"):
             value = getattr(self, name)
             check(
                 value is None or self.algorithm == "ppo",
-                f"RLConfig.{name}={value}: algorithm={self.algorithm} has no critic, only ppo has",
+                f"RLConfig.{name}={value}: algorithm={self.algorithm} has no critic, only ppo has; "
+                f"None takes it back",
             )
         for name in ("gamma", "gae_lambda"):
             value = getattr(self, name)
@@ -456,10 +468,9 @@ class RLConfig:
             self.critic_lr is None or 0 <= self.critic_lr < math.inf,
             f"RLConfig.critic_lr must be finite and not negative, got {self.critic_lr}",
         )
-        check(
-            self.overlong_buffer >= 0 and self.overlong_weight >= 0,
-            "RLConfig: overlong_buffer and overlong_weight must not be negative",
-        )
+        for name in ("overlong_buffer", "overlong_weight"):
+            value = getattr(self, name)
+            check(value >= 0, f"RLConfig.{name} must not be negative, got {value}")
 
 
 class RewardPart(NamedTuple):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
-from r1jax.config import ConversationName, ModelConfig, RunConfig, SFTConfig, check
+from r1jax.config import ConversationName, ModelConfig, RunConfig, SFTConfig, check, run_as
 from r1jax.config_file import load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
@@ -123,11 +123,11 @@ def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
         f"--model={folder}: the run to be resumed began from {cfg.base}",
     )
     source = open_model(cfg.base if again else folder)
-    kept = ("param_dtype", "remat", "experts_impl", "logits_chunk")
-    how = {name: getattr(cfg.model, name) for name in kept}
     # A loop over few layers costs more than their code takes to compile.
     scan = cfg.model.scan_layers or source.config.layers > UNROLLED
-    model = dataclasses.replace(source.config, scan_layers=scan, **how)
+    model = dataclasses.replace(
+        run_as(source.config, cfg.model), scan_layers=scan, dtype=source.config.dtype
+    )
     asks = source.conversation_name if cfg.conversation == "auto" else cfg.conversation
     return dataclasses.replace(
         cfg, model=model, base=source.base, tokenizer=source.files, conversation=asks
@@ -161,7 +161,7 @@ def first_weights(
     random: of this seed. Else a .safetensors file, a run's folder, a Hugging Face directory or an
     id on its Hub. Raises InputError that names --base, and Stopped if a signal ends the making.
     """
-    recipe = recipe or dataclasses.replace(tiny_base(), model=model)
+    recipe = recipe or tiny_base(model=model)
     if base == "train":
         return made(recipe, mesh, making)
     if base == "random":

@@ -10,21 +10,31 @@ from typing import Literal
 from r1jax.base import BaseConfig
 from r1jax.config import (
     CorpusConfig,
+    ModelConfig,
     OptimConfig,
     RewardConfig,
     RLConfig,
     RunConfig,
     SamplingConfig,
+    run_as,
 )
 from r1jax.published import deepseek_v3, tiny
 from r1jax.reward_models.recipe import RewardModelConfig
 
 
-def tiny_base(corpus: CorpusConfig | None = None) -> BaseConfig:
-    """How the embedded base is made; `corpus` for another mixture of traces."""
+def tiny_base(
+    corpus: CorpusConfig | None = None,
+    model: ModelConfig | None = None,
+    heldout_share: float = 0.125,
+    seed: int = 0,
+) -> BaseConfig:
+    """How the embedded base is made; `corpus` for another mixture of traces, `model` for another
+    model. However that runs later, in bfloat16 for one, its base is made as the shipped one was."""
     return BaseConfig(
-        model=tiny(),
+        model=run_as(model or tiny(), tiny()),
         corpus=corpus or CorpusConfig(),
+        seed=seed,
+        heldout_share=heldout_share,
         optim=OptimConfig(
             lr=4e-3,
             schedule="cosine",

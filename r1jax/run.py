@@ -108,6 +108,8 @@ class Run:
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
         self._model, self._preset = model, preset
+        self._changed: list[str] = []  # before this start, and by it
+        self._changes = ""
         self._saves = False  # and so is not to be ended at once
         self._closing = False
         self._signal: signal.Signals | None = None
@@ -125,7 +127,7 @@ class Run:
             resume_from = self._begin()
             if self.first > 0:
                 self._preset = self._preset or preset_of(self.folder) or ""
-                self._say_changes()
+                self._changed, self._changes = _changed_in(self.folder), self._say_changes()
             # Of the first process alone: the others' files tell what only they saw.
             log = "" if jax.process_index() else self.cfg.log
             told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
@@ -178,20 +180,21 @@ class Run:
         self._saved, self._last_save = newest, time.monotonic()
         return None if self.cfg.resume == "no" else self.first - 1
 
-    def _say_changes(self) -> None:
+    def _say_changes(self) -> str:
         """Which fields of its configuration are others than before."""
         try:
             before = _flat(json.loads((self.folder / "config.json").read_text()))
         except (OSError, ValueError):  # another process of a pod, or a folder put together by hand
-            return
+            return ""
         now = _flat(dataclasses.asdict(self.cfg))  # type: ignore[call-overload]
-        changed = [
+        changed = ", ".join(
             f"{name} {before[name]!r} → {value!r}"
             for name, value in now.items()
             if name in before and before[name] != value and name not in ("out", "resume")
-        ]
+        )
         if changed:
-            self.say(f"{self.out} goes on with changes: {', '.join(changed)}")
+            self.say(f"{self.out} goes on with changes: {changed}")
+        return changed
 
     def _keep_config(self) -> None:
         again = dataclasses.replace(self.cfg, resume="no")  # type: ignore[type-var]
@@ -213,7 +216,11 @@ class Run:
             return None
         step, state, note = self._checkpoints.restore(abstract, self._model)
         self._keep_config()  # not before: what does not suit the checkpoint changes nothing
-        self.say(f"resumed from step {step}")
+        if self._changes:
+            self._changed.append(f"from step {step}: {self._changes}")
+            self._write_status("running")
+        without = f", without its {' and '.join(note['left_out'])}" if note["left_out"] else ""
+        self.say(f"resumed from step {step}{without}")
         return state, note
 
     def steps(self) -> Iterator[int]:
@@ -341,6 +348,7 @@ class Run:
             "command": shlex.join([*program().split(), *sys.argv[1:]]),
             "started": self._started,
             **({"preset": self._preset} if self._preset else {}),
+            **({"changed": self._changed} if self._changed else {}),
             "status": status,
             "step": self.at,
             "steps": self.total,
@@ -367,10 +375,21 @@ class Run:
 
 def preset_of(folder: Path) -> str | None:
     """The preset that a run's folder names; "": it was started without. None: it does not say."""
+    told = _told_in(folder)
+    return None if told is None else str(told.get("preset", ""))
+
+
+def _changed_in(folder: Path) -> list[str]:
+    """What earlier starts of a run changed in its configuration, from which step on."""
+    return list((_told_in(folder) or {}).get("changed", []))
+
+
+def _told_in(folder: Path) -> dict[str, Any] | None:
     try:
-        return str(json.loads((folder / "run.json").read_text()).get("preset", ""))
-    except (OSError, ValueError, AttributeError):  # a kill, or an older version's
+        told = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):  # a kill, or an older version's
         return None
+    return told if isinstance(told, dict) else None
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,14 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Minutes each, so they begin first: at the end one process would wait for the other's.
+LONG = ("test_several_processes.py", "test_grpo.py", "test_meshes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
     """What a module compiled is of little use to the next, and every program takes some of the

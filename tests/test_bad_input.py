@@ -76,23 +76,25 @@ def error_in(error_of, folder):
         (["--rl.questons=3"], "--rl.questons=3"),
         (["word"], "Unrecognized options: word"),
         (["--steps=many"], "--steps: invalid literal for int() with base 10: 'many'"),
-        (["--steps=0"], "RunConfig.steps must be positive, got 0"),
-        (["--reward.accuracy=nan"], "RewardConfig.accuracy must be finite, got nan"),
+        (["--steps=0"], "--steps must be positive, got 0"),
+        (["--reward.accuracy=nan"], "--reward.accuracy must be finite, got nan"),
         (["--reward.accuracy=0", "--reward.format=0"], "every weight is 0, so there is no reward"),
         (["--reward.target-language=xx"], "language 'xx' is not known; expected one of ar, bg"),
         (["--reward="], "--reward= is empty: expected FILE.py:FUNCTION"),
         (["--reward=a.py:f", "--reward.own=a.py:g"], "--reward and --reward.own are the same"),
-        (["--optim.bias-rate=nan"], "OptimConfig.bias_rate must be finite and not negative, got"),
-        (["--optim.lr=inf"], "OptimConfig.lr must be finite"),
-        (["--optim.weight-decay=-1"], "OptimConfig.weight_decay must be finite and not negative"),
-        (["--optim.b1=2"], "OptimConfig.b1 must be less than 1, got 2.0"),
-        (["--sampling.temperature=inf"], "SamplingConfig.temperature must be finite"),
-        (["--rl.minibatches=3"], "RLConfig.minibatches=3 must divide"),
-        (["--rl.critic-lr=1e-3"], "RLConfig.critic_lr=0.001: algorithm=grpo has no critic, only"),
-        (["--rl.algorithm=ppo", "--rl.value-clip=0"], "RLConfig.value_clip must be positive, got"),
-        (["--rl.algorithm=ppo", "--rl.gae-lambda=1.1"], "RLConfig.gae_lambda must lie in [0, 1]"),
-        (["--rl.algorithm=ppo", "--rl.gamma=nan"], "RLConfig.gamma must lie in [0, 1], got nan"),
-        (["--rl.algorithm=ppo", "--rl.critic-lr=inf"], "RLConfig.critic_lr must be finite"),
+        (["--optim.bias-rate=nan"], "--optim.bias-rate must be finite and not negative, got"),
+        (["--optim.lr=inf"], "--optim.lr must be finite"),
+        (["--optim.weight-decay=-1"], "--optim.weight-decay must be finite and not negative"),
+        (["--optim.b1=2"], "--optim.b1 must be less than 1, got 2.0"),
+        (["--sampling.temperature=inf"], "--sampling.temperature must be finite"),
+        (["--rl.kl-coef=-1"], "--rl.kl-coef must not be negative, got -1.0"),
+        (["--rl.routing-replay=maybe"], "Unrecognized options: maybe"),
+        (["--rl.minibatches=3"], "--rl.minibatches=3 must divide"),
+        (["--rl.critic-lr=1e-3"], "--rl.critic-lr=0.001: algorithm=grpo has no critic, only"),
+        (["--rl.algorithm=ppo", "--rl.value-clip=0"], "--rl.value-clip must be positive, got"),
+        (["--rl.algorithm=ppo", "--rl.gae-lambda=1.1"], "--rl.gae-lambda must lie in [0, 1]"),
+        (["--rl.algorithm=ppo", "--rl.gamma=nan"], "--rl.gamma must lie in [0, 1], got nan"),
+        (["--rl.algorithm=ppo", "--rl.critic-lr=inf"], "--rl.critic-lr must be finite"),
         (
             [
                 "--rl.algorithm=ppo",
@@ -100,9 +102,9 @@ def error_in(error_of, folder):
                 "--optim.lr=0.1",
                 "--rl.critic-lr=1e-6",
             ],
-            "ModelConfig.param_dtype=bfloat16 cannot hold updates of RLConfig.critic_lr=1e-06",
+            "--model.param-dtype=bfloat16 cannot hold updates of --rl.critic-lr=1e-06",
         ),
-        (["--sampling.slots=100"], "SamplingConfig.refill=16 must divide slots=100"),
+        (["--sampling.slots=100"], "--sampling.refill=16 must divide slots=100"),
         (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
         (["--task=chess"], "invalid choice 'chess'"),
         (["--task=gsm8k"], "--task=gsm8k needs --data=FILE"),
@@ -118,6 +120,14 @@ def error_in(error_of, folder):
 def test_flags(error_of, tmp_path, flags, message):
     assert message in error_of(f"--out={tmp_path}/run", *flags)
     assert not steps(tmp_path / "run")
+
+
+def test_switches_and_none_as_people_write_them():
+    flags = ["--rl.routing-replay=True", "--rl.algorithm=ppo", "--rl.gamma=none"]
+    cfg = cli.parse(RunConfig, RUNS["tiny"](), flags, "")
+    assert cfg.rl.routing_replay and cfg.rl.gamma is None
+    cfg = cli.parse(RunConfig, cfg, ["--rl.routing-replay=false", "--log-replies=false"], "")
+    assert not cfg.rl.routing_replay and not cfg.log_replies
 
 
 @pytest.mark.parametrize(
@@ -321,7 +331,7 @@ def test_a_step_whose_graders_all_failed(error_in, monkeypatch):
 @pytest.mark.parametrize(
     "flag, message",
     [
-        ("--corpus.reflective=2", "CorpusConfig.reflective must lie in [0, 1], got 2.0"),
+        ("--corpus.reflective=2", "--corpus.reflective must lie in [0, 1], got 2.0"),
         ("--steps=3", "Unrecognized options: --steps=3"),
         ("--mesh=x", "--mesh=x: expected FSDPxEXPERT"),
     ],

@@ -186,6 +186,14 @@ def test_the_embedded_base_is_small_and_made_by_the_recipe_that_the_presets_tell
     jax.tree.map(np.testing.assert_array_equal, loaded, load_weights(EMBEDDED, cfg.model))
 
 
+def test_how_a_model_runs_is_no_part_of_the_recipe_of_its_base():
+    how = {"dtype": "bfloat16", "remat": "full", "experts_impl": "ragged", "logits_chunk": 8}
+    cfg = r1_zero_tiny()
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, **how))
+    loaded = r1_zero.base_weights(cfg, make_mesh("1"))
+    jax.tree.map(np.testing.assert_array_equal, loaded, load_weights(EMBEDDED, cfg.model))
+
+
 RECIPE = BaseConfig(
     model=small.config(vocab=len(countdown.VOCABULARY), context=176),
     corpus=CorpusConfig(),
@@ -206,7 +214,7 @@ def test_another_recipe_has_another_digest(change):
 def test_making_a_base_is_deterministic_and_done_once(tmp_path, monkeypatch, capfd):
     """`--out=FILE` of one run, `--base=train` of another, and the cache between them."""
     for command in (pretrain_base, r1_zero):
-        monkeypatch.setattr(command, "tiny_base", lambda corpus=None: RECIPE)
+        monkeypatch.setattr(command, "tiny_base", lambda *_: RECIPE)
     made = []
     for name in ("first", "second"):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))

@@ -89,8 +89,8 @@ def test_a_remark_on_one_field_is_not_given_to_those_that_follow(capsys):
         ("--task=gsmk8", "did you mean gsm8k?"),
         ("--flag", "Unrecognized options: --flag"),
         ("--rl.group=100000000", "RLConfig: questions x group = 1,600,000,000 replies a rollout"),
-        ("--seed=-1", "RunConfig.seed must lie between 0 and 2^32 - 1, got -1"),
-        (f"--seed={'9' * 20}", "RunConfig.seed must lie between 0 and 2^32 - 1, got 9999"),
+        ("--seed=-1", "--seed must lie between 0 and 2^32 - 1, got -1"),
+        (f"--seed={'9' * 20}", "--seed must lie between 0 and 2^32 - 1, got 9999"),
     ],
 )
 def test_near_names_and_bad_numbers(flag, message):

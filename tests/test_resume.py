@@ -67,7 +67,7 @@ def test_resuming_from_an_earlier_checkpoint_changes_nothing(stopped, whole):
 
 
 @pytest.mark.slow
-def test_a_critic_is_restored_with_its_moments(config, tmp_path):
+def test_a_critic_is_restored_with_its_moments(config, tmp_path, capsys):
     whole = tiny_run.run(config, tmp_path / "whole", "--rl.algorithm=ppo")
     out = shutil.copytree(whole, tmp_path / "stopped")
     shutil.rmtree(out / "checkpoints" / "3")
@@ -76,6 +76,12 @@ def test_a_critic_is_restored_with_its_moments(config, tmp_path):
     assert not same.weights.params.head_D and not same.weights.params.trunk.embed_VD
     assert not any(jax.tree.leaves((same.opt_state, same.step)))
     assert_same_run(resume(out), whole)
+
+    capsys.readouterr()
+    resume(whole, "--steps=4", "--rl.algorithm=grpo")
+    assert "resumed from step 3, without its critic\n" in capsys.readouterr().out
+    assert "from step 3: steps 3 → 4, rl.algorithm " in (whole / "report.html").read_text()
+    assert tiny_run.last_checkpoint(whole)[2].critic is None
 
 
 def test_a_run_without_a_critic_does_not_go_on_with_one(stopped):
@@ -91,9 +97,19 @@ def test_a_checkpoint_of_before_there_were_critics_is_read(whole, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         older = {"train": state.train, "reference": state.reference}
         checkpoints.save(step, older, cfg.model, {})
-        got = checkpoints.restore(tiny_run.abstract_policy(cfg, make_mesh("1")), cfg.model)[1]
-    assert got.critic is None
+        abstract = tiny_run.abstract_policy(cfg, make_mesh("1"))
+        _, got, note = checkpoints.restore(abstract, cfg.model)
+    assert got.critic is None and note["left_out"] == []
     jax.tree.map(np.testing.assert_array_equal, got, state)
+
+
+def test_what_a_checkpoint_holds_beside_what_is_asked_is_named(whole, tmp_path):
+    cfg, (step, _, state) = tiny_run.CONFIG, tiny_run.last_checkpoint(whole)
+    with Checkpoints(tmp_path) as checkpoints:
+        held = {"train": state.train, "reference": state.reference, "critic": state.train}
+        checkpoints.save(step, held, cfg.model, {})
+        abstract = tiny_run.abstract_policy(cfg, make_mesh("1"))
+        assert checkpoints.restore(abstract, cfg.model)[2]["left_out"] == ["critic"]
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """What a report says at its head: which run this is, and how far it came.
 
 From config.json and metrics.jsonl, and from the run.json of `r1jax/run.py`: "command", "started"
-(ISO time), "preset", "versions" by name, "devices", "status" (running, finished or stopped), "step"
-(steps done) and "steps" (in all). A run from before there was a run.json has the first two only.
+(ISO time), "preset", "changed" (a line for each start that changed fields), "versions" by name,
+"devices", "status" (running, finished or stopped), "step" (steps done) and "steps" (in all). A run
+from before there was a run.json has the first two only.
 """
 
 import datetime
@@ -49,6 +50,7 @@ def _facts(config: Mapping[str, Any], run: Mapping[str, Any], metrics: Sequence[
     yield "Seed", str(config.get("seed", ""))
     yield "Mesh", " on ".join(filter(None, (config.get("mesh"), run.get("devices"))))
     yield "Command", run.get("command")
+    yield "Changed", "; ".join(run.get("changed", []))
     yield "Started", _date(run.get("started"))
     versions = run.get("versions", {})
     yield "Versions", ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -39,9 +39,11 @@ def save_model(
     tokenizer: str | Path | None = None,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     shard_bytes: int = SHARD,
+    special_tokens: Mapping[str, int | list[int] | None] | None = None,
 ) -> Path:
     """Writes a directory that Transformers and vLLM load: safetensors by size with their index,
-    config.json, and the tokenizer files of the directory `tokenizer`.
+    config.json, and the tokenizer files of the directory `tokenizer`. What that one's config.json
+    does not say of special tokens ("eos_token_id": where a reply ends, ...) `special_tokens` does.
 
     The router's selection biases stay float32. On several hosts every process must call it; the
     first one writes. The directory is complete or not there. Raises InputError if it exists and is
@@ -52,7 +54,8 @@ def save_model(
         not folder.exists() or (folder.is_dir() and not any(folder.iterdir())),
         f"{folder}: already exists, and is not an empty folder",
     )
-    config = write_config(model, dtype) | _special_tokens(tokenizer)
+    given = {name: ids for name, ids in (special_tokens or {}).items() if ids is not None}
+    config = write_config(model, dtype) | given | _special_tokens(tokenizer)
     _check_biases(weights, model)
     plan = _plan(model, np.dtype(jax.numpy.dtype(dtype)), shard_bytes)
     partial_folder = folder.with_name(f".{folder.name}.partial")

@@ -77,9 +77,7 @@ def _base(cfg: RunConfig, base_seed: int) -> tuple[str, BaseConfig | None]:
     """What the run begins from, and how that is made. Of one that is not ours there is one."""
     if cfg.base not in OWN_BASES:
         return cfg.base, None
-    recipe = dataclasses.replace(
-        tiny_base(cfg.corpus), model=cfg.model, heldout_share=cfg.heldout_share, seed=base_seed
-    )
+    recipe = tiny_base(cfg.corpus, cfg.model, cfg.heldout_share, base_seed)
     if recipe.digest() == read_note(EMBEDDED)["digest"]:
         return "embedded", None
     return str(cached(recipe)), recipe
