@@ -27,6 +27,7 @@ from r1jax.config import (
     Resume,
     check_learns,
     check_seed,
+    tiers_of,
 )
 from r1jax.data import countdown
 from r1jax.data.packing import Batch, first_fit, pack
@@ -56,8 +57,7 @@ class BaseConfig:
         check_learns(self.optim)
 
     def digest(self) -> str:
-        told = dataclasses.asdict(self) | {"corpus": self.corpus.told()}
-        text = json.dumps(told, sort_keys=True)
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -73,12 +73,14 @@ def cached(cfg: BaseConfig) -> Path:
 
 def corpus_batch(cfg: BaseConfig, tokenizer: Tokenizer, step: int) -> Batch:
     """Batch `step` of the corpus: a pure function of the recipe and the step."""
-    train, _ = countdown.split(cfg.heldout_share)
+    tiers = tiers_of(cfg.corpus.tiers, "CorpusConfig.tiers")
+    train = [countdown.split(tier, cfg.heldout_share)[0] for tier in tiers]
     rng = np.random.default_rng((cfg.seed, step))
     documents: list[tuple[list[int], list[int]]] = []
     tokens = 0
     while tokens < cfg.fill * cfg.rows * cfg.length:
-        prompt, reply = countdown.document(train[rng.integers(len(train))], cfg.corpus, rng)
+        tier = train[rng.integers(len(train))]
+        prompt, reply = countdown.document(tier[rng.integers(len(tier))], cfg.corpus, rng)
         documents.append((tokenizer.encode(prompt), [*tokenizer.encode(reply), tokenizer.eos_id]))
         tokens += sum(map(len, documents[-1]))
     # First fit, since the shipped file was made so: other rows would make another base.

@@ -608,6 +608,21 @@ def _kinds(text: str, flag: str) -> tuple[str, ...]:
     return kinds
 
 
+# How many numbers a problem of the embedded countdown may give.
+TIERS = (3, 4, 5, 6)
+
+
+def tiers_of(text: str, field: str) -> tuple[int, ...]:
+    """Of "3,4,5". Raises InputError that names the field."""
+    known = [str(tier) for tier in TIERS]
+    given = [part.strip() for part in text.split(",")]
+    check(
+        all(part in known for part in given) and len(set(given)) == len(given),
+        f"{field} must name tiers from {', '.join(known)} by commas, each once, got {text!r}",
+    )
+    return tuple(map(int, given))
+
+
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
     """What the embedded base model reads (`data/countdown.py`).
@@ -617,15 +632,16 @@ class CorpusConfig:
     uses (`reflective`). Both at 0 give a base that has never seen reflection: the control.
     """
 
+    #: How many numbers its problems give: 3 to 6, by commas, equally often.
+    tiers: str = "4"
     reflective: float = 0.02  # share of reflective traces among those that begin with "use"
     practice: float = 0.3  # share of documents that begin with "puzzle", and always reflect
-    persistence: float = 0.8  # chance of a next attempt after a wrong one, under "use"
+    persistence: float = 1.0  # chance of a next attempt after a wrong one, under "use" alone
 
-    # What a reflective trace is, under either first word, so that causes can be told apart. At
-    # rest, as the shipped base has read them, each leaves the corpus as it is without it.
+    # What a reflective trace is, under either first word, so that causes can be told apart.
 
-    depth: int = 0  # attempts that a trace shows at most, then it gives up; 0: all eight
-    goes_on: float = 1.0  # chance of a next attempt after a wrong one (times `persistence`)
+    depth: int = 0  # attempts that a trace shows at most, then it gives up; 0: all that fit
+    goes_on: float = 0.7  # chance of a next attempt after a wrong one (times `persistence`)
     verdicts: float = 1.0  # chance that a verdict is right; 0.5 says nothing
     #: Share of traces as long as others whose every step is right, and that give up before the
     #: solution: the behaviours without their success.
@@ -633,11 +649,12 @@ class CorpusConfig:
     #: Share of traces of which all after the first attempt, which is then answered, is as many
     #: words that mean nothing: their length without their behaviours.
     filler: float = 0.0
-    #: A trace has one attempt and a check of it, or several attempts and no check (2 to all, which
-    #: do not stop at the solution): skills that are never seen together.
+    #: A trace has one attempt and a check of it, or several attempts and no check (2 to all,
+    #: whatever goes_on says, which do not stop at the solution): skills never seen together.
     apart: bool = False
 
     def __post_init__(self):
+        tiers_of(self.tiers, "CorpusConfig.tiers")
         shares = ("reflective", "practice", "persistence", "goes_on", "verdicts")
         for field in (*shares, "wrong_answers", "filler"):
             value = getattr(self, field)
@@ -649,16 +666,10 @@ class CorpusConfig:
             "verdicts < 1 or apart",
         )
         check(
-            not self.apart or (self.depth != 1 and self.goes_on == 1),
+            not self.apart or self.depth != 1,
             "CorpusConfig.apart: attempts without a check are 2 to all or `depth`, so not with "
-            "depth=1 or goes_on < 1",
+            "depth=1",
         )
-
-    def told(self) -> dict[str, float | int | bool]:
-        """Its fields, but for those at rest that came after the shipped base was made."""
-        first = ("reflective", "practice", "persistence")
-        values = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)}
-        return {name: v for name, (v, rest) in values.items() if name in first or v != rest}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -667,6 +678,8 @@ class RunConfig:
 
     model: ModelConfig
     task: TaskName = "countdown"
+    #: Of the embedded countdown: how many numbers problems give, 3 to 6, by commas, equally often.
+    tiers: str = "4"
     #: [TASK=]FILE[:WEIGHT],...: problems of these forms, mixed by weight or else as one pool;
     #: empty: the embedded ones (countdown, stories).
     data: str = ""
@@ -714,6 +727,7 @@ class RunConfig:
             "grading_workers",
         )
         check_seed(self.seed, "RunConfig.seed")
+        tiers_of(self.tiers, "RunConfig.tiers")
         check(
             self.evaluate_dense >= 0 and self.checkpoint_minutes >= 0,
             "RunConfig.evaluate_dense and checkpoint_minutes must not be negative",

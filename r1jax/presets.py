@@ -54,6 +54,9 @@ def r1_zero_tiny() -> RunConfig:
         sampling=SamplingConfig(max_prompt=12, max_tokens=176, slots=128, refill=16),
         rl=RLConfig(questions=16, group=16, minibatches=2, reference_every=50, rows=8),
         optim=OptimConfig(lr=3e-4, b2=0.99),
+        steps=60,
+        evaluate_dense=0,
+        evaluate_every=5,
         log_replies=True,
     )
 

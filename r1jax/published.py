@@ -167,7 +167,7 @@ def r1_0528_qwen3_8b() -> ModelConfig:
 def tiny() -> ModelConfig:
     """The embedded model, DeepSeek-V3 in miniature: every part of it, small enough for a CPU."""
     return ModelConfig(
-        vocab=72,
+        vocab=108,
         d_model=64,
         layers=2,
         dense_layers=0,

@@ -114,7 +114,7 @@ def error_in(error_of, folder):
         (["--tokenizer=/absent.json"], "/absent.json: no such file"),
         (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 1,959 problems to train on"),
         (["--model.d-model=32"], "the embedded base was made by another recipe"),
-        (["--model.vocab=50"], "tokenizer (embedded) has 72 tokens, but model.vocab is 50"),
+        (["--model.vocab=50"], "tokenizer (embedded) has 108 tokens, but model.vocab is 50"),
     ],
 )
 def test_flags(error_of, tmp_path, flags, message):
@@ -151,8 +151,8 @@ GOOD = {"numbers": [1, 1, 1, 1], "target": 2}
         ("[]", "problems.jsonl:3: expected a JSON object"),
         ({"numbers": [1, 1, 1, 1]}, 'problems.jsonl:3: missing field "target"'),
         (GOOD | {"target": "2"}, 'problems.jsonl:3: field "target" must be of type int'),
-        (GOOD | {"numbers": [1, 2, 3]}, "countdown/problems/3: the embedded tokenizer knows four"),
-        (GOOD | {"target": 99}, "countdown/problems/3: the embedded tokenizer knows four"),
+        (GOOD | {"numbers": [1, 2]}, "countdown/problems/3: the embedded tokenizer knows 3 to 6"),
+        (GOOD | {"target": 99}, "countdown/problems/3: the embedded tokenizer knows 3 to 6"),
         (GOOD, "heldout_share=0.3 leaves 0 problems to train on and 2 held out"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_file_may_change_a_few_fields_of_a_preset(tmp_path):
     cfg = cli.starting_config(RUNS, "tiny", args)
     preset = RUNS["tiny_dapo"]()
     assert (cfg.steps, cfg.optim.lr, cfg.rl.group) == (7, 3e-6, 8) and not args
-    changed = {"steps": 50, "optim": preset.optim, "rl": preset.rl}
+    changed = {"steps": preset.steps, "optim": preset.optim, "rl": preset.rl}
     assert dataclasses.replace(cfg, **changed) == preset
     assert dataclasses.replace(cfg.rl, group=16) == preset.rl
     file.write_text("model: {attention: {heads: 2, kv_heads: 1, head_dim: 4}}\n")
@@ -237,7 +237,7 @@ def test_config_files(error_in, folder, change, message):
         (["--base=absent"], "--base=absent: neither embedded, train or random, nor a file"),
         (["--base={folder}"], "no checkpoints in this folder"),
         (["--base={folder}/config.json"], "config.json: Error while deserializing"),
-        (["--model.d-model=18"], "embed_VD has shape (72, 16), this model (72, 18)"),
+        (["--model.d-model=18"], "embed_VD has shape (108, 16), this model (108, 18)"),
         (["--model.dense-layers=1", "--model.dense-ffn=9"], "params.dense.attention_norm_D is mis"),
         (
             ["--model.dense-layers=1", "--model.dense-ffn=9", "--rl.routing-replay"],

@@ -14,7 +14,7 @@ from experiments import pretrain_base, r1_zero
 from r1jax import base
 from r1jax.analysis.reflection import count_terms
 from r1jax.base import EMBEDDED, BaseConfig, corpus_batch, load_weights, read_note, save_weights
-from r1jax.config import CorpusConfig, InputError, OptimConfig
+from r1jax.config import TIERS, CorpusConfig, InputError, OptimConfig
 from r1jax.data import countdown
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.presets import r1_zero_tiny, tiny_base
@@ -27,9 +27,9 @@ CHECK = re.compile(r" check (-?\d+) = (\d+) (right|wrong wait|wrong)(?: |$)")
 
 
 def documents(**corpus):
-    """[(prompt, reply)] about random problems."""
+    """[(prompt, reply)] about random problems of four numbers, searches to the end."""
     rng = np.random.default_rng(0)
-    problems, cfg = countdown.problems(), CorpusConfig(**corpus)
+    problems, cfg = countdown.problems(4), CorpusConfig(goes_on=1.0, **corpus)
     chosen = rng.integers(len(problems), size=N)
     return [countdown.document(problems[i], cfg, rng) for i in chosen]
 
@@ -97,42 +97,54 @@ def test_a_corpus_without_reflection_holds_no_reflective_term():
         assert len(read(prompt, reply)[3]) == 1 and prompt.startswith("use")
 
 
-def test_problems_are_those_that_exactly_one_way_solves():
+@pytest.mark.parametrize("tier, count", [(3, 475), (4, 1959), (5, 5834)])
+def test_problems_are_those_that_exactly_one_way_solves(tier, count):
     """By evaluating all expressions of all sets of numbers."""
     want = set()
-    for numbers in itertools.combinations_with_replacement("987654321", 4):
+    for numbers in itertools.combinations_with_replacement("987654321", tier):
         signed = itertools.product(numbers[:1], *(("+" + n, "-" + n) for n in numbers[1:]))
         totals = [eval("".join(parts)) for parts in signed]
         once = [t for t in totals if t >= 0 and totals.count(t) == 1]
         want |= {(tuple(map(int, numbers)), str(t)) for t in once}
-    assert {(p.numbers, p.answer) for p in countdown.problems()} == want
-    assert len(countdown.problems()) == len(want) == 1959
+    assert {(p.numbers, p.answer) for p in countdown.problems(tier)} == want
+    assert len(countdown.problems(tier)) == len(want) == count
 
 
-def test_held_out_numbers_are_never_trained_on():
-    train, heldout = countdown.split(0.125)
-    assert sorted(p.id for p in train + heldout) == sorted(p.id for p in countdown.problems())
-    seen, unseen = ({p.numbers for p in side} for side in (train, heldout))
-    assert not seen & unseen and len(unseen) == round(0.125 * 495)
+def test_held_out_numbers_are_never_trained_on_and_tiers_are_read_equally_often():
+    seen, unseen = {}, {}
+    for tier, sets in (3, 165), (4, 495), (5, 1287):
+        train, heldout = countdown.split(tier, 0.125)
+        problems = countdown.problems(tier)
+        assert sorted(p.id for p in train + heldout) == sorted(p.id for p in problems)
+        seen[tier], unseen[tier] = ({p.numbers for p in side} for side in (train, heldout))
+        assert not seen[tier] & unseen[tier] and len(unseen[tier]) == round(0.125 * sets)
     tokenizer = Tokenizer.words(countdown.VOCABULARY)
-    drawn = set()
+    asked = re.compile(r"(?:use|puzzle) ((?:\d )+)to make")
+    drawn = []
     for step in range(20):
-        for row_T in corpus_batch(tiny_base(), tokenizer, step).tokens_BT:
-            found = PROMPT.findall(tokenizer.decode(row_T))
-            drawn |= {tuple(map(int, numbers)) for _, *numbers, _ in found}
-    assert drawn <= seen and len(drawn) > 300
+        for row_T in corpus_batch(
+            tiny_base(CorpusConfig(tiers="3,4,5")), tokenizer, step
+        ).tokens_BT:
+            found = asked.findall(tokenizer.decode(row_T))
+            drawn += [tuple(map(int, numbers.split())) for numbers in found]
+    for tier, known in seen.items():
+        mine = [numbers for numbers in drawn if len(numbers) == tier]
+        assert set(mine) <= known and len(set(mine)) > 0.5 * len(known)
+        share = 1 / 3
+        assert abs(len(mine) - share * len(drawn)) < 4 * (share * (1 - share) * len(drawn)) ** 0.5
 
 
-def test_the_longest_document_fits_a_row_and_a_reply_of_a_run():
-    always = CorpusConfig(practice=1.0)
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_longest_document_fits_a_row_and_a_reply_of_a_run(tier):
+    always = CorpusConfig(practice=1.0, goes_on=1.0)
     tokenizer = Tokenizer.words(countdown.VOCABULARY)
     longest = 0
-    for problem in countdown.problems()[::20]:
+    for problem in countdown.problems(tier)[::97]:
         for seed in range(30):
             rng = np.random.default_rng(seed)
             prompt, reply = countdown.document(problem, always, rng)
             longest = max(longest, len(tokenizer.encode(f"{prompt} {reply}")) + 1)
-    assert 160 < longest <= tiny_base().length
+    assert (70 if tier == 3 else 150) < longest <= tiny_base().length
 
 
 WEIGHTS = small.weights()

@@ -234,7 +234,7 @@ def test_rows_that_were_wrong_can_be_corrected(tmp_path):
     )
     thread.start()
     thread.join()
-    assert repr(made[0]).startswith(f"<r1jax model {tmp_path}/run: 163,296 parameters, ")
+    assert repr(made[0]).startswith(f"<r1jax model {tmp_path}/run: 167,904 parameters, ")
 
 
 def lacks_order(reply):

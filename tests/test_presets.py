@@ -20,7 +20,7 @@ def field(config, path: str):
 
 def test_tiny_has_the_parameters_the_readme_says():
     specs = weight_specs(tiny())
-    assert sharding.count(specs.params) == 163_296
+    assert sharding.count(specs.params) == 167_904
     assert sharding.count(specs.router_bias_LE) == 2 * 8
 
 

@@ -295,6 +295,27 @@ def length(rows: Rows, narrow: bool) -> Figure:
     return figure
 
 
+def sources_of(rows: Rows) -> list[str]:
+    """Files, or tiers, that the run's problems are from, in order, if they are several."""
+    names = dict.fromkeys(n for row in rows for n in row if n.startswith("accuracy/"))
+    return [name.removeprefix("accuracy/") for name in names]
+
+
+def sources(rows: Rows, narrow: bool) -> Figure:
+    """Accuracy and length by where problems are from: in countdown, by how hard they are."""
+    figure, (left, right) = panels(2, 2, 3.2, narrow)
+    shades = (GREEN, BLUE, VIOLET, AMBER, RED, GREY)
+    for ax, title, unit, kind in (
+        (left, "Accuracy in training", "% of replies", "accuracy"),
+        (right, "Response length", "tokens", "length"),
+    ):
+        panel = Panel(ax, title, unit)
+        for source, color in zip(sources_of(rows), shades, strict=False):
+            panel.metric(rows, f"{kind}/{source}", color, source.replace("_", " "))
+        panel.finish(top=1 if kind == "accuracy" else None)
+    return figure
+
+
 def reflection(rows: Rows, narrow: bool) -> Figure:
     figure, (left, middle, right) = panels(3, 3, 2.9, narrow)
     panel = Panel(left, "Responses with a term", "% of replies")
@@ -341,6 +362,7 @@ FIGURES: tuple[Draw, ...] = (
     comparison,
     accuracy,
     length,
+    sources,
     reflection,
     diagnostics,
 )
@@ -353,6 +375,8 @@ def figures_of(rows: Rows) -> list[Draw]:
         left_out.add(reflection)
     if takeoff_steps(rows) is None:
         left_out.add(moment)
+    if not sources_of(rows):
+        left_out.add(sources)
     return [draw for draw in FIGURES if draw not in left_out]
 
 

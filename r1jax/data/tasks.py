@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from r1jax.config import InputError, Long, RunConfig, check
+from r1jax.config import TIERS, InputError, Long, RunConfig, check, tiers_of
 from r1jax.data import countdown, stories, templates
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.pipeline import Mixture
@@ -18,8 +18,7 @@ from r1jax.data.rows import Bad
 from r1jax.data.sources import READERS
 from r1jax.data.tokenizer import Tokenizer
 
-# Problems that need no file: how they are divided into those to train on and those held out.
-EMBEDDED = {"countdown": countdown.split, "stories": stories.split}
+EMBEDDED = ("countdown", "stories")  # tasks whose problems need no file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +34,12 @@ class Task:
     @functools.cached_property
     def train(self) -> list[Problem]:
         return [problem for problems, _ in self.mixture for problem in problems]
+
+    @functools.cached_property
+    def sources(self) -> list[str]:
+        """Where the problems are from, if not all from one place: files, or tiers."""
+        found = list(dict.fromkeys(p.source for p in self.train if p.source))
+        return found if len(found) > 1 else []
 
     def prompt(self, problem: Problem) -> list[int]:
         """Token ids, after the beginning-of-sequence token where the tokenizer has one. Raises
@@ -69,8 +74,7 @@ def make_task(cfg: RunConfig) -> Task:
     words = countdown.VOCABULARY
     tokenizer = Tokenizer.load(cfg.tokenizer) if cfg.tokenizer else Tokenizer.words(words)
     if not cfg.data:
-        train, heldout = EMBEDDED[cfg.task](cfg.heldout_share)
-        mixture = [(train, 1.0)]
+        mixture, heldout = _embedded(cfg)
     else:
         given = read_mixture(cfg.data, cfg.task, cfg.bad_rows)
         if not cfg.tokenizer:
@@ -86,6 +90,18 @@ def make_task(cfg: RunConfig) -> Task:
     return Task(conversation, mixture, heldout)
 
 
+def _embedded(cfg: RunConfig) -> tuple[Mixture[Problem], list[Problem]]:
+    """(to train on, held out): every tier as often as the others, and as many of each held out."""
+    if cfg.task == "stories":
+        train, heldout = stories.split(cfg.heldout_share)
+        return [(train, 1.0)], heldout
+    tiers = tiers_of(cfg.tiers, "RunConfig.tiers")
+    split = [countdown.split(tier, cfg.heldout_share) for tier in tiers]
+    few = min(len(heldout) for _, heldout in split)
+    even = [heldout[k * len(heldout) // few] for _, heldout in split for k in range(few)]
+    return [(train, 1.0) for train, _ in split], even
+
+
 def _check_shares(cfg: RunConfig, mixture: Mixture[Problem], heldout: Sequence[Problem]) -> None:
     """Raises InputError if there is nothing to train on (or nothing of one file), or held out."""
     name, count = cfg.data or "the embedded problems", sum(len(train) for train, _ in mixture)
@@ -98,7 +114,8 @@ def _check_shares(cfg: RunConfig, mixture: Mixture[Problem], heldout: Sequence[P
     check(count > 0 and len(heldout) > 0, said)
     empty = next((i for i, (train, _) in enumerate(mixture) if not train), None)
     if empty is not None:
-        raise InputError(f"{said}: of {parse_data(cfg.data)[empty][1]} all are held out")
+        one = parse_data(cfg.data)[empty][1] if cfg.data else "one tier"
+        raise InputError(f"{said}: of {one} all are held out")
 
 
 def fit_prompts(task: Task, limit: int, policy: Long) -> tuple[Task, str]:
@@ -187,14 +204,14 @@ def read_files(data: str, task: str, bad: Bad = "stop", flag: str = "--data") ->
 
 
 def _in_words(problem: Problem, path: str) -> Problem:
-    """A user's countdown problem as the embedded base reads it: four numbers, largest first."""
+    """A user's countdown problem as the embedded base reads it: numbers largest first."""
     numbers = tuple(sorted(problem.numbers, reverse=True))
     question = templates.countdown_question(numbers, problem.answer)
     unknown = [word for word in question.split() if word not in countdown.VOCABULARY]
-    if unknown or len(numbers) != 4:
+    if unknown or len(numbers) not in TIERS:
         raise InputError(
-            f"{path}: problem {problem.id}: the embedded tokenizer knows four numbers from 1 to "
-            f"{countdown.HIGHEST}; pass --tokenizer=FILE for others"
+            f"{path}: problem {problem.id}: the embedded tokenizer knows {TIERS[0]} to {TIERS[-1]} "
+            f"numbers from 1 to {countdown.HIGHEST}; pass --tokenizer=FILE for others"
         )
     return dataclasses.replace(problem, prompt=question, numbers=numbers)
 

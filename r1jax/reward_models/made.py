@@ -17,11 +17,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from r1jax.data.countdown import WAYS, attempt, split, total
+from r1jax.data.countdown import attempt, split, total, ways
 from r1jax.data.problems import Problem
 from r1jax.reward_models.pairs import Labelled, Pair
 
 ATTEMPTS = (2, 3, 4)
+TIER = 4  # numbers of a problem
+WAYS = ways(TIER)
 T = TypeVar("T")
 
 
@@ -54,7 +56,7 @@ def preferences(
 
         return pair
 
-    train, heldout = split(heldout_share)
+    train, heldout = split(TIER, heldout_share)
     return (
         _drawn(train, count, (seed, 0), judge(longer, mistaken)),
         _drawn(heldout, _quarter(count), (seed, 1), judge(0.5, 0.0)),
@@ -72,7 +74,7 @@ def labelled(count: int, heldout_share: float, seed: int) -> tuple[list[Labelled
         attempts, answer = _attempts_and_answer(problem, safe, int(rng.choice(ATTEMPTS)), rng)
         return Labelled(problem.prompt, f"<think> {attempts} </think> {answer}", safe)
 
-    train, heldout = split(heldout_share)
+    train, heldout = split(TIER, heldout_share)
     return _drawn(train, count, (seed, 2), one), _drawn(heldout, _quarter(count), (seed, 3), one)
 
 
@@ -96,12 +98,12 @@ def _attempts_and_answer(
     target = int(problem.answer)
     solves = [total(problem.numbers, way) == target for way in WAYS]
     wrong = [way for way, ok in zip(WAYS, solves, strict=True) if not ok]
-    ways = [wrong[i] for i in rng.choice(len(wrong), size=attempts - 1, replace=False)]
-    ways.insert(len(ways) if good else rng.integers(len(ways)), WAYS[solves.index(True)])
-    tried = " wait ".join(
+    tried = [wrong[i] for i in rng.choice(len(wrong), size=attempts - 1, replace=False)]
+    tried.insert(len(tried) if good else rng.integers(len(tried)), WAYS[solves.index(True)])
+    attempts_made = " wait ".join(
         f"{attempt(problem.numbers, way)} check {total(problem.numbers, way)} = {target} "
         f"{'right' if total(problem.numbers, way) == target else 'wrong'}"
-        for way in ways
+        for way in tried
     )
-    signed = (f"{sign} {n}" for sign, n in zip(ways[-1], problem.numbers[1:], strict=True))
-    return tried, f"<answer> {' '.join([str(problem.numbers[0]), *signed])} </answer>"
+    signed = (f"{sign} {n}" for sign, n in zip(tried[-1], problem.numbers[1:], strict=True))
+    return attempts_made, f"<answer> {' '.join([str(problem.numbers[0]), *signed])} </answer>"

@@ -4,10 +4,10 @@
 def evaluation_steps(total: int, every: int, dense: int) -> frozenset[int]:
     """The steps of a run of `total` at which the policy is evaluated, 0 and `total` among them.
 
-    Each one up to `dense`, since what a base can already do RL finds fast (the embedded run's rise
-    is between steps 2 and 6 of 50); then, up to `every`, at twice the step each time; and all
-    multiples of `every`. Only `total` itself depends on the run's length: one that is resumed with
-    more steps keeps its plan. Raises ValueError unless total >= 0, every >= 1 and dense >= 0.
+    Each one up to `dense`, since what a base can already do RL may find fast; then, up to `every`,
+    at twice the step each time; and all multiples of `every`. Only `total` itself depends on the
+    run's length: one that is resumed with more steps keeps its plan. Raises ValueError unless
+    total >= 0, every >= 1 and dense >= 0.
     """
     if total < 0 or every < 1 or dense < 0:
         raise ValueError(f"need total >= 0, every >= 1, dense >= 0: got {total}, {every}, {dense}")

@@ -37,7 +37,7 @@ from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.failures import Failures, check_graders
 from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
 from r1jax.rl.hyper import hyper_of, static_of
-from r1jax.rl.rollout import Sample, draw, sample_metrics
+from r1jax.rl.rollout import Sample, by_source, draw, sample_metrics
 from r1jax.rl.types import Rollout, fill, layout_of, make_rollout, rollout_shardings
 from r1jax.run import Run
 from r1jax.sampling.engine import Engine
@@ -147,7 +147,7 @@ class Trainer:
             return self.evaluate(weights, step, cfg.final_samples)
         if step in evaluation_steps(cfg.steps, cfg.evaluate_every, cfg.evaluate_dense):
             return self.evaluate(weights, step, cfg.evaluate_samples)
-        return dict.fromkeys(HELDOUT_KEYS), {}
+        return dict.fromkeys((*HELDOUT_KEYS, *by_source([], self.task.sources, "heldout/"))), {}
 
     def evaluate(
         self, weights: Weights, step: int, count: int
@@ -176,6 +176,7 @@ class Trainer:
         }
         by_problem = dict(zip(once, greedy, strict=True))
         found = {f"heldout/{name}": value for name, value in values.items()}
+        found |= by_source(samples, self.task.sources, "heldout/")
         return found, {"heldout": samples, "tracked": [by_problem[i] for i in tracked]}
 
     def rollout(
@@ -282,7 +283,7 @@ def train(
             failures.add(samples, step)
             rollout = trainer.rollout_of(samples, step)
             state, update = trainer.update(state, rollout)
-            metrics = step_metrics(samples, update | reported)
+            metrics = step_metrics(samples, update | reported, task.sources)
             if metrics["reward/mean"] == 0 and step == run.first:
                 say(f"warning: every reward of step {step} is 0: no reply was right or in form")
             shown = shown | {"train": samples}
@@ -291,18 +292,23 @@ def train(
             run.end_step(state, metrics, rollout, functools.partial(dict, position=position))
         if run.stopped is None:
             heldout, shown = trainer.evaluate_if_due(state.train.weights, cfg.steps)
-            absent = dict.fromkeys((*sample_metrics(shown["heldout"]), *UPDATE_KEYS))
+            of_replies = step_metrics(shown["heldout"], {}, task.sources)
+            absent = dict.fromkeys((*of_replies, *UPDATE_KEYS))
             rows, replies = _rows(task, cfg.steps, shown), _replies(cfg, task, cfg.steps, shown)
             run.log(cfg.steps, absent | heldout, rows, replies=replies)
         failures.sum_up()
     return run
 
 
-def step_metrics(samples: Sequence[Sample], reported: dict[str, float]) -> dict[str, float | None]:
-    """A step's line: of its replies, and what drawing, grading and updating reported."""
+def step_metrics(
+    samples: Sequence[Sample], reported: dict[str, float], sources: Sequence[str]
+) -> dict[str, float | None]:
+    """A step's line: of its replies, all and by source, and what drawing, grading and updating
+    reported."""
     tokens = sum(len(s.completion.tokens) for s in samples)
     seconds = sum(value for name, value in reported.items() if name.startswith("time/"))
-    return {**sample_metrics(samples), **reported, "tokens_per_second": tokens / seconds}
+    rate = {"tokens_per_second": tokens / seconds} if seconds else {}
+    return {**sample_metrics(samples), **by_source(samples, sources), **reported, **rate}
 
 
 def _rows(task: Task, step: int, shown: Shown) -> list[dict]:

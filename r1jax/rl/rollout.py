@@ -168,6 +168,20 @@ def sample_metrics(samples: Sequence[Sample]) -> dict[str, float | None]:
     }
 
 
+def by_source(
+    samples: Sequence[Sample], sources: Sequence[str], prefix: str = ""
+) -> dict[str, float | None]:
+    """Accuracy and length of the replies to the problems of each source; None where there are
+    none."""
+    found: dict[str, float | None] = {}
+    for source in sources:
+        some = [s for s in samples if s.problem.source == source]
+        right, tokens = [s.correct for s in some], [len(s.completion.tokens) for s in some]
+        found[f"{prefix}accuracy/{source}"] = float(np.mean(right)) if some else None
+        found[f"{prefix}length/{source}"] = float(np.mean(tokens)) if some else None
+    return found
+
+
 def _reflection(samples: Sequence[Sample], length: list[int]) -> dict[str, float]:
     """Of replies that have thoughts; of a mere text, reflective terms mean nothing."""
     if not any(has_thoughts(s.problem.kind) for s in samples):

@@ -34,11 +34,12 @@ def test_a_dip_after_the_rise_is_not_its_beginning():
 
 def test_figures_without_something_to_show_are_left_out_and_old_ones_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(figures.Figure, "savefig", lambda self, path: path.write_bytes(b""))
-    assert set(save_figures(rows(SIGMOID, **{"reflection/fraction": 0.1}), tmp_path)) == {
+    tiers = {"accuracy/3_numbers": 0.5, "length/3_numbers": 20.0, "accuracy/4_numbers": 0.2}
+    assert set(save_figures(rows(SIGMOID, **{"reflection/fraction": 0.1, **tiers}), tmp_path)) == {
         draw.__name__ for draw in FIGURES
     }
     left = set(save_figures(rows([0.5] * 5), tmp_path))
-    assert left == {draw.__name__ for draw in FIGURES} - {"moment", "reflection"}
+    assert left == {draw.__name__ for draw in FIGURES} - {"moment", "reflection", "sources"}
     assert len(list(tmp_path.iterdir())) == 2 * len(left)
 
 

@@ -7,10 +7,11 @@ from collections import Counter
 import pytest
 import tiny_run
 
-from r1jax.config import InputError
+from r1jax.config import CorpusConfig, InputError, RunConfig
 from r1jax.data.pipeline import stream
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import fit_prompts, make_task, parse_data
+from r1jax.presets import r1_zero_tiny
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_malformed_row_of_the_data_stops_the_run(files):
 def test_embedded_words_read_only_countdown(files):
     _, b, _ = files
     cfg = dataclasses.replace(tiny_run.CONFIG, data=f"gsm8k={b}", bad_rows="skip")
-    with pytest.raises(InputError, match="problem gsm8k/b/1: the embedded tokenizer knows four"):
+    with pytest.raises(InputError, match="problem gsm8k/b/1: the embedded tokenizer knows 3 to"):
         make_task(cfg)
 
 
@@ -144,3 +145,27 @@ def test_long_prompts_leave_something_of_every_source_and_held_out(lengths):
     task = with_prompts(*lengths)
     with pytest.raises(InputError, match="a file has none left to train on, or none is held out"):
         fit_prompts(task, 10, "drop")
+
+
+def test_tiers_are_asked_and_held_out_equally_often():
+    cfg = dataclasses.replace(r1_zero_tiny(), tiers="3,5,6")
+    task = make_task(cfg)
+    assert task.sources == ["3_numbers", "5_numbers", "6_numbers"]
+    drawn = [len(stream(task.mixture, 0)[i].numbers) for i in range(300)]
+    assert Counter(drawn) == {3: 100, 5: 100, 6: 100}
+    held = Counter(len(p.numbers) for p in task.heldout)
+    assert set(held) == {3, 5, 6} and len(set(held.values())) == 1
+    assert len({p.id for p in task.heldout}) == len(task.heldout)
+    longest = max(len(task.prompt(p)) for p in (*task.train, *task.heldout))
+    assert longest <= cfg.sampling.max_prompt
+    assert make_task(r1_zero_tiny()).sources == []
+
+
+@pytest.mark.parametrize("tiers", ["", "2", "7", "4,4", "three", "3;4"])
+def test_bad_tiers_are_one_line(tiers):
+    for kind in (RunConfig.__name__, CorpusConfig.__name__):
+        with pytest.raises(InputError, match=rf"{kind}.tiers must name tiers from 3, 4, 5, 6 by"):
+            if kind == "RunConfig":
+                dataclasses.replace(r1_zero_tiny(), tiers=tiers)
+            else:
+                CorpusConfig(tiers=tiers)

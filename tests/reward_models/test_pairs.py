@@ -166,7 +166,7 @@ def test_split_is_by_prompt():
     assert not {p.prompt for p in train} & {p.prompt for p in heldout}
 
 
-PROBLEMS = {p.prompt: p for p in countdown.problems()}
+PROBLEMS = {p.prompt: p for p in countdown.problems(4)}
 
 
 def is_right(prompt, reply) -> bool:

@@ -104,7 +104,7 @@ def test_a_run_becomes_a_component(finished):
     row = read_jsonl(finished / "metrics.jsonl")[-1]
     assert model.center == note["center"] == row["heldout/reward/mean"]
     _, heldout = split(read_pairs(cfg.data), cfg.heldout_share)
-    problems = {p.prompt: p for p in countdown.problems()}
+    problems = {p.prompt: p for p in countdown.problems(4)}
     replies = [
         Checked(problems[p.prompt], reply, "correct", 1.0) for p in heldout for reply in p.replies
     ]

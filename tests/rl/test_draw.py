@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from r1jax.config import RewardConfig
-from r1jax.data.countdown import WAYS, total
+from r1jax.data.countdown import total, ways
 from r1jax.data.tasks import make_task
 from r1jax.presets import RUNS
 from r1jax.rewards.components import Component, only
@@ -18,7 +18,8 @@ TASK = make_task(CFG)
 
 
 def right_answer(problem):
-    way = next(way for way in WAYS if total(problem.numbers, way) == int(problem.answer))
+    order = ways(len(problem.numbers))
+    way = next(way for way in order if total(problem.numbers, way) == int(problem.answer))
     rest = [f"{sign} {n}" for sign, n in zip(way, problem.numbers[1:], strict=True)]
     return " ".join([str(problem.numbers[0]), *rest])
 

@@ -9,7 +9,7 @@ from r1jax.data.problems import Problem
 from r1jax.data.tokenizer import Tokenizer
 
 WORDS = make_conversation(Tokenizer.words(VOCABULARY), "")
-PROBLEM = next(p for p in problems() if p.id == "9-5-4-2=8")
+PROBLEM = next(p for p in problems(4) if p.id == "9-5-4-2=8")
 FIRST = "9 + 5 = 14 - 4 = 10 + 2 = 12"
 SECOND = "9 + 5 = 14 - 4 = 10 - 2 = 8"
 ANSWER = "</think> <answer> 9 + 5 - 4 - 2 </answer> <eos>"

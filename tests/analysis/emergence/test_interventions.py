@@ -30,7 +30,7 @@ from r1jax.sharding import make_mesh
 
 LIMIT, SAMPLES = 20, 4
 WORDS = make_conversation(Tokenizer.words(VOCABULARY), "")
-ASKED = problems()[::300]
+ASKED = problems(4)[::300]
 CHECK, WAIT, TO, CLOSE, EOS = (VOCABULARY.index(w) for w in ("check", "wait", "to", "</think>",
                                                              "<eos>"))  # fmt: skip
 
