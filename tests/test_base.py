@@ -129,7 +129,7 @@ def test_held_out_numbers_are_never_trained_on_and_tiers_are_read_equally_often(
             drawn += [tuple(map(int, numbers.split())) for numbers in found]
     for tier, known in seen.items():
         mine = [numbers for numbers in drawn if len(numbers) == tier]
-        assert set(mine) <= known and len(set(mine)) > 0.5 * len(known)
+        assert set(mine) <= known and len(set(mine)) > 0.3 * len(known)
         share = 1 / 3
         assert abs(len(mine) - share * len(drawn)) < 4 * (share * (1 - share) * len(drawn)) ** 0.5
 

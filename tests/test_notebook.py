@@ -320,7 +320,9 @@ def test_changes_reach_into_parts_and_are_plain_data():
     )
     assert (cfg.steps, cfg.rl.group, cfg.rl.clip_high, cfg.out) == (7, 4, 1.0, "a/b")
     assert [type(v) for v in (cfg.steps, cfg.rl.clip_high, cfg.out)] == [int, float, str]
-    back = given.changed(cfg, {"steps": 50, "rl": RUNS["tiny"]().rl, "out": RUNS["tiny"]().out})
+    back = given.changed(
+        cfg, {f: getattr(RUNS["tiny"](), f) for f in ("steps", "out")} | {"rl": RUNS["tiny"]().rl}
+    )
     assert back == RUNS["tiny"]()
 
 

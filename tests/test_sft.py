@@ -172,7 +172,7 @@ def test_as_many_updates_as_are_asked_for(tmp_path, capsys):
     rows = [{"prompt": f"use 9 5 4 2 to make {n}", "completion": reply} for n in (2, 4, 6, 8)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = [f"--data={tmp_path}/rows.jsonl", "--rows=2", "--length=32", f"--out={tmp_path}/run"]
-    with pytest.raises(InputError, match=r"SFTConfig\.steps must not be negative, got -1"):
+    with pytest.raises(InputError, match=r"--steps must not be negative, got -1"):
         sft.main(["--model=embedded", *flags, "--steps=-1"])
     sft.main(["--model=embedded", *flags, "--steps=3"])
     assert "3 updates of 2 rows: 1.5 passes over the data (4 packed), so they repeat\n" in (

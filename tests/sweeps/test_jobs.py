@@ -22,7 +22,7 @@ def no_bases_made(monkeypatch, tmp_path):
 
 
 def members_of(out, **told):
-    two = [{"name": "deep", "corpus": {"depth": 2}}, {"name": "deep and slow", "steps": 60,
+    two = [{"name": "deep", "corpus": {"depth": 2}}, {"name": "deep and slow", "steps": 61,
            "corpus": {"depth": 2}}, {"name": "shipped", "steps": 70}]  # fmt: skip
     return plan(
         parse_grid({"configuration": two, "controls": [], "seeds": 2} | told, Path(".")), out
@@ -64,7 +64,7 @@ def test_finished_members_need_nothing(tmp_path):
         (member.folder / "report.html").write_text("")
     jobs = jobs_of(members)
     assert [job.state for job in jobs] == ["finished"] * 4 + ["waiting"] * 2
-    assert [job.step for job in jobs] == [50, 50, 60, 60, 0, 0]
+    assert [job.step for job in jobs] == [60, 60, 61, 61, 0, 0]
 
 
 def test_progress_is_read_off_the_log(tmp_path):
