@@ -9,7 +9,7 @@ GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
     "use": ("generate", "grade", "report", "export"),
     "data": ("filter_data",),
-    "reflection": ("emergence", "intervene", "ablate_reflection"),
+    "reflection": ("emergence", "intervene", "baseline", "ablate_reflection"),
     "measure": (
         "bench",
         "bench.update",

@@ -1,0 +1,162 @@
+"""Does the base of a run reflect, at any temperature? What a verdict of "emerged" needs to know.
+
+    python -m experiments.baseline runs/r1_zero               # to its baseline.json
+    python -m experiments.baseline runs/r1_zero --samples=64 --temperatures=0.6,1
+    python -m experiments.emergence runs/r1_zero              # a verdict, which reads it
+
+Asks the held-out questions of a run of the base that it began with: --samples replies a question at
+every temperature, how many of them reflect, and, over the replies at temperature 1 (or nearest to
+it), the largest probability of a first reflective token at any place. The verdict calls reflection
+emerged only where none of some 16,000 replies reflects and no place makes it likely.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from experiments import cli
+from experiments.intervene import run_of
+from experiments.r1_zero import base_weights
+from r1jax import optim, sharding
+from r1jax.analysis.emergence.bans import reflective_tokens
+from r1jax.analysis.emergence.baseline import TEMPERATURES, first_token_probability, reflective
+from r1jax.analysis.emergence.intervals import rule_of_three
+from r1jax.analysis.emergence.logs import Reply
+from r1jax.analysis.reflection import has_thoughts
+from r1jax.config import InputError, RunConfig, check, check_seed
+from r1jax.data.tasks import fit_prompts, make_task
+from r1jax.model.params import weight_specs
+from r1jax.models import with_vocab
+from r1jax.rl.evaluation import evenly
+from r1jax.sampling.engine import Engine, Request
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineConfig:
+    run: str = ""  # a run's folder: also the first argument
+    samples: int = 12  # replies a question and temperature
+    temperatures: str = ",".join(f"{t:g}" for t in TEMPERATURES)  # by commas
+    questions: int = 0  # evenly spaced held-out ones; 0: all
+    seed: int = 0
+    out: str = ""  # baseline.json of the run's folder
+    mesh: str = "1"  # FSDPxEXPERT, such as 8x8
+
+    def __post_init__(self):
+        check(self.samples > 0, f"--samples must be positive, got {self.samples}")
+        check(self.questions >= 0, f"--questions must not be negative, got {self.questions}")
+        check_seed(self.seed, "--seed")
+        self.at()
+
+    def at(self) -> list[float]:
+        try:
+            found = [float(part) for part in self.temperatures.split(",")]
+        except ValueError:
+            found = []
+        check(
+            bool(found) and all(0 < t < float("inf") for t in found),
+            f"--temperatures={self.temperatures}: expected positive numbers by commas",
+        )
+        return found
+
+
+class Look:
+    """The base of a run, and what it is asked. Raises InputError for a run whose replies hold no
+    thoughts."""
+
+    def __init__(self, cfg: BaselineConfig, run: RunConfig):
+        task, _ = fit_prompts(make_task(run), run.sampling.max_prompt, run.long_prompts)
+        run = with_vocab(run, task.tokenizer.vocab_size)
+        some = evenly(len(task.heldout), cfg.questions or len(task.heldout))
+        self.problems = [task.heldout[i] for i in some]
+        check(
+            all(has_thoughts(p.kind) for p in self.problems),
+            f"{cfg.run}: replies to its problems hold no thoughts to look for reflection in",
+        )
+        self.cfg, self.task, self.model = cfg, task, run.model
+        self.mesh = sharding.make_mesh(cfg.mesh)
+        base = optim.as_declared(base_weights(run, self.mesh), run.model)
+        where = sharding.shardings(weight_specs(run.model), self.mesh)
+        self.weights = sharding.place(base, where)
+        ends = sorted(task.tokenizer.end_ids)
+        self.engine = Engine(run.model, run.sampling, self.mesh, ends)
+        prompts = [task.prompt(problem) for problem in self.problems]
+        self.asked = [(q, i) for q in range(len(prompts)) for i in range(cfg.samples)]
+        self.prompts = [prompts[q] for q, _ in self.asked]
+
+    def drawn(self, temperature: float, number: int) -> list[list[int]]:
+        """A reply to each that is asked; number: of the temperature, which has keys of its own."""
+        key = jax.random.fold_in(jax.random.key(self.cfg.seed), number)
+        requests = [
+            Request(prompt, q, i, temperature=temperature)
+            for prompt, (q, i) in zip(self.prompts, self.asked, strict=True)
+        ]
+        completions, _ = self.engine.generate(self.weights, requests, key)
+        return [c.tokens.tolist() for c in completions]
+
+    def reflects(self, replies: Sequence[Sequence[int]]) -> list[bool]:
+        read = self.task.tokenizer.decode
+        return reflective(
+            [
+                Reply(0, self.problems[q].id, read(prompt), self.task.text(tokens))
+                for (q, _), prompt, tokens in zip(self.asked, self.prompts, replies, strict=True)
+            ]
+        )
+
+    def likely(self, replies: Sequence[Sequence[int]]) -> float:
+        """The largest probability of a first reflective token."""
+        embedded = self.task.conversation.form == "embedded"
+        by_term = reflective_tokens(self.task.tokenizer, embedded, self.cfg.run)
+        ids = {i for some in by_term.values() for i in some}
+        with jax.set_mesh(self.mesh):
+            return first_token_probability(
+                self.weights, self.model, self.prompts, replies, sorted(ids)
+            )
+
+
+def main(args: list[str]) -> None:
+    args = list(args)
+    if args and not args[0].startswith("-"):
+        args[0] = f"--run={args[0]}"
+    cfg = cli.parse(BaselineConfig, BaselineConfig(), args, __doc__ or "")
+    check(bool(cfg.run), "a run is needed: python -m experiments.baseline runs/r1_zero")
+    folder = Path(cfg.run)
+    check(folder.is_dir(), f"{cfg.run}: no such folder")
+    run = run_of(folder)
+    if run is None:
+        raise InputError(f"{cfg.run}: not the folder of an RL run")
+    out = Path(cfg.out) if cfg.out else folder / "baseline.json"
+    check(out.parent.is_dir(), f"--out={out}: no such folder")
+    check(not out.exists(), f"{out} is there already: remove it, or give another --out=FILE")
+    look = Look(cfg, run)
+    print(
+        f"{cfg.run}: base {run.base}, {len(look.problems):,} questions x {cfg.samples} replies a "
+        "temperature"
+    )
+    counts: dict[str, list[int]] = {}
+    temperatures, likely = cfg.at(), 0.0
+    for number, temperature in enumerate(temperatures):
+        replies = look.drawn(temperature, number)
+        found = look.reflects(replies)
+        k, n = counts[f"{temperature:g}"] = [sum(found), len(found)]
+        share = f"{k / n:.2%}" if k else f"at most {rule_of_three(n):.2%}"
+        print(f"temperature {temperature:<8g}{k:,} of {n:,} replies reflect ({share})")
+        if temperature == min(temperatures, key=lambda t: abs(t - 1)):
+            likely = look.likely(replies)
+    print(
+        f"first reflective token  at most {likely:.2g} likely, at any place of those nearest to 1"
+    )
+    told = {"by_temperature": counts, "max_first_token_probability": likely,
+            "samples": cfg.samples, "seed": cfg.seed, "questions": len(look.problems)}  # fmt: skip
+    if jax.process_index() == 0:
+        partial = out.with_name(out.name + ".tmp")
+        partial.write_text(json.dumps(told) + "\n")
+        os.replace(partial, out)
+    print(f"written                 {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
