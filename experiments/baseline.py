@@ -8,6 +8,9 @@ Asks the held-out questions of a run of the base that it began with: --samples r
 every temperature, how many of them reflect, and, over the replies at temperature 1 (or nearest to
 it), the largest probability of a first reflective token at any place. The verdict calls reflection
 emerged only where none of some 16,000 replies reflects and no place makes it likely.
+
+In the embedded world also how well base and run add up and judge, by teacher forcing
+(`r1jax/analysis/emergence/competence.py`).
 """
 
 import dataclasses
@@ -24,12 +27,14 @@ from experiments.r1_zero import base_weights
 from r1jax import optim, sharding
 from r1jax.analysis.emergence.bans import reflective_tokens
 from r1jax.analysis.emergence.baseline import TEMPERATURES, first_token_probability, reflective
+from r1jax.analysis.emergence.competence import Competence, competence
 from r1jax.analysis.emergence.intervals import rule_of_three
 from r1jax.analysis.emergence.logs import Reply
 from r1jax.analysis.reflection import has_thoughts
+from r1jax.checkpoint import load_weights
 from r1jax.config import InputError, RunConfig, check, check_seed
 from r1jax.data.tasks import fit_prompts, make_task
-from r1jax.model.params import weight_specs
+from r1jax.model.params import Weights, weight_specs
 from r1jax.models import with_vocab
 from r1jax.rl.evaluation import evenly
 from r1jax.sampling.engine import Engine, Request
@@ -116,6 +121,13 @@ class Look:
                 self.weights, self.model, self.prompts, replies, sorted(ids)
             )
 
+    def competence(self, weights: Weights) -> Competence | None:
+        """None where there is no grammar to ask by."""
+        if self.task.conversation.form != "embedded":
+            return None
+        with jax.set_mesh(self.mesh):
+            return competence(weights, self.model, self.task.conversation, self.problems)
+
 
 def main(args: list[str]) -> None:
     args = list(args)
@@ -149,8 +161,24 @@ def main(args: list[str]) -> None:
     print(
         f"first reflective token  at most {likely:.2g} likely, at any place of those nearest to 1"
     )
-    told = {"by_temperature": counts, "max_first_token_probability": likely,
-            "samples": cfg.samples, "seed": cfg.seed, "questions": len(look.problems)}  # fmt: skip
+    known = {"base": look.competence(look.weights)}
+    if (folder / "checkpoints").is_dir():
+        known["run"] = look.competence(load_weights(folder, look.model, look.mesh))
+    for name, one in known.items():
+        if one is not None:
+            print(
+                f"{name:<8}slips {one.slips:.2%} of the steps; calls right {one.accepts_wrong:.2%} "
+                f"of the wrong totals, wrong {one.rejects_right:.2%} of the right ones; opens a "
+                f"check with {one.opens:.2%}"
+            )
+    told = {
+        "by_temperature": counts,
+        "max_first_token_probability": likely,
+        "competence": {name: dataclasses.asdict(one) for name, one in known.items() if one},
+        "samples": cfg.samples,
+        "seed": cfg.seed,
+        "questions": len(look.problems),
+    }
     if jax.process_index() == 0:
         partial = out.with_name(out.name + ".tmp")
         partial.write_text(json.dumps(told) + "\n")

@@ -27,6 +27,8 @@ def test_it_counts_replies_at_every_temperature(run, tmp_path, capsys):
     (cold, warm) = told["by_temperature"].values()
     assert cold[1] == warm[1] == n
     assert f"1       {warm[0]:,} of {n:,} replies reflect" in capsys.readouterr().out
+    assert set(told["competence"]) == {"base", "run"}
+    assert told["competence"]["base"] != told["competence"]["run"]
     # Its hand-made base says "check" or "right" behind <think>, and "wait" behind "check".
     assert told["max_first_token_probability"] > 0.3
     with pytest.raises(InputError, match=r"baseline.json is there already: remove it, or give"):

@@ -1,0 +1,50 @@
+"""Slips, verdicts and opened checks, against a plain forward of one attempt after the other."""
+
+import jax
+import numpy as np
+import small
+
+from r1jax.analysis.emergence import competence as module
+from r1jax.analysis.emergence.competence import competence
+from r1jax.data.conversation import make_conversation
+from r1jax.data.countdown import VOCABULARY, problems, ways
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.model.transformer import forward, unembed
+
+MODEL = small.config(vocab=len(VOCABULARY), context=64)
+
+
+def test_all_four_are_those_of_a_plain_forward(monkeypatch):
+    monkeypatch.setattr(module, "ROWS", 8)
+    weights = small.weights(MODEL)
+    conversation = make_conversation(Tokenizer.words(VOCABULARY), "")
+    asked = [problems(3)[7], problems(4)[100]]
+    word = VOCABULARY.index
+    slips, accepts, rejects, opens = [], [], [], []
+    for problem in asked:
+        for signs in ways(len(problem.numbers)):
+            said = [*problem.prompt.split(), "<think>", str(problem.numbers[0])]
+            running = problem.numbers[0]
+
+            def likely(said=said):
+                ids = np.array([[word(w) for w in said]])
+                hidden = forward(weights, ids, MODEL).hidden_BTD[:, -1]
+                return np.asarray(jax.nn.softmax(unembed(weights.params, hidden, MODEL)))[0]
+
+            for sign, n in zip(signs, problem.numbers[1:], strict=True):
+                running += n if sign == "+" else -n
+                said += [sign, str(n), "="]
+                slips.append(1 - likely(said)[word(str(running))])
+                said.append(str(running))
+            opens.append(likely(said)[word("check")])
+            p = likely([*said, "check", str(running), "=", problem.answer])
+            right = p[word("right")] / (p[word("right")] + p[word("wrong")])
+            if str(running) == problem.answer:
+                rejects.append(1 - right)
+            else:
+                accepts.append(right)
+    got = competence(weights, MODEL, conversation, asked)
+    want = [np.mean(values) for values in (slips, accepts, rejects, opens)]
+    found = [got.slips, got.accepts_wrong, got.rejects_right, got.opens]
+    np.testing.assert_allclose(found, want, rtol=2e-5)
+    assert len(rejects) == 2
