@@ -38,7 +38,6 @@ from r1jax.reward_models.recipe import RewardModelConfig
 MOMENTS = 10
 COLD = 3, 6  # of them: the process compiles what the others find in a cache
 CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}
-CLOCK = "time", "tokens_per_second"
 
 pytestmark = [
     pytest.mark.slow,
@@ -147,10 +146,14 @@ def newest(out: Path) -> tuple[int, dict]:
     return step, {"state": state, "note": (out / f"checkpoints/{step}/note/metadata").read_text()}
 
 
+def rate(name: str) -> bool:
+    return name.endswith("_second")
+
+
 def rows(out: Path) -> list[dict]:
     found = read_jsonl(out / "metrics.jsonl")
     return [
-        {k: v for k, v in row.items() if k not in CLOCK and not k.startswith("time/")}
+        {k: v for k, v in row.items() if k != "time" and not k.startswith("time/") and not rate(k)}
         for row in found
     ]
 
