@@ -76,7 +76,8 @@ class Config(Protocol):
 
 
 class Run:
-    """A context manager. `first` is the step to begin with, `stopped` the signal that ended it.
+    """A context manager. `first` is the step to begin with, `stopped` the signal that ended it,
+    `changes` the fields that are others than before, where it goes on: (before, now) by name.
 
     cfg: a frozen dataclass, kept in config.json. model: of which a checkpoint must be. steps: how
     many there are in all. preset: the one that cfg was made from, if it was named; a run that goes
@@ -108,8 +109,9 @@ class Run:
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
         self._model, self._preset = model, preset
-        self._changed: list[str] = []  # before this start, and by it
-        self._changes = ""
+        self.changes: dict[str, tuple[Any, Any]] = {}
+        self._changed: list[str] = []  # a line for each start that changed something
+        self._taken = False  # the folder, so that it tells of this start
         self._saves = False  # and so is not to be ended at once
         self._closing = False
         self._signal: signal.Signals | None = None
@@ -124,19 +126,28 @@ class Run:
             processes.gather(lambda: self._lock(opened))
             opened.callback(self._listen())  # until the last checkpoint is written
             self._checkpoints = opened.enter_context(Checkpoints(self.out / "checkpoints"))
-            resume_from = self._begin()
+            self._begin()
             if self.first > 0:
                 self._preset = self._preset or preset_of(self.folder) or ""
-                self._changed, self._changes = _changed_in(self.folder), self._say_changes()
-            # Of the first process alone: the others' files tell what only they saw.
-            log = "" if jax.process_index() else self.cfg.log
-            told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
-            self._log = opened.enter_context(MetricsLog(self.folder, resume_from, log, told))
-            if self.first == 0:
-                self._keep_config()
-            self._write_status("running")
+                self._changed, self.changes = _changed_in(self.folder), self._changes_now()
+                if self.changes:
+                    self.say(f"{self.out} goes on with changes: {self._said_changes()}")
+            else:
+                self._take(opened)
             self._opened = opened.pop_all()
         return self
+
+    def _take(self, opened: contextlib.ExitStack) -> None:
+        """From here on the folder says what this start does. Of a run that goes on it keeps what
+        the last one left until its checkpoint was read: one that is refused changes nothing."""
+        keep = None if self.cfg.resume == "no" else self.first - 1
+        # Of the first process alone: the others' files tell what only they saw.
+        log = "" if jax.process_index() else self.cfg.log
+        told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
+        self._log = opened.enter_context(MetricsLog(self.folder, keep, log, told))
+        self._taken = True
+        save_config(dataclasses.replace(self.cfg, resume="no"), self.folder / "config.json")  # type: ignore[type-var]
+        self._write_status("running")
 
     def __exit__(self, kind, error, traceback) -> None:
         self._closing = True
@@ -146,7 +157,8 @@ class Run:
             if kind is None and self.stopped is None and self.at == self.total:
                 status = "finished"
         finally:
-            self._write_status(status)
+            if self._taken:
+                self._write_status(status)
         if isinstance(error, KeyboardInterrupt):
             where = f"stopped by Ctrl-C; {self._newest()}"
             raise Stopped(where, signal.SIGINT, self._way_on()) from None
@@ -159,8 +171,8 @@ class Run:
             opened.enter_context(locked(self.out))
         return []
 
-    def _begin(self) -> int | None:
-        """Looks at what the folder holds; the last step of the log to keep, if there is one."""
+    def _begin(self) -> None:
+        """Looks at what the folder holds."""
         newest = self._checkpoints.newest()
         if newest is None:
             self._check_resumable(False)
@@ -178,27 +190,22 @@ class Run:
             )
         self.first = self.at = newest or 0
         self._saved, self._last_save = newest, time.monotonic()
-        return None if self.cfg.resume == "no" else self.first - 1
 
-    def _say_changes(self) -> str:
-        """Which fields of its configuration are others than before."""
+    def _changes_now(self) -> dict[str, tuple[Any, Any]]:
+        """Which fields of its configuration are others than before: (before, now) by name."""
         try:
             before = _flat(json.loads((self.folder / "config.json").read_text()))
         except (OSError, ValueError):  # another process of a pod, or a folder put together by hand
-            return ""
+            return {}
         now = _flat(dataclasses.asdict(self.cfg))  # type: ignore[call-overload]
-        changed = ", ".join(
-            f"{name} {before[name]!r} → {value!r}"
+        return {
+            name: (before[name], value)
             for name, value in now.items()
             if name in before and before[name] != value and name not in ("out", "resume")
-        )
-        if changed:
-            self.say(f"{self.out} goes on with changes: {changed}")
-        return changed
+        }
 
-    def _keep_config(self) -> None:
-        again = dataclasses.replace(self.cfg, resume="no")  # type: ignore[type-var]
-        save_config(again, self.folder / "config.json")
+    def _said_changes(self) -> str:
+        return ", ".join(f"{name} {a!r} → {b!r}" for name, (a, b) in self.changes.items())
 
     def _check_resumable(self, found: bool) -> None:
         check(
@@ -215,12 +222,11 @@ class Run:
         if self._saved is None:
             return None
         step, state, note = self._checkpoints.restore(abstract, self._model)
-        self._keep_config()  # not before: what does not suit the checkpoint changes nothing
-        if self._changes:
-            self._changed.append(f"from step {step}: {self._changes}")
-            self._write_status("running")
-        without = f", without its {' and '.join(note['left_out'])}" if note["left_out"] else ""
-        self.say(f"resumed from step {step}{without}")
+        without = f"without its {' and '.join(note['left_out'])}" if note["left_out"] else ""
+        if told := ", ".join(filter(None, (self._said_changes(), without))):
+            self._changed.append(f"from step {step}: {told}")
+        self._take(self._opened)
+        self.say(", ".join(filter(None, (f"resumed from step {step}", without))))
         return state, note
 
     def steps(self) -> Iterator[int]:

@@ -80,8 +80,35 @@ def test_a_critic_is_restored_with_its_moments(config, tmp_path, capsys):
     capsys.readouterr()
     resume(whole, "--steps=4", "--rl.algorithm=grpo")
     assert "resumed from step 3, without its critic\n" in capsys.readouterr().out
-    assert "from step 3: steps 3 → 4, rl.algorithm " in (whole / "report.html").read_text()
+    page = (whole / "report.html").read_text()
+    assert "from step 3: steps 3 → 4, rl.algorithm " in page and ", without its critic<" in page
     assert tiny_run.last_checkpoint(whole)[2].critic is None
+
+
+def everything(out):
+    """Bytes of what a run's folder says of it."""
+    return {
+        name: (out / name).read_bytes()
+        for name in ("config.json", "run.json", "metrics.jsonl", "samples.jsonl", "replies.jsonl")
+    }
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--model.d-model=18"], "checkpoint of another model: model.d_model is 16, this run has"),
+        (["--rl.algorithm=ppo"], "the checkpoint of step 3 has no critic, which this run needs"),
+        (["--seed=5"], r"is at its last step, 3: with another seed only its last evaluation"),
+        (["--heldout-share=0.5"], "with another heldout_share only its last evaluation would be"),
+        (["--sampling.temperature=2"], "with another sampling.temperature only its last"),
+    ],
+)
+def test_a_finished_run_loses_nothing_by_a_refused_resume(whole, tmp_path, flags, message):
+    out = shutil.copytree(whole, tmp_path / "finished")
+    before = everything(out)
+    with pytest.raises(InputError, match=message):
+        resume(out, *flags)
+    assert everything(out) == before
 
 
 def test_a_run_without_a_critic_does_not_go_on_with_one(stopped):

@@ -126,6 +126,24 @@ def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
     )
 
 
+# What is asked of a policy and how its replies are drawn and paid: of a run at its last step, the
+# values that stand there are of these.
+EVALUATED = ("task", "tiers", "data", "bad_rows", "long_prompts", "conversation", "tokenizer",
+             "heldout_share", "seed", "sampling", "reward")  # fmt: skip
+
+
+def check_goes_on(run: Run) -> None:
+    """Raises InputError if a run at its last step would do no more than be evaluated otherwise, in
+    place of what it ended with."""
+    otherwise = [name for name in run.changes if name.split(".")[0] in EVALUATED]
+    check(
+        run.first < run.total or not otherwise,
+        f"{run.out} is at its last step, {run.total}: with another {', '.join(otherwise)} only its "
+        "last evaluation would be another; give more --steps to train on, or begin another run "
+        f"with --base={run.out}",
+    )
+
+
 class Trainer:
     """Everything of a run that does not change: engine, grader, data, compiled step."""
 
@@ -267,6 +285,7 @@ def train(
         run,
         jax.set_mesh(mesh),
     ):
+        check_goes_on(run)
         require(grader, task, say)
         trainer = Trainer(cfg, task, mesh, grader)
         restored = run.restore(abstract_policy(cfg, mesh))
