@@ -28,7 +28,8 @@ from experiments.errors import one_line
 from experiments.r1_zero import reinforce
 from r1jax.analysis.emergence.logs import find_runs
 from r1jax.base import BaseConfig, made
-from r1jax.config import InputError, RunConfig, check
+from r1jax.checks import InputError, check
+from r1jax.config import RunConfig
 from r1jax.config_file import from_values
 from r1jax.lock import locked
 from r1jax.run import Stopped

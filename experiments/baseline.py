@@ -32,7 +32,8 @@ from r1jax.analysis.emergence.intervals import rule_of_three
 from r1jax.analysis.emergence.logs import Reply
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.checkpoint import load_weights
-from r1jax.config import InputError, RunConfig, check, check_seed
+from r1jax.checks import InputError, check, check_seed
+from r1jax.config import RunConfig
 from r1jax.data.tasks import fit_prompts, make_task
 from r1jax.model.params import Weights, weight_specs
 from r1jax.models import with_vocab

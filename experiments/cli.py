@@ -21,7 +21,8 @@ import tyro
 from experiments import leave
 from experiments.errors import one_line, quiet_when_full
 from r1jax.base import user_cache
-from r1jax.config import InputError, Resume, check, near, nearest
+from r1jax.checks import InputError, check, near, nearest
+from r1jax.config import Resume
 from r1jax.config_file import load_config
 from r1jax.run import Stopped, preset_of, program
 

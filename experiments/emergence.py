@@ -27,7 +27,7 @@ from r1jax.analysis.emergence.measure import Reading, Run, measure
 from r1jax.analysis.emergence.rules import Thresholds
 from r1jax.analysis.emergence.table import DETECTORS, Detector
 from r1jax.analysis.emergence.verdict import judge
-from r1jax.config import check, near
+from r1jax.checks import check, near
 
 
 def main(args: list[str]) -> None:

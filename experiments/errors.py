@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 _FULL = "No space left on device"  # as the system, and libraries that write for us, put it
 

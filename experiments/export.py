@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from experiments import cli
 from r1jax import hub, sharding
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.data import templates
 from r1jax.model.params import weight_specs
 from r1jax.models import open_model

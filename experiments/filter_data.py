@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from experiments import cli
-from r1jax.config import TaskName, check
+from r1jax.checks import check
+from r1jax.config import TaskName
 from r1jax.data.decontamination import GRAM, SHORTEST, Grams, decontaminate
 from r1jax.data.difficulty import by_difficulty, read_tallies
 from r1jax.data.problems import Problem

@@ -39,16 +39,8 @@ import jax
 
 from experiments import cli
 from r1jax import sharding
-from r1jax.config import (
-    MOST_REPLIES,
-    ConversationName,
-    InputError,
-    Long,
-    SamplingConfig,
-    TaskName,
-    check,
-    check_seed,
-)
+from r1jax.checks import InputError, check, check_seed
+from r1jax.config import MOST_REPLIES, ConversationName, Long, SamplingConfig, TaskName
 from r1jax.data.asked import Asked, read_lines, read_prompts, read_questions
 from r1jax.data.chat import Message, Split, ThinkingSplitter, opens_thinking
 from r1jax.data.conversation import Conversation

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments import cli
-from r1jax.config import InputError, TaskName, check
+from r1jax.checks import InputError, check
+from r1jax.config import TaskName
 from r1jax.data.problems import Problem
 from r1jax.data.rows import field, read_jsonl
 from r1jax.data.tasks import read_files

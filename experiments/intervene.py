@@ -34,15 +34,8 @@ from r1jax.analysis.emergence import bans
 from r1jax.analysis.emergence.intervened import Outcomes, head, line
 from r1jax.analysis.emergence.interventions import Battery, Draws, Words, chosen, words_of
 from r1jax.analysis.reflection import has_thoughts
-from r1jax.config import (
-    ConversationName,
-    InputError,
-    RunConfig,
-    SamplingConfig,
-    TaskName,
-    check,
-    check_seed,
-)
+from r1jax.checks import InputError, check, check_seed
+from r1jax.config import ConversationName, RunConfig, SamplingConfig, TaskName
 from r1jax.config_file import load_config
 from r1jax.data.conversation import Conversation
 from r1jax.data.problems import Problem

@@ -37,7 +37,8 @@ from experiments import cli
 from r1jax import sharding
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.analysis.report import write_report
-from r1jax.config import RunConfig, check
+from r1jax.checks import check
+from r1jax.config import RunConfig
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights, weight_specs

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments import cli
 from r1jax.analysis.report import write_report
-from r1jax.config import check
+from r1jax.checks import check
 
 
 def main(args: list[str]) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from experiments import cli
 from experiments.export import export
 from r1jax import sharding
-from r1jax.config import SFTConfig, check
+from r1jax.checks import check
+from r1jax.config import SFTConfig
 from r1jax.config_file import load_config
 from r1jax.data.documents import read_documents
 from r1jax.metrics import first_and_last, read_jsonl

@@ -24,7 +24,8 @@ from jax.sharding import AxisType
 from experiments import cli
 from r1jax import hub, sharding
 from r1jax.checkpoint import abstract_like
-from r1jax.config import InputError, RunConfig, check
+from r1jax.checks import InputError, check
+from r1jax.config import RunConfig
 from r1jax.presets import RUNS
 from r1jax.published import MODELS
 from r1jax.rl.grpo import grpo_step

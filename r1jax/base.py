@@ -19,16 +19,9 @@ import safetensors.numpy
 from jax.sharding import Mesh
 
 from r1jax import optim, processes, sharding
-from r1jax.config import (
-    CorpusConfig,
-    InputError,
-    ModelConfig,
-    OptimConfig,
-    Resume,
-    check_learns,
-    check_seed,
-    tiers_of,
-)
+from r1jax.architecture import ModelConfig
+from r1jax.checks import InputError, check_seed
+from r1jax.config import CorpusConfig, OptimConfig, Resume, check_learns, tiers_of
 from r1jax.data import countdown
 from r1jax.data.packing import Batch, first_fit, pack
 from r1jax.data.tokenizer import Tokenizer

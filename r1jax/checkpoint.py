@@ -9,7 +9,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.config import HOW_IT_RUNS, InputError, ModelConfig, check
+from r1jax.architecture import HOW_IT_RUNS, ModelConfig
+from r1jax.checks import InputError, check
 from r1jax.model.params import Weights, weight_specs
 from r1jax.optim import init_weights
 

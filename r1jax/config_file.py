@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import dacite
 import yaml
 
-from r1jax.config import InputError, check, nearest
+from r1jax.checks import InputError, check, nearest
 
 Config = TypeVar("Config")
 

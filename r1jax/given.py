@@ -11,7 +11,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from r1jax.config import InputError, RewardConfig, TaskName, check, near
+from r1jax.checks import InputError, check, near
+from r1jax.config import RewardConfig, TaskName
 from r1jax.data.problems import Problem
 from r1jax.data.sources import READERS, problem_row
 from r1jax.rewards.components import Component

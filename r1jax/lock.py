@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 
 @contextlib.contextmanager

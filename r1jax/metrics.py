@@ -19,7 +19,7 @@ import rich.console
 import rich.progress
 import rich.table
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.trackers import open_trackers
 
 Row = dict[str, Any]

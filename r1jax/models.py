@@ -11,8 +11,10 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub
+from r1jax.architecture import ModelConfig, run_as
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
-from r1jax.config import ConversationName, ModelConfig, RunConfig, SFTConfig, check, run_as
+from r1jax.checks import check
+from r1jax.config import ConversationName, RunConfig, SFTConfig
 from r1jax.config_file import load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY

@@ -15,16 +15,9 @@ from jax.sharding import Mesh
 
 from r1jax import given, sft, sharding
 from r1jax.analysis.report import write_report
-from r1jax.config import (
-    ConversationName,
-    ModelConfig,
-    RewardConfig,
-    SamplingConfig,
-    SFTConfig,
-    TaskName,
-    check,
-    check_seed,
-)
+from r1jax.architecture import ModelConfig
+from r1jax.checks import check, check_seed
+from r1jax.config import ConversationName, RewardConfig, SamplingConfig, SFTConfig, TaskName
 from r1jax.data.chat import Message
 from r1jax.data.conversation import Conversation
 from r1jax.data.documents import read_documents

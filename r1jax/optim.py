@@ -10,7 +10,8 @@ import optax
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.config import ModelConfig, OptimConfig
+from r1jax.architecture import ModelConfig
+from r1jax.config import OptimConfig
 from r1jax.model.moe import updated_bias
 from r1jax.model.params import Weights, weight_specs
 

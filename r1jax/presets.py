@@ -7,16 +7,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
+from r1jax.architecture import ModelConfig, run_as
 from r1jax.base import BaseConfig
 from r1jax.config import (
     CorpusConfig,
-    ModelConfig,
     OptimConfig,
     RewardConfig,
     RLConfig,
     RunConfig,
     SamplingConfig,
-    run_as,
 )
 from r1jax.published import deepseek_v3, tiny
 from r1jax.reward_models.recipe import RewardModelConfig

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ Where a paper or a published config gives no value, the docstring says so.
 
 from collections.abc import Callable
 
-from r1jax.config import GQAConfig, MLAConfig, ModelConfig, RopeConfig, RouterConfig
+from r1jax.architecture import GQAConfig, MLAConfig, ModelConfig, RopeConfig, RouterConfig
 
 
 def deepseek_v3() -> ModelConfig:

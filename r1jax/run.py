@@ -33,8 +33,10 @@ import numpy as np
 
 import r1jax
 from r1jax import processes
+from r1jax.architecture import ModelConfig
 from r1jax.checkpoint import Checkpoints
-from r1jax.config import InputError, ModelConfig, Resume, check
+from r1jax.checks import InputError, check
+from r1jax.config import Resume
 from r1jax.config_file import save_config
 from r1jax.lock import locked
 from r1jax.metrics import MetricsLog, Progress, Row

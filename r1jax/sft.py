@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from r1jax import masked, optim, sharding
+from r1jax.architecture import ModelConfig
 from r1jax.checkpoint import abstract_like
-from r1jax.config import ModelConfig, OptimConfig, SFTConfig, check
+from r1jax.checks import check
+from r1jax.config import OptimConfig, SFTConfig
 from r1jax.data.packing import Batch, Document, Packed
 from r1jax.data.pipeline import batches
 from r1jax.model.mtp import mtp_log_probs

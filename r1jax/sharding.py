@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 
 FSDP, EXPERT = "fsdp", "expert"
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 
 
 class Tracker(Protocol):

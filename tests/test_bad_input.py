@@ -14,7 +14,8 @@ import tiny_run
 
 from experiments import cli, pretrain_base, r1_zero
 from r1jax.base import save_weights
-from r1jax.config import InputError, RunConfig
+from r1jax.checks import InputError
+from r1jax.config import RunConfig
 from r1jax.config_file import save_config
 from r1jax.metrics import read_jsonl
 from r1jax.presets import RUNS

@@ -14,7 +14,8 @@ from experiments import pretrain_base, r1_zero
 from r1jax import base
 from r1jax.analysis.reflection import count_terms
 from r1jax.base import EMBEDDED, BaseConfig, corpus_batch, load_weights, read_note, save_weights
-from r1jax.config import TIERS, CorpusConfig, InputError, OptimConfig
+from r1jax.checks import InputError
+from r1jax.config import TIERS, CorpusConfig, OptimConfig
 from r1jax.data import countdown
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.presets import r1_zero_tiny, tiny_base

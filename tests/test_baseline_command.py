@@ -7,7 +7,7 @@ import pytest
 import tiny_run
 
 from experiments import baseline
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 
 @pytest.fixture(scope="module")

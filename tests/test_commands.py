@@ -14,7 +14,7 @@ import pytest
 
 from experiments import cli, errors, r1_zero, reward_model, sft
 from experiments.__main__ import HERE, commands, main
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.presets import REWARD_MODELS, RUNS
 
 MODULES = {

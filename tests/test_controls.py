@@ -6,7 +6,8 @@ import pytest
 import tiny_run
 
 from r1jax.base import BaseConfig, load_weights
-from r1jax.config import CorpusConfig, InputError, OptimConfig
+from r1jax.checks import InputError
+from r1jax.config import CorpusConfig, OptimConfig
 from r1jax.metrics import read_jsonl
 from r1jax.published import tiny
 

@@ -13,7 +13,7 @@ from hand_made import write_jsonl
 
 from experiments import emergence
 from r1jax.analysis.emergence import report
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 RISE = 0.03 + 0.9 / (1 + np.exp(-(np.arange(16) - 7.0)))
 FLAT = np.full(16, 0.03)

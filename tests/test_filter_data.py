@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments import filter_data
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.sources import READERS
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from experiments import intervene
 from r1jax.analysis.emergence.causes import read_causes
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.metrics import MetricsLog, Progress, read_jsonl, summary
 
 SAMPLE = {"components": {"accuracy": 1.0}, "reflective_terms": 0}

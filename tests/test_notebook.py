@@ -23,7 +23,7 @@ import tiny_run
 import r1jax
 from experiments import r1_zero
 from r1jax import given
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.metrics import read_jsonl
 from r1jax.presets import RUNS
 from r1jax.run import Stopped

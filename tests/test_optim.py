@@ -13,7 +13,9 @@ import small
 from jax.sharding import PartitionSpec as P
 
 from r1jax import optim
-from r1jax.config import GQAConfig, InputError, OptimConfig, RunConfig, SFTConfig
+from r1jax.architecture import GQAConfig
+from r1jax.checks import InputError
+from r1jax.config import OptimConfig, RunConfig, SFTConfig
 from r1jax.model.params import GQA, weight_specs
 from r1jax.published import deepseek_v3
 from r1jax.sharding import EXPERT, FSDP, is_spec, make_mesh

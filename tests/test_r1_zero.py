@@ -16,7 +16,8 @@ from experiments import export, generate, intervene
 from experiments.r1_zero import base_weights
 from r1jax.analysis.emergence.logs import read_log
 from r1jax.analysis.reflection import count_terms
-from r1jax.config import InputError, RLConfig, RunConfig, SamplingConfig
+from r1jax.checks import InputError
+from r1jax.config import RLConfig, RunConfig, SamplingConfig
 from r1jax.config_file import load_config, save_config
 from r1jax.data.conversation import make_conversation
 from r1jax.data.countdown import VOCABULARY

@@ -13,7 +13,7 @@ import pytest
 import tiny_run
 
 from r1jax.checkpoint import Checkpoints
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.metrics import read_jsonl
 from r1jax.sharding import make_mesh
 

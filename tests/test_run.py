@@ -15,7 +15,7 @@ import pytest
 import small
 
 from r1jax.checkpoint import Checkpoints
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.run import Run, Stopped
 
 STATE = {"a": np.arange(4.0)}

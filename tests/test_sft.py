@@ -13,7 +13,8 @@ import pytest
 import small
 
 from experiments import sft
-from r1jax.config import InputError, OptimConfig, SFTConfig
+from r1jax.checks import InputError
+from r1jax.config import OptimConfig, SFTConfig
 from r1jax.config_file import load_config
 from r1jax.data.packing import best_fit, pack
 from r1jax.metrics import read_jsonl

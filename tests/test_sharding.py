@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.sharding import (
     EXPERT,
     FSDP,

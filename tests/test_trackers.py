@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.metrics import MetricsLog
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from experiments import cli
 from experiments.bench.rewrites import OTHER, SAME
-from r1jax.config import check, check_positive
+from r1jax.checks import check, check_positive
 from r1jax.data.problems import Problem
 from r1jax.data.sources import READERS
 from r1jax.rewards.asked import is_copied

@@ -18,7 +18,7 @@ import numpy as np
 from experiments import cli
 from r1jax import sharding
 from r1jax.base import EMBEDDED, load_weights
-from r1jax.config import check, check_positive
+from r1jax.checks import check, check_positive
 from r1jax.data.problems import Problem, Tests
 from r1jax.data.tasks import make_task
 from r1jax.presets import RUNS

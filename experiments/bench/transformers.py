@@ -21,16 +21,9 @@ import numpy as np
 
 from experiments import cli
 from r1jax import hub, optim, sharding
-from r1jax.config import (
-    GQAConfig,
-    MLAConfig,
-    ModelConfig,
-    OptimConfig,
-    RopeConfig,
-    RouterConfig,
-    SamplingConfig,
-    check,
-)
+from r1jax.architecture import GQAConfig, MLAConfig, ModelConfig, RopeConfig, RouterConfig
+from r1jax.checks import check
+from r1jax.config import OptimConfig, SamplingConfig
 from r1jax.data.packing import Batch
 from r1jax.model.cache import init_cache
 from r1jax.model.params import weight_specs

@@ -15,7 +15,8 @@ from typing import Any
 import dacite
 
 from r1jax import sharding
-from r1jax.config import InputError, ModelConfig
+from r1jax.architecture import ModelConfig
+from r1jax.checks import InputError
 from r1jax.metrics import Row
 from r1jax.model.params import weight_specs
 

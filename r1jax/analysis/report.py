@@ -19,7 +19,7 @@ from r1jax.analysis import head
 from r1jax.analysis.figures import save_figures
 from r1jax.analysis.reflection import REFLECTIVE_TERMS, TERM_PATTERN, has_thoughts
 from r1jax.analysis.replies import before_during_after, early_middle_late
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.metrics import Row, first_and_last, first_reflective, is_correct, read_jsonl
 
 Images = dict[str, tuple[str, str]]  # by figure: data URLs of its wide and narrow layouts

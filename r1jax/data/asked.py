@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 from r1jax.data.conversation import Conversation
 from r1jax.data.rows import Bad, Place, field, read_rows
 from r1jax.data.tasks import read_files

@@ -11,7 +11,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 from r1jax.data.tokenizer import read_object, special_tokens
 
 ROLES = ("system", "user", "assistant", "tool")

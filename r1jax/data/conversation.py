@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from r1jax.config import ConversationName, InputError, check
+from r1jax.checks import InputError, check
+from r1jax.config import ConversationName
 from r1jax.data import templates
 from r1jax.data.chat import (
     CLOSE,

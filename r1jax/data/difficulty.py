@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.data.problems import Problem
 from r1jax.data.rows import field, read_jsonl
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from r1jax.config import InputError, Long, SFTConfig, check
+from r1jax.checks import InputError, check
+from r1jax.config import Long, SFTConfig
 from r1jax.data.chat import CLOSE, OPEN, Message, opens_thinking, read_messages
 from r1jax.data.conversation import Conversation
 from r1jax.data.packing import Document

@@ -10,7 +10,7 @@ import importlib.util
 import json
 from typing import Any
 
-from r1jax.config import InputError, check, near
+from r1jax.checks import InputError, check, near
 from r1jax.data.problems import Problem
 
 # No puzzle's answer: a scorer that raises at one, or accepts it, would train a policy on its bug.

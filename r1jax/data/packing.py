@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 Array = Any  # of NumPy when made, of JAX inside a compiled step
 

@@ -11,7 +11,7 @@ import grain
 import jax
 import numpy as np
 
-from r1jax.config import check
+from r1jax.checks import check
 
 T = TypeVar("T")
 Mixture = Sequence[tuple[Sequence[T], float]]  # sources, and the share of the draws of each

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 from r1jax.data.problems import Problem, Tests
 from r1jax.data.rows import field
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 
 T = TypeVar("T")
 Bad = Literal["stop", "skip"]  # what a bad row does to the run

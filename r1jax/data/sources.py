@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 from r1jax.data import program_sources
 from r1jax.data.boxed import last_boxed
 from r1jax.data.gym import gym_problems

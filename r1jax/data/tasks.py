@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from r1jax.config import TIERS, InputError, Long, RunConfig, check, tiers_of
+from r1jax.checks import InputError, check
+from r1jax.config import TIERS, Long, RunConfig, tiers_of
 from r1jax.data import countdown, stories, templates
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.pipeline import Mixture

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 

@@ -10,15 +10,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from r1jax.config import (
-    GQAConfig,
-    InputError,
-    MLAConfig,
-    ModelConfig,
-    RopeConfig,
-    RouterConfig,
-    check,
-)
+from r1jax.architecture import GQAConfig, MLAConfig, ModelConfig, RopeConfig, RouterConfig
+from r1jax.checks import InputError, check
 from r1jax.hub.files import has_weights, stored_tensors
 
 ARCHITECTURES = {

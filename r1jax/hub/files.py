@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),

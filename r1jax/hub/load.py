@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from r1jax import sharding
-from r1jax.config import InputError, ModelConfig, check
+from r1jax.architecture import ModelConfig
+from r1jax.checks import InputError, check
 from r1jax.hub.config import fp8_block, read_fields
 from r1jax.hub.files import Stored, stored_tensors
 from r1jax.hub.names import Tensor, tensors

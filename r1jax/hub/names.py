@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
-from r1jax.config import ModelConfig
+from r1jax.architecture import ModelConfig
 from r1jax.model.params import FFN, GQA, MLA, Layer, MoE, Weights, weight_specs
 from r1jax.sharding import ParamSpec
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 from r1jax.hub.files import INDEX, no_weights
 
 READ = [

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r1jax.config import InputError, ModelConfig, check
+from r1jax.architecture import ModelConfig
+from r1jax.checks import InputError, check
 from r1jax.hub.config import read_fields, write_config
 from r1jax.hub.files import INDEX, Writer
 from r1jax.hub.names import Tensor, tensors

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.experimental import pallas as pl
 
-from r1jax.config import RouterConfig
+from r1jax.architecture import RouterConfig
 
 BLOCK = 256  # tokens a grid step: 256 KiB of scores at V3's 256 experts
 # Keeps renormalised gates finite when every chosen score underflows. DeepSeek's code has 1e-20,

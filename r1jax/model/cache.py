@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from r1jax.config import MLAConfig, ModelConfig
+from r1jax.architecture import MLAConfig, ModelConfig
 
 
 class LatentCache(flax.struct.PyTreeNode):

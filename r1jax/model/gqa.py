@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from r1jax.config import ModelConfig
+from r1jax.architecture import ModelConfig
 from r1jax.model.cache import KVCache, update
 from r1jax.model.layers import Place, apply_rope, einsum32, masked_softmax, rms_norm
 from r1jax.model.params import GQA

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax.config import RopeConfig, yarn_mscale
+from r1jax.architecture import RopeConfig, yarn_mscale
 from r1jax.model.params import FFN
 
 

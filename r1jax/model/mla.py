@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from r1jax.config import MLAConfig, ModelConfig
+from r1jax.architecture import MLAConfig, ModelConfig
 from r1jax.model.cache import LatentCache, update
 from r1jax.model.layers import Place, apply_rope, einsum32, masked_softmax, rms_norm
 from r1jax.model.params import MLA

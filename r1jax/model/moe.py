@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from r1jax.config import ModelConfig, RouterConfig, check
+from r1jax.architecture import ModelConfig, RouterConfig
+from r1jax.checks import check
 from r1jax.kernels.grouped_matmul import grouped_matmul
 from r1jax.kernels.routing import route
 from r1jax.model.layers import matmul, swiglu

@@ -6,7 +6,7 @@ B batch  T time  D d_model
 import jax
 import jax.numpy as jnp
 
-from r1jax.config import ModelConfig
+from r1jax.architecture import ModelConfig
 from r1jax.model.layers import rms_norm
 from r1jax.model.moe import RouterStats
 from r1jax.model.params import Weights

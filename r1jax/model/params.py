@@ -11,7 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from r1jax.config import GQAConfig, MLAConfig, ModelConfig
+from r1jax.architecture import GQAConfig, MLAConfig, ModelConfig
 from r1jax.sharding import ParamSpec
 
 # A ParamSpec, ShapeDtypeStruct, NamedSharding or jax.Array: the tree is the same. None where a

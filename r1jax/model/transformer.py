@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from r1jax.config import ModelConfig
+from r1jax.architecture import ModelConfig
 from r1jax.model import gqa, mla
 from r1jax.model.cache import Cache, record
 from r1jax.model.layers import Place, einsum32, rms_norm, rotary, swiglu

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax import optim, sharding
-from r1jax.config import ModelConfig, OptimConfig
+from r1jax.architecture import ModelConfig
+from r1jax.config import OptimConfig
 from r1jax.optim import TrainState
 from r1jax.reward_models.model import RewardWeights, padded, rewards
 

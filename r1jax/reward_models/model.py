@@ -23,7 +23,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.config import ModelConfig, check
+from r1jax.architecture import ModelConfig
+from r1jax.checks import check
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.model.layers import rms_norm
 from r1jax.model.moe import RouterStats

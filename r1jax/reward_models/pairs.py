@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.data.sources import field, read_jsonl
 
 MAX_WEIGHT = 10.0  # of a pair: a rare kind of pair must not become the whole gradient

@@ -6,17 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from r1jax.config import (
-    InputError,
-    ModelConfig,
-    OptimConfig,
-    Resume,
-    check,
-    check_learns,
-    check_moves,
-    check_positive,
-    check_seed,
-)
+from r1jax.architecture import ModelConfig, check_moves
+from r1jax.checks import InputError, check, check_positive, check_seed
+from r1jax.config import OptimConfig, Resume, check_learns
 from r1jax.data import countdown
 from r1jax.data.templates import exchange
 from r1jax.data.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from r1jax import optim, sharding
 from r1jax.checkpoint import Checkpoints, abstract_like
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.config_file import load_config
 from r1jax.data.tokenizer import read_object
 from r1jax.model.params import Weights, weight_specs

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from os import fdopen, pipe
 from typing import Literal, NamedTuple, get_args
 
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.data.problems import Tests
 from r1jax.rewards.format import final_answer
 from r1jax.rewards.inside.compare import same_output

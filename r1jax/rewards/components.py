@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from r1jax.config import InputError, TaskName, check, near
+from r1jax.checks import InputError, check, near
+from r1jax.config import TaskName
 from r1jax.data.chat import CLOSE, OPEN, split_thinking
 from r1jax.data.problems import Kind, Problem
 from r1jax.rewards.format import parse_reply

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.data import gym
 from r1jax.data.problems import Problem
 from r1jax.rewards.checks import (

@@ -21,7 +21,7 @@ import unicodedata
 
 import regex
 
-from r1jax.config import check
+from r1jax.checks import check
 
 PIECE = 8  # words that a language is told from, at least, where there are as many
 SURE = 0.5  # py3langid's confidence from which words are in another language than the target

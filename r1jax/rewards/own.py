@@ -27,7 +27,8 @@ from types import ModuleType
 
 import cloudpickle
 
-from r1jax.config import InputError, RewardConfig, check
+from r1jax.checks import InputError, check
+from r1jax.config import RewardConfig
 from r1jax.data.problems import Problem
 from r1jax.rewards.components import COMPONENTS, Checked, Component, language, only
 

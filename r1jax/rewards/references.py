@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.data.problems import Problem
 from r1jax.rewards.checks import quick_verdict
 from r1jax.rewards.math import unreadable

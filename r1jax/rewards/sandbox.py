@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from r1jax.config import InputError, check_positive
+from r1jax.checks import InputError, check_positive
 from r1jax.rewards.inside.wire import encode, frame
 
 UNSAFE_FLAG = "--i-know-that-model-code-runs-unsandboxed"

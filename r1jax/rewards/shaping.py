@@ -2,7 +2,7 @@
 
 import regex
 
-from r1jax.config import check
+from r1jax.checks import check
 
 NGRAM = 3  # words; open-r1's default
 # Where words are written without blanks, each character counts as one.

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import masked, optim
-from r1jax.config import ModelConfig, OptimConfig
+from r1jax.architecture import ModelConfig
+from r1jax.config import OptimConfig
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward
 from r1jax.optim import TrainState

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.rl.rollout import Sample
 
 

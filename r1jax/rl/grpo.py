@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 
 from r1jax import masked, optim
-from r1jax.config import AlgorithmName, CorrectionName, ModelConfig, OptimConfig
+from r1jax.architecture import ModelConfig
+from r1jax.config import AlgorithmName, CorrectionName, OptimConfig
 from r1jax.model.params import Weights, weight_specs
 from r1jax.model.transformer import forward, log_probs
 from r1jax.optim import TrainState

@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 from r1jax import optim, processes, sharding
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.checkpoint import abstract_like
-from r1jax.config import InputError, RunConfig, check
+from r1jax.checks import InputError, check
+from r1jax.config import RunConfig
 from r1jax.data.conversation import Conversation
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task, fit_prompts

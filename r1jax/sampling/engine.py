@@ -23,7 +23,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax.config import ModelConfig, SamplingConfig, check
+from r1jax.architecture import ModelConfig
+from r1jax.checks import check
+from r1jax.config import SamplingConfig
 from r1jax.model.cache import Cache
 from r1jax.model.params import Weights
 from r1jax.sampling import slots

@@ -5,7 +5,7 @@ import functools
 import jax
 
 from r1jax import sharding
-from r1jax.config import ModelConfig
+from r1jax.architecture import ModelConfig
 from r1jax.model.params import Weights, weight_specs
 from r1jax.model.transformer import unstacked
 from r1jax.sharding import SAMPLING_RULES, ParamSpec

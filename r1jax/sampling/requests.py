@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from r1jax.config import SamplingConfig, check
+from r1jax.checks import check
+from r1jax.config import SamplingConfig
 
 MOST_BIASES = 32  # biased tokens of a request, where an engine is not made for more
 MOST_STOPS = 8  # stop tokens of a request, where the engine's own are not more

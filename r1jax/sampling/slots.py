@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from r1jax import sharding
-from r1jax.config import ModelConfig
+from r1jax.architecture import ModelConfig
 from r1jax.model.cache import Cache, init_cache
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward, unembed

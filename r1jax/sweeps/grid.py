@@ -28,7 +28,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from r1jax.config import InputError, RunConfig, check, check_seed, near
+from r1jax.checks import InputError, check, check_seed, near
+from r1jax.config import RunConfig
 from r1jax.config_file import load_config, with_fields
 from r1jax.presets import RUNS
 

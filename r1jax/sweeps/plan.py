@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.base import EMBEDDED, BaseConfig, cached, read_note
-from r1jax.config import RunConfig, check
+from r1jax.checks import check
+from r1jax.config import RunConfig
 from r1jax.config_file import fields_of, from_values
 from r1jax.presets import tiny_base
 from r1jax.sweeps.grid import OWN_BASES, Configuration, Grid, varied

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.lock import locked
 from r1jax.run import Stopped
 

@@ -12,7 +12,7 @@ from experiments import report as command
 from r1jax.analysis import report
 from r1jax.analysis.figures import FIGURES
 from r1jax.analysis.report import write_report
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.metrics import MetricsLog
 from r1jax.sharding import count
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.chat import (
     ChatTemplate,
     Split,

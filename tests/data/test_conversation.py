@@ -7,7 +7,8 @@ import shutil
 import pytest
 import tiny_run
 
-from r1jax.config import InputError, SFTConfig
+from r1jax.checks import InputError
+from r1jax.config import SFTConfig
 from r1jax.data.conversation import document, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.documents import read_documents, read_row

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from r1jax.base import EMBEDDED, read_note
-from r1jax.config import TIERS, CorpusConfig, InputError
+from r1jax.checks import InputError
+from r1jax.config import TIERS, CorpusConfig
 from r1jax.data import countdown
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.presets import tiny_base

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.difficulty import OUTCOMES, Tally, by_difficulty, read_tallies
 from r1jax.data.problems import Problem
 

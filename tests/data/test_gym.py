@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data import gym
 from r1jax.data.gym import gym_problems, score_gym
 from r1jax.data.problems import Problem

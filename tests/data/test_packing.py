@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given as over
 from hypothesis import strategies as st
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.packing import Packed, best_fit, first_fit, pack
 from r1jax.data.pipeline import batches
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from two_processes import finish, start
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.pipeline import batches, shard, stream
 
 

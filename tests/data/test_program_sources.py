@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data import problems, program_sources
 from r1jax.data.sources import READERS
 from r1jax.rewards.code import CodeGrader

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.rows import Place, read_rows
 
 ROWS = [

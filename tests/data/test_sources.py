@@ -7,7 +7,8 @@ from typing import get_args
 
 import pytest
 
-from r1jax.config import InputError, TaskName
+from r1jax.checks import InputError
+from r1jax.config import TaskName
 from r1jax.data.problems import Problem
 from r1jax.data.sources import READERS, read_countdown, read_gsm8k
 from r1jax.data.tasks import EMBEDDED

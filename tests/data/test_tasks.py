@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 import tiny_run
 
-from r1jax.config import CorpusConfig, InputError, RunConfig
+from r1jax.checks import InputError
+from r1jax.config import CorpusConfig, RunConfig
 from r1jax.data.pipeline import stream
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import fit_prompts, make_task, parse_data

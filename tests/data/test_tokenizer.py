@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers, processors
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data import tokenizer as module
 from r1jax.data.tokenizer import Tokenizer
 

@@ -6,7 +6,8 @@ import json
 import pytest
 from checkpoints import DEEPSEEK, QWEN2
 
-from r1jax.config import GQAConfig, InputError, RopeConfig
+from r1jax.architecture import GQAConfig, RopeConfig
+from r1jax.checks import InputError
 from r1jax.hub import read_config
 from r1jax.hub.config import write_config
 from r1jax.published import MODELS, tiny

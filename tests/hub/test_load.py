@@ -19,7 +19,7 @@ from checkpoints import (
 from safetensors.numpy import load_file
 
 from r1jax import sharding
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.hub import load_weights, read_config, save_model
 from r1jax.model.params import weight_specs
 

@@ -23,7 +23,7 @@ from huggingface_hub import constants
 
 from experiments import sft
 from r1jax import hub
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.config_file import load_config, save_config
 from r1jax.hub.remote import fetch, is_hub_id
 from r1jax.models import first_weights, from_model, open_model

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from r1jax.config import RouterConfig
+from r1jax.architecture import RouterConfig
 from r1jax.kernels.routing import Routing, route, route_pallas, route_reference
 
 CONFIGS = {

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from r1jax.config import RouterConfig
+from r1jax.architecture import RouterConfig
 from r1jax.kernels.routing import route
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -12,7 +12,8 @@ import pytest
 import tiny
 from hlo import collectives
 
-from r1jax.config import InputError, RouterConfig
+from r1jax.architecture import RouterConfig
+from r1jax.checks import InputError
 from r1jax.model import transformer
 from r1jax.model.params import Weights, weight_specs
 from r1jax.sharding import batch_sharding, make_mesh, replicated, shardings

@@ -9,7 +9,7 @@ import oracle
 import pytest
 import tiny
 
-from r1jax.config import RouterConfig
+from r1jax.architecture import RouterConfig
 from r1jax.kernels.grouped_matmul import grouped_matmul, grouped_matmul_reference
 from r1jax.model.moe import (
     experts_blocked,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
-from r1jax.config import GQAConfig, MLAConfig
+from r1jax.architecture import GQAConfig, MLAConfig
 from r1jax.model import gqa, mla
 from r1jax.model.cache import KVCache
 from r1jax.model.layers import Place, einsum32, rms_norm, rotary

@@ -10,7 +10,7 @@ import oracle
 import pytest
 import tiny
 
-from r1jax.config import MLAConfig
+from r1jax.architecture import MLAConfig
 from r1jax.model import transformer
 from r1jax.model.cache import init_cache
 from r1jax.model.mtp import mtp_log_probs

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax.config import MLAConfig, ModelConfig, RopeConfig, RouterConfig
+from r1jax.architecture import MLAConfig, ModelConfig, RopeConfig, RouterConfig
 from r1jax.model import transformer
 from r1jax.model.params import Weights, weight_specs
 from r1jax.sharding import is_spec

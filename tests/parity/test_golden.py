@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from r1jax import hub, sharding
-from r1jax.config import ModelConfig, SamplingConfig
+from r1jax.architecture import ModelConfig
+from r1jax.config import SamplingConfig
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward, unembed
 from r1jax.sampling.engine import Engine, Request

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from r1jax import hub, sharding
-from r1jax.config import RopeConfig, yarn_mscale
+from r1jax.architecture import RopeConfig, yarn_mscale
 from r1jax.model.layers import apply_rope, rope_frequencies, rotary
 from r1jax.model.transformer import forward, unembed
 

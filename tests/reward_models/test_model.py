@@ -13,7 +13,7 @@ import small
 from jax.sharding import PartitionSpec
 
 from r1jax import sharding
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.problems import Problem
 from r1jax.data.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data import countdown
 from r1jax.reward_models.made import labelled, preferences
 from r1jax.reward_models.model import part_read

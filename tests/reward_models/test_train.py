@@ -11,7 +11,8 @@ import small
 
 from experiments import cli, reward_model
 from r1jax.checkpoint import Checkpoints
-from r1jax.config import InputError, OptimConfig
+from r1jax.checks import InputError
+from r1jax.config import OptimConfig
 from r1jax.config_file import load_config, save_config
 from r1jax.data import countdown
 from r1jax.metrics import read_jsonl

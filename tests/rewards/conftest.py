@@ -1,6 +1,6 @@
 import pytest
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.rewards.sandbox import Limits, Sandbox
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from r1jax.config import InputError, RewardConfig, RLConfig
+from r1jax.checks import InputError
+from r1jax.config import RewardConfig, RLConfig
 from r1jax.presets import r1_zero_tiny
 from r1jax.rewards.blind import blinded
 from r1jax.rewards.grading import Grade

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.problems import Problem
 from r1jax.data.problems import Tests as ProgramTests
 from r1jax.data.sources import READERS

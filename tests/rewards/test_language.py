@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.rewards.language import LANGUAGES, language_share
 
 # What a model may think, in the language's own words.

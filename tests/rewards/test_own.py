@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from r1jax.config import InputError, RewardConfig
+from r1jax.checks import InputError
+from r1jax.config import RewardConfig
 from r1jax.data.problems import Problem
 from r1jax.data.sources import READERS
 from r1jax.rewards.components import COMPONENTS

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from hostile import ADD, ESCAPES, REFUSED, RESOURCES, SUM, TAMPERING
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data import problems
 from r1jax.rewards import sandbox
 from r1jax.rewards.code import CodeGrader, CodeVerdict

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r1jax.config import AlgorithmName, InputError, RLConfig
+from r1jax.checks import InputError
+from r1jax.config import AlgorithmName, RLConfig
 from r1jax.rl.algorithms import ALGORITHMS, SPREAD, Settings, settings
 
 STANDARDIZED = ("grpo", "dapo", "gspo", "cispo")

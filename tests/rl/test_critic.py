@@ -13,7 +13,8 @@ import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1jax.config import GQAConfig, RLConfig, RunConfig
+from r1jax.architecture import GQAConfig
+from r1jax.config import RLConfig, RunConfig
 from r1jax.rl.algorithms import CriticSettings, critic_settings
 from r1jax.rl.critic import (
     Valued,

@@ -27,7 +27,7 @@ from steps import (
     step,
 )
 
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.model.transformer import forward, unembed
 from r1jax.rl.types import layout_of
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import small
 
-from r1jax.config import InputError, SamplingConfig
+from r1jax.checks import InputError
+from r1jax.config import SamplingConfig
 from r1jax.model.params import weight_specs
 from r1jax.sampling import engine as engine_module
 from r1jax.sampling import slots

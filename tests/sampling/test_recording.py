@@ -9,7 +9,8 @@ import small
 from hlo import largest
 from test_engine import CFG, KEY, REQUESTS, STOP, rows
 
-from r1jax.config import InputError, ModelConfig, RouterConfig
+from r1jax.architecture import ModelConfig, RouterConfig
+from r1jax.checks import InputError
 from r1jax.model.cache import expert_dtype
 from r1jax.model.params import weight_specs
 from r1jax.sampling import slots

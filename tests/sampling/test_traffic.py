@@ -12,7 +12,8 @@ import pytest
 import small
 from hlo import largest
 
-from r1jax.config import GQAConfig, SamplingConfig
+from r1jax.architecture import GQAConfig
+from r1jax.config import SamplingConfig
 from r1jax.model.params import weight_specs
 from r1jax.sampling import slots
 from r1jax.sampling.engine import Engine, Request

@@ -10,7 +10,7 @@ from experiments.ablate_reflection import DEFAULT
 from r1jax.analysis.emergence.logs import Log
 from r1jax.analysis.emergence.measure import _control as control_of
 from r1jax.base import cached
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.config_file import fields_of, save_config, with_fields
 from r1jax.presets import r1_zero_tiny, tiny_base
 from r1jax.sweeps.grid import CONTROLS, parse_grid, read_grid

@@ -15,7 +15,8 @@ import tiny_run
 from experiments import ablate_reflection
 from r1jax import base
 from r1jax.base import BaseConfig, cached, read_note
-from r1jax.config import CorpusConfig, InputError, OptimConfig
+from r1jax.checks import InputError
+from r1jax.config import CorpusConfig, OptimConfig
 from r1jax.data import countdown
 from r1jax.metrics import read_jsonl
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from r1jax.analysis.reflection import REFLECTIVE_TERMS
-from r1jax.config import InputError, check
+from r1jax.checks import InputError, check
 from r1jax.data.tokenizer import Tokenizer
 
 BANNED = -1e9  # added to a logit: never drawn

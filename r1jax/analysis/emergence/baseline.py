@@ -15,7 +15,7 @@ import numpy as np
 
 from r1jax.analysis.emergence.logs import Reply
 from r1jax.analysis.emergence.table import make_table
-from r1jax.config import ModelConfig
+from r1jax.architecture import ModelConfig
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward, unembed
 

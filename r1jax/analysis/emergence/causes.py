@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from r1jax.analysis.emergence.intervals import Estimate, estimate, sign_test
-from r1jax.config import check
+from r1jax.checks import check
 
 NONE, BAN, BAN_WAIT, PLACEBO = "none", "ban", "ban_wait", "placebo"
 SHARES = ("reflects", "truncated", "touched")  # lists beside "conditions", in [0, 1] too

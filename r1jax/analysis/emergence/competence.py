@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from r1jax.config import ModelConfig
+from r1jax.architecture import ModelConfig
 from r1jax.data.conversation import Conversation
 from r1jax.data.countdown import attempt, total, ways
 from r1jax.data.problems import Problem

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from r1jax.analysis.emergence.structure import Structure, countdown_structure, extracted_structure
-from r1jax.config import InputError
+from r1jax.checks import InputError
 from r1jax.data.chat import CLOSE
 from r1jax.data.conversation import Conversation
 from r1jax.data.countdown import attempt, total

@@ -11,7 +11,7 @@ from r1jax.analysis.emergence.causes import NONE, SHARES, read_causes
 from r1jax.analysis.emergence.intervals import Estimate
 from r1jax.analysis.emergence.interventions import Reply
 from r1jax.analysis.emergence.table import make_table
-from r1jax.config import check
+from r1jax.checks import check
 from r1jax.data.conversation import Conversation
 from r1jax.data.problems import Problem
 from r1jax.rewards.grading import Grade

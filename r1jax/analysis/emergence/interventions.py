@@ -28,7 +28,7 @@ import jax
 
 from r1jax.analysis.emergence import bans, edits
 from r1jax.analysis.emergence.causes import BAN, BAN_WAIT, NONE, PLACEBO
-from r1jax.config import InputError, check, near
+from r1jax.checks import InputError, check, near
 from r1jax.data.conversation import Conversation
 from r1jax.data.problems import Problem
 from r1jax.model.params import Weights

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from r1jax.analysis import head
-from r1jax.config import InputError, check, near
+from r1jax.checks import InputError, check, near
 from r1jax.data.rows import read_rows
 from r1jax.metrics import Row, read_jsonl
 

@@ -31,7 +31,7 @@ from r1jax.analysis.emergence.series import (
 from r1jax.analysis.emergence.stages import Stage, counted_stage, stage_of
 from r1jax.analysis.emergence.table import Detector, Table, make_table
 from r1jax.analysis.reflection import has_thoughts
-from r1jax.config import check
+from r1jax.checks import check
 
 TRACKED = "tracked"  # greedy replies to the same few problems: shown, not counted
 ENOUGH = 50  # held-out replies at a step for it to be the base or the end

@@ -30,7 +30,7 @@ from r1jax.analysis.emergence.changes import SEGMENT
 from r1jax.analysis.emergence.intervals import Estimate, rule_of_three
 from r1jax.analysis.emergence.measure import Run
 from r1jax.analysis.emergence.stages import Stage
-from r1jax.config import check
+from r1jax.checks import check
 
 UNDECIDED = "undecided"
 # Controls whose reward says nothing about which answers are right.

@@ -20,7 +20,8 @@ from r1jax.analysis.emergence.interventions import (
     chosen,
     words_of,
 )
-from r1jax.config import InputError, SamplingConfig
+from r1jax.checks import InputError
+from r1jax.config import SamplingConfig
 from r1jax.data.conversation import make_conversation
 from r1jax.data.countdown import VOCABULARY, problems
 from r1jax.data.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ import pytest
 from hand_made import CORRECTS, GUESS_WRONG, PROMPT, write_jsonl
 
 from r1jax.analysis.emergence.logs import find_runs, format_of, read_log
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 VERL = {"input": "user\n2+2?", "output": "5\nwait, \\boxed{4}", "gts": "4", "score": 1.0}
 PLAIN = {"prompt": "2+2?", "reply": "4", "correct": True}

@@ -19,7 +19,7 @@ from r1jax.analysis.emergence.verdict import (
     plain,
     share_over_runs,
 )
-from r1jax.config import InputError
+from r1jax.checks import InputError
 
 T = Thresholds()
 FLAT = np.full(12, 0.02)
