@@ -9,7 +9,8 @@
 
 Runs that differ only in their seed are one configuration. A control is a run too: KIND is random,
 format, shuffled, length (rewards that say nothing about answers), no_trace, no_update, or a word of
-your own; left out, it is what the configuration of a run of this project says, else random.
+your own; left out, it is what the configuration of a run of this project says, else random. A kind
+that the run's configuration says it is not is refused.
 
 --detector=word|strict|context|event says what counts as reflection (event, where a reply can be
 read by a grammar; else strict words). Writes report.html, figures and verdict.json to --out (the
@@ -23,7 +24,7 @@ from typing import cast
 from experiments import cli
 from r1jax.analysis.emergence import report
 from r1jax.analysis.emergence.logs import FORMATS, Format, find_runs, read_log
-from r1jax.analysis.emergence.measure import Reading, Run, measure
+from r1jax.analysis.emergence.measure import Reading, Run, denied, measure
 from r1jax.analysis.emergence.rules import Thresholds
 from r1jax.analysis.emergence.table import DETECTORS, Detector
 from r1jax.analysis.emergence.verdict import judge
@@ -53,14 +54,17 @@ def main(args: list[str]) -> None:
     t = Thresholds()
     reading = Reading(cast(Detector | None, detector), t.sporadic, t.marked, t.sudden_width)
 
-    def read(path: Path, control: str | None = None) -> list[Run]:
+    def read(path: Path, control: str | None = None) -> list[tuple[Path, Run]]:
         found = find_runs(path) if form in (None, "r1jax") else [path]
         logs = [read_log(one, cast(Format | None, form)) for one in found]
-        return [measure(log, reading, control) for log in logs]
+        return [(one, measure(log, reading, control)) for one, log in zip(found, logs, strict=True)]
 
-    runs = [run for path in paths for run in read(path)]
-    others = [run for kind, path in controls for run in read(path, kind or None)]
-    others = [run if run.control else dataclasses.replace(run, control="random") for run in others]
+    runs = [run for path in paths for _, run in read(path)]
+    others = [
+        _as_control(run, f"--control={kind and f'{kind}='}{one}")
+        for kind, path in controls
+        for one, run in read(path, kind or None)
+    ]
     if len(runs) > 1:  # a sweep holds its own controls
         others += [run for run in runs if run.control]
         runs = [run for run in runs if not run.control]
@@ -74,6 +78,14 @@ def main(args: list[str]) -> None:
         for line in report.lines(verdict):
             print(line)
     print(f"report              {page}")
+
+
+def _as_control(run: Run, flag: str) -> Run:
+    """Of a kind that its configuration does not deny: random, where nothing says another."""
+    kind = run.control or "random"
+    says = denied(run.log, kind)
+    check(not says, f"{flag}: its config.json says {says}")
+    return dataclasses.replace(run, control=kind)
 
 
 def _told_apart(runs: list[Run]) -> list[Run]:

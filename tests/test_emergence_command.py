@@ -55,8 +55,7 @@ def write_run(folder, share_T, seed=0, **config):
 def test_runs_with_a_control_are_judged_from_their_folders(tmp_path, capsys):
     for seed in (0, 1):
         write_run(tmp_path / "runs" / f"s{seed}", RISE, seed, base="train")
-    given = {"base": "train", "corpus": {"reflective": 0, "practice": 0}}
-    write_run(tmp_path / "runs" / "none", np.zeros(16), 5, **given)  # a control by its corpus
+    write_run(tmp_path / "runs" / "none", np.zeros(16), 5, **NO_TRACE)  # by its corpus
     write_run(tmp_path / "random", FLAT, 6)
     emergence.main([str(tmp_path / "runs"), f"--control=random={tmp_path / 'random'}"])
     said = capsys.readouterr().out
@@ -66,6 +65,59 @@ def test_runs_with_a_control_are_judged_from_their_folders(tmp_path, capsys):
     kinds = {c["control"]: c["existence"]["verdict"] for c in found["controls"]}
     assert kinds == {"random": "unchanged", "no_trace": "absent"}
     assert (tmp_path / "runs" / "emergence" / "report.html").exists()
+
+
+NO_TRACE = {"base": "train", "corpus": {"reflective": 0, "practice": 0}}
+TREATED = {
+    "base": "embedded",
+    "corpus": {"reflective": 0.1, "practice": 0.1},
+    "reward": {"accuracy": 1.0, "format": 1.0, "control": "none"},
+    "optim": {"lr": 1e-3},
+}
+
+
+def changed(section, **fields):
+    return TREATED | {section: TREATED[section] | fields}
+
+
+@pytest.mark.parametrize(
+    "kind, config, says",
+    [
+        ("random=", NO_TRACE, "it is a control of kind no_trace"),
+        ("random=", changed("reward", control="shuffled"), "it is a control of kind shuffled"),
+        ("random=", changed("optim", lr=0), "it is a control of kind no_update"),
+        ("random=", TREATED, r"it is no control \(rewards are of answers\)"),
+        ("no_trace=", TREATED, r"it is no control \(rewards are of answers\)"),
+        ("format=", changed("reward", accuracy=0, format=0), "it is no control$"),
+        ("", TREATED, r"it is no control \(rewards are of answers\)"),
+    ],
+)
+def test_a_control_that_its_configuration_denies_is_refused(tmp_path, kind, config, says):
+    run, other = write_run(tmp_path / "a", RISE), write_run(tmp_path / "b", FLAT, **config)
+    with pytest.raises(InputError, match=f"^--control={kind}{other}: its config.json says {says}"):
+        emergence.main([str(run), f"--control={kind}{other}"])
+    assert not (run / "emergence").exists()
+
+
+@pytest.mark.parametrize(
+    "kind, config",
+    [
+        ("random=", {}),
+        ("", {"architectures": ["Qwen2"], "reward": 1}),
+        ("random=", changed("optim", lr=0) | {"reward": {"control": "random"}}),  # two at once
+        ("format=", changed("reward", accuracy=0)),
+        ("length=", TREATED),
+        ("chance=", TREATED),
+        ("no_trace=", TREATED | {"base": "bases/none.safetensors"}),
+        ("", NO_TRACE),
+    ],
+)
+def test_a_control_that_its_configuration_may_be_is_believed(tmp_path, kind, config):
+    told = "no_trace" if config is NO_TRACE else "random"
+    run, other = write_run(tmp_path / "a", RISE), write_run(tmp_path / "b", FLAT, **config)
+    emergence.main([str(run), f"--control={kind}{other}"])
+    (control,) = json.loads((run / "emergence" / "verdict.json").read_text())["controls"]
+    assert control["control"] == (kind.rstrip("=") or told)
 
 
 def test_verl_rollouts_are_judged(tmp_path, capsys):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,15 @@ ENOUGH = 50  # held-out replies at a step for it to be the base or the end
 SERIES = ("reflection", "length", "accuracy")
 # Fields of a configuration in which runs of one configuration may differ.
 _OWN = ("seed", "out", "resume", "log", "mesh", "checkpoint_every", "checkpoint_minutes")
+# The kinds of control that a configuration of this project tells of, each with the section that
+# does; of a run that is several, the first is its kind.
+_TOLD_BY = {
+    "no_update": "optim",
+    "random": "reward",
+    "shuffled": "reward",
+    "format": "reward",
+    "no_trace": "corpus",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,14 +267,40 @@ def _base_name(log: Log) -> str:
 
 def _control(log: Log) -> str | None:
     """Of this project's runs, what its configuration says that it is a control for."""
-    config = log.config
-    corpus, reward = config.get("corpus", {}), config.get("reward", {})
-    if config.get("optim", {}).get("lr") == 0:
-        return "no_update"
-    if (blind := reward.get("control", "none")) != "none":
-        return blind
-    if reward.get("accuracy") == 0 and reward.get("format"):
-        return "format"
-    if config.get("base") == "train" and corpus.get("reflective") == 0 == corpus.get("practice"):
-        return "no_trace"
-    return None
+    return next(iter(_controls_told(log.config)), None)
+
+
+def denied(log: Log, kind: str) -> str:
+    """What the run's configuration says that it is, if that is no control of this kind; else ""."""
+    told, section = _controls_told(log.config), _TOLD_BY.get(kind)
+    if section is None or kind in told:
+        return ""
+    if kind == "no_trace" and log.config.get("base") not in ("embedded", "train"):
+        return ""  # of another base nothing says what it has read
+    if told:
+        return f"it is a control of kind {' and '.join(told)}"
+    if not _section(log.config, section):
+        return ""
+    of_answers = _section(log.config, "reward").get("accuracy")
+    return f"it is no control{' (rewards are of answers)' if of_answers else ''}"
+
+
+def _controls_told(config: Mapping[str, Any]) -> list[str]:
+    """The kinds of control that a configuration says its run is."""
+    optim, reward, corpus = (_section(config, name) for name in ("optim", "reward", "corpus"))
+    paid = reward.get("control", "none")
+    form_alone = reward.get("accuracy") == 0 and bool(reward.get("format"))
+    is_so = {
+        "no_update": optim.get("lr") == 0,
+        "random": paid == "random",
+        "shuffled": paid == "shuffled",
+        "format": paid == "none" and form_alone,
+        "no_trace": config.get("base") == "train"
+        and corpus.get("reflective") == 0 == corpus.get("practice"),
+    }
+    return [kind for kind in _TOLD_BY if is_so[kind]]
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
