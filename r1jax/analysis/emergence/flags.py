@@ -38,8 +38,15 @@ def flags_of(
             yield "seeds disagree", f"{kind}: {said}"
     if any(run.start is None for run in runs):
         yield "no baseline", "no replies of step 0: what the base did before is not known"
-    if not any(c.control in BLIND for c in controls):
+    kinds = {str(c.control) for c in controls}
+    if not kinds:
         yield "no control", "no run whose rewards say nothing about answers: a rise may be spurious"
+    elif kinds.isdisjoint(BLIND):
+        yield (
+            "no blind control",
+            f"no control's rewards are blind to answers ({', '.join(sorted(kinds))}): a rise may "
+            "be spurious",
+        )
     if agreed["existence"] not in ("absent", "extinct") and (text := _length_driven(runs)):
         yield "length-driven", text
     cut = [e.truncated.value for e in ends if e.truncated.value is not None]
@@ -50,10 +57,12 @@ def flags_of(
     failed = [m.get("reward/grader_failed") or 0.0 for run in runs for m in run.log.metrics]
     if failed and max(failed) > t.failed:
         yield "grader failures", f"up to {max(failed):.0%} of a step's replies could not be graded"
-    agreements = [e.agreement for e in ends if e.agreement is not None]
-    if agreements and min(agreements) < t.agreement:
-        told = f"words and structure agree little at the end: kappa {min(agreements):.2f}"
-        yield "words and deeds", told
+    # Where nearly all replies reflect, or none, kappa is low though they differ on few.
+    pairs = [(e.agreement, e.differ) for e in ends if e.agreement is not None]
+    apart = [(kappa, share) for kappa, share in pairs if kappa < t.agreement and share > t.differ]
+    if apart:
+        told = "words and structure agree little at the end: kappa {:.2f}, {:.0%} of replies differ"
+        yield "words and deeds", told.format(*min(apart))
     if any(run.table is not None and run.table.counted for run in runs):
         yield "tokens are words", "the log has no token counts: words and marks are counted instead"
     ways = {run.detector for run in (*runs, *controls)}

@@ -54,6 +54,7 @@ class Thresholds:
     truncated: float = 0.05
     failed: float = 0.01  # graders
     agreement: float = 0.6  # kappa of word and structure
+    differ: float = 0.05  # of replies, that have one of these alone
     sporadic: float = 0.02  # phases of the share
     marked: float = 0.10
     sudden_width: float = 0.10  # t90 - t10, as a share of the run

@@ -42,8 +42,9 @@ class Stage:
     per 1,000 tokens, drawn again. changes: first try to answer, of reflective replies, in the order
     of CHANGES. corrective: of reflective replies whose first try is wrong, the share that ends
     right; harmful: of those whose first try is right, the share that ends wrong. accepts_wrong,
-    rejects_right: errors of verdicts, e+ and e-. agreement: Cohen's kappa of word and structure.
-    thirds: where the terms stand. levels: by difficulty."""
+    rejects_right: errors of verdicts, e+ and e-. agreement: Cohen's kappa of word and structure;
+    differ: the share of replies that have one alone. thirds: where the terms stand. levels: by
+    difficulty."""
 
     n: int
     questions: int
@@ -68,6 +69,7 @@ class Stage:
     place: Estimate
     attempts: Estimate
     agreement: float | None
+    differ: float
     within: Within | None
     length: Estimate
     length_finished: Estimate
@@ -123,6 +125,7 @@ def stage_of(table: Table, detector: Detector) -> Stage:
         place=of(table.place >= 0, table.place),
         attempts=of(table.attempts > 0, table.attempts),
         agreement=_kappa(table.found["strict"], table.found["event"]),
+        differ=float((table.found["strict"] != table.found["event"]).mean()),
         within=_within(table, hits, graded),
         length=of(every, table.tokens),
         length_finished=of(finished, table.tokens),
@@ -184,6 +187,7 @@ def counted_stage(
         changes=(0, 0, 0, 0),
         neighbours=(0, 0, 0, 0),
         agreement=None,
+        differ=math.nan,
         within=None,
         length=plain(length),
         levels={},

@@ -46,5 +46,5 @@ def test_reflection_is_compared_within_questions(stage):
 
 
 def test_word_and_structure_agree_here(stage):
-    assert stage.agreement == pytest.approx(1)
+    assert stage.agreement == pytest.approx(1) and stage.differ == 0
     assert stage.length_correct.n == 8 and stage.length_incorrect.n == 7

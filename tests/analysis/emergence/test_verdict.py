@@ -6,7 +6,7 @@ import json
 import numpy as np
 import planted
 import pytest
-from hand_made import BREAKS, CORRECTS
+from hand_made import BREAKS, CORRECTS, GUESS_WRONG, reply
 
 from r1jax.analysis.emergence.causes import read_causes
 from r1jax.analysis.emergence.logs import Log, Reply
@@ -78,8 +78,10 @@ def test_what_random_rewards_do_as_well_is_spurious():
     as_well = run(RISE, "random", seed=5, name="as well")
     assert verdict(run(RISE, seed=1), controls=[as_well]).existence == "spurious"
     # A base that never saw a trace is no such control: its rewards are right ones.
-    blind = run(RISE, "no_trace", seed=5, name="as well")
-    assert verdict(run(RISE, seed=1), controls=[blind]).existence == "undecided"
+    none = run(RISE, "no_trace", seed=5, name="as well")
+    found = verdict(run(RISE, seed=1), controls=[none])
+    assert found.existence == "undecided" and "no control" not in flags(found)
+    assert "rewards are blind to answers (no_trace)" in dict(found.flags)["no blind control"]
 
 
 def test_emerged_asks_for_a_base_that_was_looked_at_closely(random_control):
@@ -235,6 +237,19 @@ def test_cut_replies_a_moved_limit_and_missing_token_counts_are_flagged():
     assert {"truncated", "limit changed"} <= flags(found)
     words = tuple(dataclasses.replace(r, tokens=0) for r in rows())
     assert "tokens are words" in flags(verdict(measure(Log("w", words, whole=True), Reading())))
+
+
+@pytest.mark.parametrize("idle, flagged", [(2, False), (10, True)])
+def test_words_and_deeds_are_apart_only_if_many_replies_differ(idle, flagged):
+    """Where nearly all of 60 replies reflect, two that say so idly make kappa 0.49."""
+    says_so = GUESS_WRONG.replace("<think>", "<think> wait")
+    texts = [says_so] * idle + [GUESS_WRONG] + [CORRECTS] * (59 - idle)
+    replies = [reply(GUESS_WRONG, t, f"q{q}", split="heldout") for t in (0, 1) for q in range(60)]
+    replies += [reply(text, 2, f"q{q}", split="heldout") for q, text in enumerate(texts)]
+    found = verdict(measure(Log("apart", tuple(replies), whole=True), Reading()))
+    end = found.runs[0].end
+    assert end.differ == pytest.approx(idle / 60) and end.agreement < T.agreement
+    assert ("words and deeds" in flags(found)) == flagged
 
 
 def test_a_run_that_kept_only_totals_is_judged_from_them():
