@@ -8,6 +8,7 @@ from r1jax.analysis.emergence.rules import UNDECIDED
 from r1jax.analysis.emergence.show import number, share
 from r1jax.analysis.emergence.verdict import Verdict, onset_over_seeds, share_over_runs
 
+RISEN = ("spurious", "amplified", "emerged")
 KINDS = ("existence", "quality", "shape", "coverage")
 MEANS = {
     "absent": "reflection is absent",
@@ -46,18 +47,22 @@ def paper_says() -> str:
 
 
 def sentence(verdict: Verdict) -> str:
-    """The verdict as one sentence."""
-    if verdict.existence == UNDECIDED:
-        options = " or ".join(verdict.between.get("existence", ()))
-        risen = "spurious" in verdict.between.get("existence", ())
-        said = "Reflection rose" if risen else "The data cannot say what became of reflection"
-        said += f"; whether it is {options} the data cannot tell" if options else ""
-    else:
+    """The verdict in words, without what is undecided."""
+    options = verdict.between.get("existence", ())
+    rose = verdict.existence in RISEN or (len(options) > 1 and set(options) <= set(RISEN))
+    if verdict.existence != UNDECIDED:
         said = MEANS[verdict.existence][0].upper() + MEANS[verdict.existence][1:]
+    elif rose:
+        said = f"Reflection rose; whether {' or '.join(options)}, the data cannot tell"
+    else:
+        said = "The data cannot say what became of reflection"
+        said += f": {' or '.join(options)}" if len(options) > 1 else ""
     if verdict.quality not in ("none", UNDECIDED):
         said += f"; {MEANS[verdict.quality]}"
     if verdict.shape != "none" and verdict.existence not in ("absent", "unchanged", "extinct"):
-        said += f". It came {MEANS.get(verdict.shape, 'in ways that differ by seed')}"
+        differs = verdict.shape == UNDECIDED
+        how = "in ways that differ by seed" if differs else MEANS[verdict.shape]
+        said += f". {'It' if rose else 'Where it rose it'} came {how}"
         if onset := onset_over_seeds(verdict, "reflection"):
             said += f", from step {onset[0]:.0f} ({onset[1]:.0f} to {onset[2]:.0f}) on"
     if verdict.coverage != UNDECIDED:

@@ -67,6 +67,47 @@ def test_lines_say_the_verdict(judged):
     assert "s1, s2: more replies a held-out question" in text
 
 
+EXISTENCE = ("absent", "extinct", "unchanged", "spurious", "amplified", "emerged")
+QUALITY = ("none", "effective", "confirmatory", "superficial", "harmful", "undecided")
+BETWEEN = ((), ("spurious", "amplified", "emerged"), ("unchanged", "amplified"), ("amplified",))
+
+
+def test_every_verdict_reads_as_sentences(judged):
+    kinds = [(e, ()) for e in EXISTENCE] + [("undecided", options) for options in BETWEEN]
+    shapes, coverages = ("none", "sudden", "gradual", "undecided"), ("sharpened", "expanded")
+    every = itertools.product(kinds, QUALITY, shapes, (*coverages, "undecided"))
+    for (existence, options), quality, shape, coverage in every:
+        values = {"existence": existence, "quality": quality, "shape": shape, "coverage": coverage}
+        one = dataclasses.replace(judged[0][0], between={"existence": options}, **values)
+        said = says.sentence(one)
+        for part in said.removesuffix(".").split(". "):
+            assert part[0].isupper() and part[-1] not in ".;:, ", said
+        assert "undecided" not in said and "cannot decide" not in said, said
+        assert said.count("none to judge") == 0 and said.count("cannot") <= 1, said
+        for kind, value in values.items():  # all that is decided, and nothing else
+            counts = kind != "shape" or existence not in ("absent", "extinct", "unchanged")
+            decided = value not in ("none", "undecided") and counts
+            assert (says.MEANS[value].lower() in said.lower()) == decided, said
+
+
+@pytest.mark.parametrize(
+    "existence, options, shape, expected",
+    [
+        ("amplified", (), "undecided", "RL amplified it. It came in ways that differ by seed"),
+        ("undecided", BETWEEN[0], "none", "The data cannot say what became of reflection."),
+        ("undecided", BETWEEN[1], "sudden", "Reflection rose; whether spurious or amplified or "
+         "emerged, the data cannot tell. It came at a stroke"),
+        ("undecided", BETWEEN[2], "gradual", "The data cannot say what became of reflection: "
+         "unchanged or amplified. Where it rose it came little by little"),
+        ("undecided", BETWEEN[3], "none", "The data cannot say what became of reflection."),
+    ],
+)  # fmt: skip
+def test_what_is_undecided_reads_as_sentences(judged, existence, options, shape, expected):
+    given = {"existence": existence, "shape": shape, "quality": "none", "coverage": "undecided"}
+    one = dataclasses.replace(judged[0][0], between={"existence": options}, judged=(), **given)
+    assert expected in says.sentence(one)
+
+
 def test_what_can_be_concluded_from_the_published_curves():
     p = curves.published()
     assert p.length == pytest.approx(17.2, abs=0.05)
