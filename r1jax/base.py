@@ -25,6 +25,7 @@ from r1jax.config import CorpusConfig, OptimConfig, Resume, check_learns, tiers_
 from r1jax.data import countdown
 from r1jax.data.packing import Batch, first_fit, pack
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.files import replaced
 from r1jax.model.params import Weights, weight_specs
 from r1jax.run import Run
 from r1jax.sft import abstract_state, sft_step
@@ -137,14 +138,13 @@ def _no_weights(model: ModelConfig) -> Weights:
 
 def save_weights(weights: Weights, path: Path, note: dict) -> None:
     """Writes weights as float16 (half the size, and the base is the same whether it was just
-    made or read back) with `note` as metadata; under another name first, so never half a file."""
+    made or read back) with `note` as metadata; never half a file."""
     arrays = {name: np.asarray(leaf, np.float16) for name, leaf in _named(weights)}
     # Biases move by 0.001 a step: kept whole.
     arrays["router_bias_LE"] = np.asarray(weights.router_bias_LE, np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    safetensors.numpy.save_file(arrays, partial, {"note": json.dumps(note)})
-    os.replace(partial, path)
+    with replaced(path, shared=True) as partial:
+        safetensors.numpy.save_file(arrays, partial, {"note": json.dumps(note)})
 
 
 def load_weights(path: Path, model: ModelConfig) -> Weights:

@@ -11,16 +11,14 @@ import dacite
 import yaml
 
 from r1jax.checks import InputError, check, nearest
+from r1jax.files import write_whole
 
 Config = TypeVar("Config")
 
 
 def save_config(config, path: Path) -> None:
-    """Writes a configuration, nested ones included, as JSON; under another name first, so that a
-    kill leaves the old file or the new one."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    partial.replace(path)
+    """Writes a configuration, nested ones included, as JSON."""
+    write_whole(path, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
 
 
 def load_config(kind: type[Config], path: str | Path, over: Config | None = None) -> Config:

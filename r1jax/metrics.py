@@ -9,7 +9,6 @@ so a file never holds a step twice.
 import datetime
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import rich.progress
 import rich.table
 
 from r1jax.checks import InputError
+from r1jax.files import replaced
 from r1jax.trackers import open_trackers
 
 Row = dict[str, Any]
@@ -44,12 +44,10 @@ def read_jsonl(path: Path) -> list[Row]:
 
 
 def _truncate(path: Path, last_step: int) -> None:
-    """Drops the rows of `path` after last_step, atomically: a kill leaves the old or new file."""
+    """Drops the rows of `path` after last_step."""
     rows = [row for row in read_jsonl(path) if row["step"] <= last_step] if path.exists() else []
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
+    with replaced(path) as partial, partial.open("w") as file:
         _append(file, rows)
-    os.replace(temporary, path)
 
 
 def _append(file: IO[str], rows: Sequence[Row]) -> None:

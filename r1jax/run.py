@@ -18,7 +18,6 @@ import dataclasses
 import datetime
 import json
 import math
-import os
 import shlex
 import signal
 import sys
@@ -38,6 +37,7 @@ from r1jax.checkpoint import Checkpoints
 from r1jax.checks import InputError, check
 from r1jax.config import Resume
 from r1jax.config_file import save_config
+from r1jax.files import write_whole
 from r1jax.lock import locked
 from r1jax.metrics import MetricsLog, Progress, Row
 
@@ -369,13 +369,10 @@ class Run:
             },
         }
         text, path = json.dumps(value, indent=2) + "\n", self.folder / "run.json"
-        partial = path.with_name("run.json.tmp")
         try:
-            partial.write_text(text)
-            os.replace(partial, path)
+            write_whole(path, text)
         except OSError:
             # On a full disk there is room where the last one stands.
-            partial.unlink(missing_ok=True)
             with path.open("r+") as file:
                 file.write(text)
                 file.truncate()

@@ -20,6 +20,7 @@ from r1jax.analysis.figures import save_figures
 from r1jax.analysis.reflection import REFLECTIVE_TERMS, TERM_PATTERN, has_thoughts
 from r1jax.analysis.replies import before_during_after, early_middle_late
 from r1jax.checks import check
+from r1jax.files import write_whole
 from r1jax.metrics import Row, first_and_last, first_reflective, is_correct, read_jsonl
 
 Images = dict[str, tuple[str, str]]  # by figure: data URLs of its wide and narrow layouts
@@ -61,9 +62,8 @@ def write_report(out_dir: Path) -> Path:
         config=_sections(config),
     )
     path = out_dir / "report.html"
-    partial = path.with_name(path.name + ".tmp")  # a kill leaves the old report or the new one
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(path)
+    write_whole(path, page)
+    return path
 
 
 def _render(*, images: Images, thoughts: bool, **values: Any) -> str:

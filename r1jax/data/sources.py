@@ -21,6 +21,7 @@ from r1jax.data.boxed import last_boxed
 from r1jax.data.gym import gym_problems
 from r1jax.data.problems import Kind, Problem
 from r1jax.data.rows import Bad, Place, field, read_jsonl, read_rows, warn
+from r1jax.files import replaced
 
 __all__ = ["READERS", "Reader", "field", "read_countdown", "read_gsm8k", "read_jsonl"]
 
@@ -242,12 +243,10 @@ def read_problems(
 
 
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
-    """Writes what `read_problems` reads back; under another name first, so never half a file."""
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("w", encoding="utf-8") as file:
+    """Writes what `read_problems` reads back; never half a file."""
+    with replaced(path) as partial, partial.open("w", encoding="utf-8") as file:
         for problem in problems:
             file.write(json.dumps(problem_row(problem), ensure_ascii=False) + "\n")
-    partial.replace(path)
 
 
 def problem_row(problem: Problem) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from r1jax.checks import InputError
+from r1jax.files import write_whole
 from r1jax.lock import locked
 from r1jax.run import Stopped
 
@@ -78,9 +79,7 @@ def _to_log(path: Path) -> Iterator[None]:
 
 def write_note(folder: Path, note: dict[str, Any]) -> None:
     """member.json, which says what a run is in its sweep."""
-    partial = folder / "member.json.tmp"
-    partial.write_text(json.dumps(note, indent=2) + "\n")
-    partial.replace(folder / "member.json")
+    write_whole(folder / "member.json", json.dumps(note, indent=2) + "\n")
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from r1jax.analysis.emergence.verdict import (
     plain,
     share_over_runs,
 )
+from r1jax.files import write_whole
 
 
 def write(
@@ -31,7 +32,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     judged = [(c, existence(c, (), t)) for c in controls]
     record = as_json(verdicts, judged, t)
-    (out / "verdict.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_whole(out / "verdict.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     drawn = save_figures(verdicts, controls, out / "figures")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("r1jax", "assets"),
@@ -59,7 +60,7 @@ def write(
         thresholds=dataclasses.asdict(t),
     )
     path = out / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 
