@@ -15,7 +15,6 @@ In the embedded world also how well base and run add up and judge, by teacher fo
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from r1jax.checkpoint import load_weights
 from r1jax.checks import InputError, check, check_seed
 from r1jax.config import RunConfig
 from r1jax.data.tasks import fit_prompts, make_task
+from r1jax.files import write_whole
 from r1jax.model.params import Weights, weight_specs
 from r1jax.models import with_vocab
 from r1jax.rl.evaluation import evenly
@@ -141,9 +141,7 @@ def main(args: list[str]) -> None:
     run = run_of(folder)
     if run is None:
         raise InputError(f"{cfg.run}: not the folder of an RL run")
-    out = Path(cfg.out) if cfg.out else folder / "baseline.json"
-    check(out.parent.is_dir(), f"--out={out}: no such folder")
-    check(not out.exists(), f"{out} is there already: remove it, or give another --out=FILE")
+    out = cli.new_file(Path(cfg.out) if cfg.out else folder / "baseline.json")
     look = Look(cfg, run)
     print(
         f"{cfg.run}: base {run.base}, {len(look.problems):,} questions x {cfg.samples} replies a "
@@ -181,9 +179,7 @@ def main(args: list[str]) -> None:
         "questions": len(look.problems),
     }
     if jax.process_index() == 0:
-        partial = out.with_name(out.name + ".tmp")
-        partial.write_text(json.dumps(told) + "\n")
-        os.replace(partial, out)
+        write_whole(out, json.dumps(told) + "\n")
     print(f"written                 {out}")
 
 

@@ -207,6 +207,20 @@ def starting_config(presets: dict[str, Callable[[], Run]], preset: str, args: li
     return load_config(type(default), path, default) if path else default
 
 
+def file_to_write(path: Path, flag: str = "--out") -> Path:
+    """`path`, looked at before the work begins. Raises InputError if no file can be there."""
+    check(path.parent.is_dir(), f"{flag}={path}: no such folder")
+    check(not path.is_dir(), f"{flag}={path}: a folder, not a file")
+    return path
+
+
+def new_file(path: Path, flag: str = "--out") -> Path:
+    """As `file_to_write`, of one that is not there yet."""
+    file_to_write(path, flag)
+    check(not path.exists(), f"{path} is there already: remove it, or give another {flag}=FILE")
+    return path
+
+
 def resumes(args: Sequence[str]) -> bool:
     return any(f"--resume={how}" in _whole_resume(args) for how in ("yes", "auto"))
 

@@ -95,9 +95,9 @@ def check_files(cfg: FilterConfig) -> None:
     given = [path for data in (cfg.data, cfg.against) if data for _, path, _ in parse_data(data)]
     read = {Path(path).resolve() for path in (*given, cfg.grades) if path}
     for flag in ("out", "dropped"):
-        path = Path(getattr(cfg, flag))
-        check(path.parent.is_dir(), f"--{flag}={path}: no such folder")
-        check(path.resolve() not in read, f"--{flag}={path}: this file is read")
+        if getattr(cfg, flag):
+            path = cli.file_to_write(Path(getattr(cfg, flag)), f"--{flag}")
+            check(path.resolve() not in read, f"--{flag}={path}: this file is read")
     check(cfg.out != cfg.dropped, f"--out and --dropped are the same file: {cfg.out}")
 
 

@@ -242,8 +242,7 @@ def main(args: list[str]) -> None:
     cfg = cli.parse(GradeConfig, GradeConfig(), args, __doc__ or "")
     for flag in ("data", "completions"):
         check(bool(getattr(cfg, flag)), f"--{flag}=FILE is needed")
-    out = Path(cfg.out) if cfg.out else None
-    check(out is None or out.parent.is_dir(), f"--out={cfg.out}: no such folder")
+    out = cli.file_to_write(Path(cfg.out)) if cfg.out else None
     problems = read_files(cfg.data, cfg.task, cfg.bad_rows)
     completions = read_completions(cfg.completions)
     pairs = pair(problems, completions, cfg)

@@ -21,7 +21,6 @@ written anew after each condition; one that is there is not overwritten.
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +40,7 @@ from r1jax.data.conversation import Conversation
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import fit_prompts, make_task, read_files
 from r1jax.data.tokenizer import read_object
+from r1jax.files import write_whole
 from r1jax.models import OnDisk, open_model
 from r1jax.presets import r1_zero_tiny
 from r1jax.rewards.components import COMPONENTS, in_chat
@@ -180,7 +180,7 @@ def main(args: list[str]) -> None:
             outcomes.add(name, replies)
             raw = outcomes.object(**_about(cfg, battery))
             if first:
-                _write(raw, out)
+                write_whole(out, json.dumps(raw) + "\n")
             say(line(name, raw, str(out)))
     for what, how in raw["words"].items():
         say(f"{what:<16}{', '.join(map(repr, how['tokens'][:SHOWN]))}{_more(how)}")
@@ -192,10 +192,7 @@ def main(args: list[str]) -> None:
 def _out(cfg: InterveneConfig, source: OnDisk) -> Path:
     own = cfg.model != "embedded" and run_of(source.path) is not None
     check(bool(cfg.out) or own, f"--out=FILE is needed: {cfg.model} is not the folder of an RL run")
-    out = Path(cfg.out) if cfg.out else source.path / "intervention.json"
-    check(out.parent.is_dir(), f"--out={out}: no such folder")
-    check(not out.exists(), f"{out} is there already: remove it, or give another --out=FILE")
-    return out
+    return cli.new_file(Path(cfg.out) if cfg.out else source.path / "intervention.json")
 
 
 def _about(cfg: InterveneConfig, battery: Battery) -> dict[str, Any]:
@@ -214,13 +211,6 @@ def _more(how: dict[str, Any]) -> str:
     more = len(how["tokens"]) - SHOWN
     rest = f" and {more:,} more" if more > 0 else ""
     return f"{rest}: {how['of_drawn']:.2%} of the tokens drawn as it is"
-
-
-def _write(raw: dict[str, Any], out: Path) -> None:
-    """So that a kill leaves the old file or the new one."""
-    partial = out.with_name(out.name + ".tmp")
-    partial.write_text(json.dumps(raw) + "\n")
-    os.replace(partial, out)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def test_both_filters(folder, capsys):
         (["--grades={}/grades.jsonl", "--out={}/problems.jsonl"], "this file is read"),
         (["--grades={}/grades.jsonl", "--out={}/./grades.jsonl"], "this file is read"),
         (["--grades={}/grades.jsonl", "--out={}/absent/o"], "no such folder"),
+        (["--grades={}/grades.jsonl", "--dropped={}"], "--dropped=.*: a folder, not a file"),
         (["--grades={}/grades.jsonl", "--dropped={}/out.jsonl"], "are the same file"),
         (["--grades={}/grades.jsonl", "--data={}/problems.jsonl:2"], "files are not weighted"),
         (

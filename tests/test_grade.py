@@ -158,6 +158,7 @@ def test_graders_that_fail_are_reported(folder, capfd, monkeypatch):
         (["--language=xx"], "language 'xx' is not known"),
         (["--explain=zz"], "--explain=zz: no line of"),
         (["--explain=m1", "--out=x"], "leave out --out"),
+        (["--out=/tmp"], "--out=/tmp: a folder, not a file"),
         (["--out=/no/such/folder/x"], "--out=/no/such/folder/x: no such folder"),
         (["--data="], "--data=FILE is needed"),
         (["--completions=/no/file"], "/no/file: No such file or directory"),
