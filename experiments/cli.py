@@ -115,9 +115,10 @@ def _spelled(args: Sequence[str], default: Any) -> list[str]:
         kinds |= {f"{prefix}{name.replace('_', '-')}": kind for name, kind in of_type.items()}
     found = []
     for arg in args:
-        name, _, value = arg.partition("=")
+        name, given, value = arg.partition("=")
         kind, value = kinds.get(name), value.lower()
-        if kind is bool and value in ("true", "false"):
+        if kind is bool and given:
+            check(value in ("true", "false"), f"{arg}: expected true or false")
             group, dot, last = name.removeprefix("--").rpartition(".")
             arg = name if value == "true" else f"--{group}{dot}no-{last}"
         elif value == "none" and type(None) in get_args(kind):

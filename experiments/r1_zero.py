@@ -38,7 +38,7 @@ from r1jax import sharding
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.analysis.report import write_report
 from r1jax.checks import check
-from r1jax.config import RunConfig
+from r1jax.config import RunConfig, tiers_of
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights, weight_specs
@@ -55,6 +55,21 @@ FLAGS: cli.Flags = {
 def base_weights(cfg: RunConfig, mesh: Mesh) -> Weights:
     recipe = tiny_base(cfg.corpus, cfg.model, cfg.heldout_share)
     return first_weights(cfg.base, cfg.model, mesh, cfg.seed, recipe, Path(cfg.out) / "base")
+
+
+def tiers_unread(cfg: RunConfig) -> str:
+    """A warning where problems are asked that the embedded base has read none of, else ""."""
+    made = cfg.base in ("embedded", "train") and cfg.task == "countdown" and not cfg.data
+    asked = tiers_of(cfg.tiers, "RunConfig.tiers")
+    read = tiers_of(cfg.corpus.tiers, "CorpusConfig.tiers")
+    new = ",".join(str(tier) for tier in asked if tier not in read)
+    return (
+        f"warning: --tiers={cfg.tiers}: the base has read no problem of {new} numbers "
+        f"(--corpus.tiers={cfg.corpus.tiers}), so it may solve none; for one that has, "
+        f"--base=train --corpus.tiers={cfg.tiers}"
+        if made and new
+        else ""
+    )
 
 
 def _default_preset(args: list[str]) -> str:
@@ -81,6 +96,8 @@ def reinforce(cfg: RunConfig, preset: str = "") -> None:
         f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "
         f"mesh {cfg.mesh}, {cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
     )
+    if warning := tiers_unread(cfg):
+        print(warning)
     run = train(cfg, task, mesh, lambda: base_weights(cfg, mesh), preset=preset)
     if jax.process_index() == 0 and run.at > 0:
         report = write_report(run.out)

@@ -80,7 +80,8 @@ class Checkpoints:
             check(
                 not absent,
                 f"{self._manager.directory}: the checkpoint of step {step} has no {part}, which "
-                "this run needs: it was written under other settings (rl.algorithm, rl.kl_coef)",
+                "this run needs: it was written with another --rl.algorithm or --rl.kl-coef; keep "
+                f"that, or begin another run with --base={self._manager.directory.parent}",
             )
         return found
 

@@ -424,6 +424,7 @@ class RunConfig:
     model: ModelConfig
     task: TaskName = "countdown"
     #: Of the embedded countdown: how many numbers problems give, 3 to 6, by commas, equally often.
+    #: The embedded base has read problems of 4 alone (--base=train --corpus.tiers for others).
     tiers: str = "4"
     #: [TASK=]FILE[:WEIGHT],...: problems of these forms, mixed by weight or else as one pool;
     #: empty: the embedded ones (countdown, stories).

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -41,9 +43,23 @@ def load_config(kind: type[Config], path: str | Path, over: Config | None = None
 
 def from_values(kind: type[Config], values: dict[str, Any]) -> Config:
     """A configuration of `dataclasses.asdict`'s values. Raises dacite's errors, and InputError."""
-    # YAML reads 3e-6 as text.
-    hooks = {float: lambda x: float(x) if isinstance(x, str) else x}
+    hooks: dict[Any, Any] = {int: partial(_number, int), float: partial(_number, float), str: _text}
     return dacite.from_dict(kind, values, dacite.Config(strict=True, type_hooks=hooks))
+
+
+def _number(kind: type, value: Any) -> Any:
+    """To Python `true` is a number; to YAML 3e-6 is a text."""
+    if isinstance(value, bool):
+        raise dacite.WrongTypeError(kind, value)
+    try:
+        return float(value) if kind is float and isinstance(value, str) else value
+    except ValueError:
+        raise dacite.WrongTypeError(kind, value) from None
+
+
+def _text(value: Any) -> Any:
+    """To YAML the mesh 8 and the tier 4 are numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def fields_of(cfg: Any, prefix: str = "") -> dict[str, Any]:
@@ -73,16 +89,10 @@ def with_fields(cfg: Config, changes: Mapping[str, Any]) -> Config:
         kinds = get_args(kinds) if isinstance(kinds, UnionType) else (kinds,)
         whole = isinstance(value, int) and not isinstance(value, bool)
         inner[last] = float(value) if whole and float in kinds and int not in kinds else value
-        wrong = isinstance(value, bool) and bool not in kinds
-        check(not wrong, f"{name} must be {_names(kinds)}, got {value}")
     try:
         return from_values(type(cfg), values)
     except dacite.DaciteError as error:
         raise InputError(" ".join(str(error).split())) from error
-
-
-def _names(kinds: Iterable[Any]) -> str:
-    return " or ".join("none" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds)
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
@@ -98,7 +108,23 @@ def _meant(name: str, known: Iterable[str]) -> str:
 
 def _read(path: Path) -> Any:
     text = path.read_text()
-    return yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+    if path.suffix in (".yaml", ".yml"):
+        return yaml.load(text, _Yaml)
+    return json.loads(text, object_pairs_hook=_once)
+
+
+class _Yaml(yaml.SafeLoader):
+    """As YAML says, names are given once."""
+
+    def construct_mapping(self, node, deep=False):
+        _once([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for name, times in Counter(name for name, _ in pairs).items():
+        check(times == 1, f"{name} is given {times} times")
+    return dict(pairs)
 
 
 def _merged(over: Any, values: dict[str, Any], prefix: str) -> dict[str, Any]:

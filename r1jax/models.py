@@ -15,7 +15,7 @@ from r1jax.architecture import ModelConfig, run_as
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
 from r1jax.checks import check
 from r1jax.config import ConversationName, RunConfig, SFTConfig
-from r1jax.config_file import load_config
+from r1jax.config_file import fields_of, from_values, load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
@@ -148,6 +148,20 @@ def with_vocab(cfg: Trained, vocab: int) -> Trained:
     return dataclasses.replace(cfg, model=model)
 
 
+def _otherwise(recipe: BaseConfig) -> list[str]:
+    """What the shipped base was made with where `recipe` says otherwise: "FIELD=VALUE, not VALUE",
+    by the names that a run's configuration has for them."""
+    note = read_note(EMBEDDED)
+    if note["digest"] == recipe.digest():
+        return []
+    before = fields_of(from_values(BaseConfig, note["recipe"]))
+    return [
+        f"--{name.replace('_', '-')}={before.get(name)}, not {value}"
+        for name, value in fields_of(recipe).items()
+        if before.get(name) != value
+    ]
+
+
 def first_weights(
     base: str,
     model: ModelConfig,
@@ -169,10 +183,11 @@ def first_weights(
     if base == "random":
         return random_weights(model, mesh, jax.random.key(seed))
     if base == "embedded":
+        others = _otherwise(recipe)
         check(
-            read_note(EMBEDDED)["digest"] == recipe.digest(),
-            "the embedded base was made by another recipe (model, corpus or heldout_share "
-            "differs): pass --base=train to make this one",
+            not others,
+            f"the embedded base was made with {', '.join(others)}: pass --base=train to make this "
+            "one",
         )
         return load_weights(EMBEDDED, model)
     if Path(base).is_file():

@@ -40,6 +40,7 @@ from r1jax.config_file import save_config
 from r1jax.files import write_whole
 from r1jax.lock import locked
 from r1jax.metrics import MetricsLog, Progress, Row
+from r1jax.trackers import trackers_of
 
 Status = Literal["running", "finished", "stopped"]
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -107,6 +108,7 @@ class Run:
         preset: str = "",
     ):
         check(bool(cfg.out), "--out= is empty: expected a folder")
+        trackers_of(cfg.log)  # before anything is made
         self.cfg, self.out, self.total, self.say = cfg, Path(cfg.out), steps, say
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
@@ -117,7 +119,9 @@ class Run:
         self._saves = False  # and so is not to be ended at once
         self._closing = False
         self._signal: signal.Signals | None = None
-        self._started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._began = {"command": shlex.join([*program().split(), *sys.argv[1:]]), "started": now}
+        self._resumed: list[dict[str, Any]] = []  # the starts after the first
         # Every process of a pod keeps a log; the first one's is the run's.
         index = jax.process_index()
         self.folder = self.out / f"process_{index}" if index else self.out
@@ -131,7 +135,7 @@ class Run:
             self._begin()
             if self.first > 0:
                 self._preset = self._preset or preset_of(self.folder) or ""
-                self._changed, self.changes = _changed_in(self.folder), self._changes_now()
+                self.changes = self._changes_now()
                 if self.changes:
                     self.say(f"{self.out} goes on with changes: {self._said_changes()}")
             else:
@@ -225,6 +229,13 @@ class Run:
             return None
         step, state, note = self._checkpoints.restore(abstract, self._model)
         without = f"without its {' and '.join(note['left_out'])}" if note["left_out"] else ""
+        before = _told_in(self.folder) or {}
+        start = self._began | {"step": step}
+        self._began = {name: before.get(name, value) for name, value in self._began.items()}
+        self._resumed, self._changed = (
+            [*before.get("resumed", []), start],
+            before.get("changed", []),
+        )
         if told := ", ".join(filter(None, (self._said_changes(), without))):
             self._changed.append(f"from step {step}: {told}")
         self._take(self._opened)
@@ -353,8 +364,8 @@ class Run:
     def _write_status(self, status: Status) -> None:
         """run.json: what was started, where, and how far it came."""
         value = {
-            "command": shlex.join([*program().split(), *sys.argv[1:]]),
-            "started": self._started,
+            **self._began,
+            **({"resumed": self._resumed} if self._resumed else {}),
             **({"preset": self._preset} if self._preset else {}),
             **({"changed": self._changed} if self._changed else {}),
             "status": status,
@@ -382,11 +393,6 @@ def preset_of(folder: Path) -> str | None:
     """The preset that a run's folder names; "": it was started without. None: it does not say."""
     told = _told_in(folder)
     return None if told is None else str(told.get("preset", ""))
-
-
-def _changed_in(folder: Path) -> list[str]:
-    """What earlier starts of a run changed in its configuration, from which step on."""
-    return list((_told_in(folder) or {}).get("changed", []))
 
 
 def _told_in(folder: Path) -> dict[str, Any] | None:

@@ -58,10 +58,15 @@ TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]] = {
 }
 
 
-def open_trackers(names: str, out: Path, first: int, config: Mapping[str, Any]) -> list[Tracker]:
+def trackers_of(names: str) -> list[str]:
     """Those that `names` lists, by commas. Raises InputError for one that is unknown."""
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
         known = ", ".join(TRACKERS)
         check(name in TRACKERS, f"--log={names}: no log is called {name!r}, there are {known}")
-    return [TRACKERS[name](out, first, config) for name in wanted]
+    return wanted
+
+
+def open_trackers(names: str, out: Path, first: int, config: Mapping[str, Any]) -> list[Tracker]:
+    """Those that `names` lists. Raises InputError for one that is unknown or not installed."""
+    return [TRACKERS[name](out, first, config) for name in trackers_of(names)]

@@ -13,6 +13,7 @@ import pytest
 import tiny_run
 
 from experiments import cli, pretrain_base, r1_zero
+from experiments.r1_zero import tiers_unread
 from r1jax.base import save_weights
 from r1jax.checks import InputError
 from r1jax.config import RunConfig
@@ -89,7 +90,7 @@ def error_in(error_of, folder):
         (["--optim.b1=2"], "--optim.b1 must be less than 1, got 2.0"),
         (["--sampling.temperature=inf"], "--sampling.temperature must be finite"),
         (["--rl.kl-coef=-1"], "--rl.kl-coef must not be negative, got -1.0"),
-        (["--rl.routing-replay=maybe"], "Unrecognized options: maybe"),
+        (["--rl.routing-replay=maybe"], "--rl.routing-replay=maybe: expected true or false"),
         (["--rl.minibatches=3"], "--rl.minibatches=3 must divide"),
         (["--rl.critic-lr=1e-3"], "--rl.critic-lr=0.001: algorithm=grpo has no critic, only"),
         (["--rl.algorithm=ppo", "--rl.value-clip=0"], "--rl.value-clip must be positive, got"),
@@ -109,18 +110,20 @@ def error_in(error_of, folder):
         (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
         (["--task=chess"], "invalid choice 'chess'"),
         (["--task=gsm8k"], "--task=gsm8k needs --data=FILE"),
+        (["--log=tensorbord"], "no log is called 'tensorbord', there are tensorboard, wandb"),
         (["--preset=huge"], "--preset=huge: expected one of tiny, tiny_dapo, small, stories"),
         (["--mesh=3y"], "--mesh=3y: expected FSDPxEXPERT such as 8x8"),
         (["--config=/absent/config.json"], "/absent/config.json: No such file"),
         (["--tokenizer=/absent.json"], "/absent.json: no such file"),
         (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 1,959 problems to train on"),
-        (["--model.d-model=32"], "the embedded base was made by another recipe"),
+        (["--model.d-model=32"], "the embedded base was made with --model.d-model=64, not 32"),
         (["--model.vocab=50"], "tokenizer (embedded) has 108 tokens, but model.vocab is 50"),
     ],
 )
 def test_flags(error_of, tmp_path, flags, message):
     assert message in error_of(f"--out={tmp_path}/run", *flags)
     assert not steps(tmp_path / "run")
+    assert "--log" not in flags[0] or not (tmp_path / "run").exists()
 
 
 def test_switches_and_none_as_people_write_them():
@@ -209,6 +212,43 @@ def test_what_a_run_was_started_with_is_kept(tmp_path, resume):
         resumed("--preset=tiny")
 
 
+def test_a_base_that_never_read_what_is_asked_is_told():
+    preset = RUNS["tiny"]()
+    asked = dataclasses.replace(preset, tiers="3,4,5")
+    told = "warning: --tiers=3,4,5: the base has read no problem of 3,5 numbers (--corpus.tiers=4)"
+    assert tiers_unread(asked).startswith(told) and not tiers_unread(preset)
+    corpus = dataclasses.replace(preset.corpus, tiers="3,4,5")
+    read = dataclasses.replace(asked, base="train", corpus=corpus)
+    assert not tiers_unread(read)
+    assert not tiers_unread(dataclasses.replace(asked, data="mine.jsonl"))
+    assert not tiers_unread(dataclasses.replace(asked, base="runs/mine"))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("steps: true\n", 'field "steps" - should be "int" instead of value "True"'),
+        ("optim: {lr: true}\n", 'field "optim.lr" - should be "float" instead of value "True"'),
+        ("optim: {lr: much}\n", 'field "optim.lr" - should be "float" instead of value "much"'),
+        ("rl:\n  group: 4\n  seed: 1\n  group: 8\n", "mine.yaml: group is given 2 times"),
+        ("tiers: true\n", 'field "tiers" - should be "str"'),
+    ],
+)
+def test_yaml_is_taken_for_what_it_says(tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as error:
+        cli.starting_config(RUNS, "tiny", [f"--config={file}"])
+    assert message in str(error.value)
+
+
+def test_numbers_in_yaml_are_texts_where_texts_are_wanted(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("tiers: 4\nmesh: 8\n")
+    cfg = cli.starting_config(RUNS, "tiny", [f"--config={file}"])
+    assert (cfg.tiers, cfg.mesh) == ("4", "8")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -219,6 +259,7 @@ def test_what_a_run_was_started_with_is_kept(tmp_path, resume):
         ({"steps": -3}, "RunConfig.steps must be positive, got -3"),
         ({"task": "chess"}, 'wrong value type for field "task"'),
         ("", "Expecting value"),
+        ('{"steps": 3, "seed": 1, "steps": 4}', "steps is given 2 times"),
         ("[]", "expected an object of fields"),
         (b"\xff", "codec can't decode"),
     ],

@@ -1,15 +1,18 @@
 """What a run leaves and says however it ends: on a full disk, by a signal before its first step,
 after its last, while it writes, or inside what is made for it."""
 
+import gc
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small
@@ -59,6 +62,14 @@ def test_an_undisturbed_run_is_finished(tmp_path):
         assert status(tmp_path / "run") == ("running", 0)
         train(one)
     assert status(tmp_path / "run") == ("finished", 3) and saved(tmp_path / "run") == 3
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What a test broke off is freed here: Orbax asks in a `__del__` whether its thread is alive,
+    and Python 3.11 waits for ever if that runs while another thread is being started."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -168,6 +179,19 @@ def test_a_run_that_goes_on_with_changes_names_them(tmp_path):
         train(one)
     assert not again()
     assert again(checkpoint_every=5) == [f"{out} goes on with changes: checkpoint_every 2 → 5"]
+
+
+def test_a_run_keeps_its_first_command_beside_later_ones(tmp_path, monkeypatch):
+    out, abstract = tmp_path / "run", {"a": jax.ShapeDtypeStruct((4,), np.float64)}
+    for command in ("first", "second", "third"):
+        monkeypatch.setattr(sys, "argv", ["train.py", command])
+        with run(out, resume="auto") as one:
+            one.restore(abstract)
+            train(one)
+    told = json.loads((out / "run.json").read_text())
+    later = [(start["command"].split()[-1], start["step"]) for start in told["resumed"]]
+    assert told["command"].endswith(" first") and later == [("second", 3), ("third", 3)]
+    assert told["started"] <= told["resumed"][0]["started"] <= told["resumed"][1]["started"]
 
 
 @pytest.mark.parametrize(

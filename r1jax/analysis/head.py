@@ -1,7 +1,8 @@
 """What a report says at its head: which run this is, and how far it came.
 
 From config.json and metrics.jsonl, and from the run.json of `r1jax/run.py`: "command", "started"
-(ISO time), "preset", "changed" (a line for each start that changed fields), "versions" by name,
+(ISO time), "preset", "resumed" (the starts after the first: these two and a "step"), "changed" (a
+line for each start that changed fields), "versions" by name,
 "devices", "status" (running, finished or stopped), "step" (steps done) and "steps" (in all). A run
 from before there was a run.json has the first two only.
 """
@@ -51,6 +52,14 @@ def _facts(config: Mapping[str, Any], run: Mapping[str, Any], metrics: Sequence[
     yield "Seed", str(config.get("seed", ""))
     yield "Mesh", " on ".join(filter(None, (config.get("mesh"), run.get("devices"))))
     yield "Command", run.get("command")
+    resumed = run.get("resumed", [])
+    if resumed:
+        times = f"{len(resumed)} times, last " if len(resumed) > 1 else ""
+        last = resumed[-1]
+        yield (
+            "Resumed",
+            f"{times}from step {last['step']}, {_date(last['started'])}: {last['command']}",
+        )
     yield "Changed", "; ".join(run.get("changed", []))
     yield "Started", _date(run.get("started"))
     versions = run.get("versions", {})

@@ -46,6 +46,10 @@ CONFIG = json.loads(json.dumps(dataclasses.asdict(tiny_run.CONFIG)))
 RUN = {
     "command": "python -m experiments.r1_zero --seed=0 '<b>'",
     "started": "2026-11-25T17:04:49+00:00",
+    "resumed": [
+        {"command": "one", "started": "2026-11-25T18:04:49+00:00", "step": 0},
+        {"command": "two", "started": "2026-11-26T18:04:49+00:00", "step": 1},
+    ],
     "preset": "tiny",
     "versions": {"jax": "0.10.2", "python": "3.11.2"},
     "devices": "1 x cpu",
@@ -156,6 +160,7 @@ def test_the_head_says_which_run_it_is(tmp_path, undrawn):
         ("Mesh", "1 on 1 x cpu"),
         ("Command", "<code>python -m experiments.r1_zero --seed=0 &#39;&lt;b&gt;&#39;</code>"),
         ("Started", "2026-11-25 17:04 UTC"),
+        ("Resumed", "2 times, last from step 1, 2026-11-26 18:04 UTC: two"),
         ("Versions", "jax 0.10.2, python 3.11.2"),
     ):
         assert f"<dt>{label}</dt><dd>{value}</dd>" in head

@@ -171,7 +171,7 @@ def error_of(monkeypatch, capfd, tmp_path):
         (["--made=64", "--base=absent"], "--base=absent: neither embedded, train or random, nor"),
         (
             ["--made=64", "--model.d-model=32"],
-            "the embedded base was made by another recipe (model",
+            "the embedded base was made with --model.d-model=64, not 32: pass --base=train",
         ),
         (["--model.vocab=50"], "tokenizer (embedded) has 108 tokens, but model.vocab is 50"),
         (["--resume", "--config=/absent.json"], "/absent.json"),
