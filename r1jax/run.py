@@ -230,12 +230,9 @@ class Run:
         step, state, note = self._checkpoints.restore(abstract, self._model)
         without = f"without its {' and '.join(note['left_out'])}" if note["left_out"] else ""
         before = _told_in(self.folder) or {}
-        start = self._began | {"step": step}
+        self._resumed = [*before.get("resumed", []), self._began | {"step": step}]
         self._began = {name: before.get(name, value) for name, value in self._began.items()}
-        self._resumed, self._changed = (
-            [*before.get("resumed", []), start],
-            before.get("changed", []),
-        )
+        self._changed = list(before.get("changed", []))
         if told := ", ".join(filter(None, (self._said_changes(), without))):
             self._changed.append(f"from step {step}: {told}")
         self._take(self._opened)
