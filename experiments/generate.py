@@ -28,6 +28,7 @@ that is cut while it thinks has an empty text. experiments.grade reads these.
 
 import dataclasses
 import json
+import math
 import os
 import stat
 import sys
@@ -75,6 +76,10 @@ class GenerateConfig:
     dtype: Literal["stored", "float32", "bfloat16"] = "stored"
 
     def __post_init__(self):
+        hot = f"--temperature must be finite and not negative, got {self.temperature}"
+        check(0 <= self.temperature < math.inf, hot)
+        check(0 < self.top_p <= 1, f"--top-p must lie in (0, 1], got {self.top_p}")
+        check(self.top_k >= 0, f"--top-k must not be negative, got {self.top_k}")
         check(self.max_tokens > 0, f"--max-tokens must be positive, got {self.max_tokens}")
         most = f"--n must lie between 1 and {MOST_REPLIES:,}, got {self.n}"
         check(0 < self.n <= MOST_REPLIES, most)
@@ -315,7 +320,14 @@ def chat(generator: Generator) -> None:
     messages: list[Message] = []
     for turn, line in enumerate(_lines()):
         messages.append({"role": "user", "content": line})
-        asked = Asked(conversation.prompt(messages), f"turn {turn + 1}", str(turn + 1))
+        try:
+            prompt = conversation.prompt(messages)
+        except InputError:  # a template without a place for what was said before
+            messages = messages[-1:]
+            prompt = conversation.prompt(messages)
+            alone = "the model's chat template takes one question: this line is asked alone"
+            print(alone, file=sys.stderr, flush=True)
+        asked = Asked(prompt, f"turn {turn + 1}", str(turn + 1))
         live = None if generator.cfg.json or not generator.first_process else Writer(sys.stdout)
         reading = generator.replies([asked], turn, live)[0]
         messages.append({"role": "assistant", "content": reading.text})

@@ -30,7 +30,7 @@ from r1jax.presets import RUNS
 from r1jax.published import MODELS
 from r1jax.rl.grpo import grpo_step
 from r1jax.rl.hyper import hyper_of, static_of
-from r1jax.rl.loop import abstract_policy, check_mesh
+from r1jax.rl.loop import abstract_policy, check_sizes
 from r1jax.rl.types import abstract_rollout, layout_of, rollout_shardings
 
 COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
@@ -66,7 +66,7 @@ def main(args: list[str]) -> None:
         cfg = dataclasses.replace(cfg, model=model)
     cfg = cli.parse(RunConfig, cfg, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
     mesh = topology_mesh(topology, cfg.mesh)
-    check_mesh(cfg, mesh)
+    check_sizes(cfg, mesh)
     layout = layout_of(cfg, mesh.size)
     rollout = abstract_like(
         abstract_rollout(layout, cfg.rl.questions), rollout_shardings(layout, mesh)

@@ -450,8 +450,8 @@ class RunConfig:
     checkpoint_every: int = 10  # steps
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
     log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
-    #: Every drawn reply, training's and held-out ones, to replies.jsonl: what says whether
-    #: reflection emerged reads it. About 0.5 kB a reply of 90 tokens.
+    #: Writes every reply, of training and held out, to replies.jsonl, which experiments.emergence
+    #: reads; samples.jsonl has a few a step in any case. About 0.5 kB a reply of 90 tokens.
     log_replies: bool = False
     heldout_share: float = 0.125  # of the problems
     grading_workers: int = 1  # processes that check formulas and programs

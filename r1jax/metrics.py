@@ -210,6 +210,18 @@ def moved(metrics: Sequence[Row], name: str, form: str) -> str:
     return " → ".join(found[:1] + found[1:][-1:])
 
 
+_OF_TRAINING = {"length": "length/mean", "reflection": "reflection/fraction"}
+
+
+def measured(metrics: Sequence[Row], what: str) -> tuple[str, str]:
+    """("held-out", the metric) of "length" or "reflection", or where that was never measured
+    ("training", that of the replies trained on)."""
+    heldout = f"heldout/{what}"
+    if first_and_last(metrics, heldout):
+        return "held-out", heldout
+    return "training", _OF_TRAINING[what]
+
+
 def is_correct(sample: Row) -> bool:
     return sample["components"].get("accuracy") == 1
 
@@ -232,14 +244,14 @@ def summary(
         lines.append(f"held-out accuracy   {accuracy}")
     if reward := moved(metrics, "heldout/reward", "{:.2f}"):
         lines.append(f"held-out reward     {reward}")
-    if length := moved(metrics, "length/mean", "{:.0f}"):
-        start, end = first_and_last(metrics, "length/mean") or (0, 0)
+    of, name = measured(metrics, "length")
+    if length := moved(metrics, name, "{:.0f}"):
+        start, end = first_and_last(metrics, name) or (0, 0)
         times = f" ({end / start:.1f}x)" if "→" in length else ""
-        lines.append(f"response length     {length} tokens{times}")
-    fraction = moved(metrics, "reflection/fraction", "{:.1%}")
-    terms = moved(metrics, "reflection/per_response", "{:.2g}")
-    if fraction and terms:
-        lines.append(f"replies reflecting  {fraction} ({terms} terms a reply)")
+        lines.append(f"{f'{of} length':20}{length} tokens{times}")
+    of, name = measured(metrics, "reflection")
+    if fraction := moved(metrics, name, "{:.1%}"):
+        lines.append(f"{f'{of} reflecting':20}{fraction} of replies")
     if not thoughts:
         pass
     elif aha := first_reflective(samples):

@@ -94,6 +94,10 @@ def open_model(name: str | Path) -> OnDisk:
     else:
         path, base = Path(name), str(name)
     check(path.is_dir(), f"{name}: no such directory, and not a Hub id (org/name)")
+    check(
+        (path / "config.json").is_file(),
+        f"{name}: neither a run's folder nor a Hugging Face directory: it has no config.json",
+    )
     values = read_object(path / "config.json") or {}
     if not isinstance(values.get("model"), dict):
         config = hub.read_config(path)

@@ -307,8 +307,8 @@ def test_base_from_a_run_of_another_model(error_in, finished):
     "flag, message",
     [
         ("--reward.models=safe=/absent:1", "--reward.models=safe=/absent: /absent/config.json: No"),
-        ("--sampling.max-prompt=8", "more than SamplingConfig.max_prompt=8 tokens; the longest"),
-        ("--sampling.max-tokens=60", "max_prompt + max_tokens = 72 exceeds ModelConfig.context=32"),
+        ("--sampling.max-prompt=8", "more than --sampling.max-prompt=8 tokens; the longest"),
+        ("--sampling.max-tokens=60", "--sampling.max-tokens=60 together exceed --model.context=32"),
     ],
 )
 def test_too_long(error_in, flag, message):

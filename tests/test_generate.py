@@ -136,6 +136,20 @@ def test_a_chat_goes_on_until_the_end_of_input(run, chatty, monkeypatch):
     assert out[7:-9].strip() == first["thinking"]
 
 
+def test_a_model_that_takes_one_question_is_asked_each_line_alone(
+    run, chatty, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(chatty, tmp_path / "hf")
+    (copy / "chat_template.jinja").write_text(
+        "{% if messages | length != 1 %}{{ raise_exception('one question') }}{% endif %}"
+        "{{ bos_token }}{{ messages[0].content }}\n"
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Who is Tim?\nAnd Lily?"))
+    out, said = run("--chat", "--json", "--max-tokens=9", model=copy)
+    assert [row["prompt"] for row in rows(out)] == ["<s>Who is Tim?\n", "<s>And Lily?\n"]
+    assert said.count("takes one question: this line is asked alone") == 1
+
+
 def test_thinking_is_apart_however_it_comes_in():
     words = Tokenizer.words(["<pad>", "<eos>", "<think>", "</think>", "so", "hm", "then", "yes"])
     ids = words.encode("<think> so hm </think> then yes <eos>")
@@ -180,10 +194,13 @@ def changed(folder, tmp_path, **fields):
         (["--max-tokens=0"], "--max-tokens must be positive, got 0"),
         (["--n=0"], "--n must lie between 1 and 1,048,576, got 0"),
         (["--n=99999999"], "--n must lie between 1 and 1,048,576, got 99999999"),
+        (["--temperature=-1"], "--temperature must be finite and not negative, got -1.0"),
+        (["--top-p=0"], "--top-p must lie in (0, 1], got 0.0"),
+        (["--top-k=-1"], "--top-k must not be negative, got -1"),
         (["--n=2", "--chat"], "--chat goes on from one reply: leave out --n"),
         (["--conversation=chat", "--prompt=a"], "no chat_template"),
         (["--data=gsn8k=x.jsonl"], "no task is called 'gsn8k' (did you mean gsm8k?)"),
-        (["--top-p=2"], "SamplingConfig.top_p must lie in (0, 1], got 2.0"),
+        (["--top-p=2"], "--top-p must lie in (0, 1], got 2.0"),
         (["--prompts=/absent.txt"], "/absent.txt"),
         (["--model=/absent"], "/absent: no such directory"),
         (["--mesh=8x4"], "--mesh=8x4 needs 32 devices"),

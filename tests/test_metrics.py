@@ -153,6 +153,16 @@ def test_summary_says_what_became_of_the_run():
         assert part in text
 
 
+def test_summary_tells_whose_length_and_reflection_it_is():
+    """Of the replies that the accuracy is of, where they were measured."""
+    trained = {"step": 0, "length/mean": 25.0, "reflection/fraction": 0.5}
+    assert [line.split()[0] for line in summary([trained], [])[:2]] == ["training"] * 2
+    row = trained | {"heldout/length": 30.0, "heldout/reflection": 0.25}
+    length, reflecting = summary([row, row | {"heldout/length": 60.0}], [])[:2]
+    assert length == "held-out length     30 → 60 tokens (2.0x)"
+    assert reflecting == "held-out reflecting 25.0% → 25.0% of replies"
+
+
 def test_summary_of_one_step_compares_nothing_with_itself():
     """Its replies were drawn once, but for the held-out ones at its end."""
     rows = [{"heldout/accuracy": 0.18, "length/mean": 25.0}, {"heldout/accuracy": 0.64}]

@@ -21,7 +21,7 @@ from r1jax.analysis.reflection import REFLECTIVE_TERMS, TERM_PATTERN, has_though
 from r1jax.analysis.replies import before_during_after, early_middle_late
 from r1jax.checks import check
 from r1jax.files import write_whole
-from r1jax.metrics import Row, first_and_last, first_reflective, is_correct, read_jsonl
+from r1jax.metrics import Row, first_and_last, first_reflective, is_correct, measured, read_jsonl
 
 Images = dict[str, tuple[str, str]]  # by figure: data URLs of its wide and narrow layouts
 
@@ -99,16 +99,18 @@ def _subtitle(metrics: Sequence[Row]) -> str:
 
 def _tiles(metrics: Sequence[Row], thoughts: bool) -> list[dict[str, str]]:
     """The headline numbers: each metric's first and last value."""
+    of, length = measured(metrics, "length")
     shown = [
         ("Held-out accuracy", "heldout/accuracy", "{:.1%}"),
         ("Held-out accuracy, greedy", "heldout/greedy", "{:.1%}"),
-        ("Response length, tokens", "length/mean", "{:.0f}"),
+        (f"{of.capitalize()} length, tokens", length, "{:.0f}"),
     ]
     if thoughts:
+        of, reflection = measured(metrics, "reflection")
         shown += [
-            ("Replies that reflect", "reflection/fraction", "{:.1%}"),
-            ("Reflective terms a reply", "reflection/per_response", "{:.2f}"),
-            ("Terms per 1,000 tokens", "reflection/per_1k_tokens", "{:.1f}"),
+            (f"{of.capitalize()} replies that reflect", reflection, "{:.1%}"),
+            ("Training: terms a reply", "reflection/per_response", "{:.2f}"),
+            ("Training: terms per 1,000 tokens", "reflection/per_1k_tokens", "{:.1f}"),
         ]
     else:
         shown.append(("Held-out reward", "heldout/reward", "{:.2f}"))
@@ -119,7 +121,7 @@ def _tiles(metrics: Sequence[Row], thoughts: bool) -> list[dict[str, str]]:
             tiles.append({"label": label, "value": "—", "change": "not measured"})
             continue
         start, end = (form.format(value) for value in ends)
-        ratio = f"×{ends[1] / ends[0]:.1f}" if name == "length/mean" and ends[0] else ""
+        ratio = f"×{ends[1] / ends[0]:.1f}" if name == length and ends[0] else ""
         tiles.append({"label": label, "value": f"{start} → {end}", "change": ratio})
     return tiles
 

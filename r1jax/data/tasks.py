@@ -134,7 +134,7 @@ def fit_prompts(task: Task, limit: int, policy: Long) -> tuple[Task, str]:
     worst = max(long, key=lambda problem: lengths[id(problem)])
     tokens = lengths[id(worst)]
     said = (
-        f"{len(long):,} of {len(problems):,} prompts have more than SamplingConfig.max_prompt="
+        f"{len(long):,} of {len(problems):,} prompts have more than --sampling.max-prompt="
         f"{limit:,} tokens; the longest, of problem {worst.id}, has {tokens:,}"
     )
     advice = f"--sampling.max-prompt={tokens} takes all, --long-prompts=drop leaves them out"

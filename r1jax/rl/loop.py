@@ -117,8 +117,15 @@ def require(grader: Grader, task: Task, say: Callable[[str], None]) -> None:
     processes.gather(ready)
 
 
-def check_mesh(cfg: RunConfig, mesh: Mesh) -> None:
-    """Raises InputError if the run's experts do not divide over the mesh."""
+def check_sizes(cfg: RunConfig, mesh: Mesh) -> None:
+    """Raises InputError if replies do not fit the model, or its experts do not divide over the
+    mesh."""
+    prompt, reply, context = cfg.sampling.max_prompt, cfg.sampling.max_tokens, cfg.model.context
+    check(
+        prompt + reply <= context,
+        f"--sampling.max-prompt={prompt} and --sampling.max-tokens={reply} together exceed "
+        f"--model.context={context}",
+    )
     over, router = mesh.shape[sharding.EXPERT], cfg.model.router
     check(
         router is None or router.experts % over == 0,
@@ -276,7 +283,7 @@ def train(
     Returns the run, ended or stopped by a signal. Raises InputError as Run does, and if every
     grader of a step failed.
     """
-    check_mesh(cfg, mesh)
+    check_sizes(cfg, mesh)
     task, left_out = fit_prompts(task, cfg.sampling.max_prompt, cfg.long_prompts)
     if left_out:
         say(left_out)

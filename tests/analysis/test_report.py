@@ -214,7 +214,7 @@ def test_a_run_of_one_step_without_evaluations_or_replies(tmp_path, undrawn):
     page = write_report(write_run(tmp_path, [STEP])).read_text()
     assert "not measured" in page and "No replies were logged" in page
     assert "No held-out problem was asked at two steps yet" in page
-    assert "of the 0 replies logged, no correct one contains a reflective term" in page
+    assert "of the 0 replies in samples.jsonl, no correct one contains a reflective term" in page
 
 
 def test_reflecting_before_any_update_is_said(tmp_path, undrawn):

@@ -131,7 +131,7 @@ def test_long_prompts_are_counted_and_the_longest_named():
     for policy in ("stop", "drop"):
         fits = fit_prompts(task, limit + 6, policy)
         assert fits[0] is task
-    said = rf"2 of 6 prompts have more than SamplingConfig.max_prompt={limit} tokens; the longest, "
+    said = rf"2 of 6 prompts have more than --sampling.max-prompt={limit} tokens; the longest, "
     longest = rf"of problem 9, has {limit + 6}"
     with pytest.raises(InputError, match=f"{said}{longest}: --sampling.max-prompt={limit + 6} "):
         fit_prompts(task, limit, "stop")
