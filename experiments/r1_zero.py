@@ -41,8 +41,8 @@ from r1jax.checks import check
 from r1jax.config import RunConfig, tiers_of
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
-from r1jax.model.params import Weights, weight_specs
-from r1jax.models import first_weights, from_model, with_vocab
+from r1jax.model.params import Weights
+from r1jax.models import first_weights, from_model, size, with_vocab
 from r1jax.presets import RUNS, tiny_base
 from r1jax.rl.loop import train
 
@@ -92,8 +92,8 @@ def reinforce(cfg: RunConfig, preset: str = "") -> None:
     cfg = with_vocab(cfg, task.tokenizer.vocab_size)
     mesh = sharding.make_mesh(cfg.mesh)
     print(
-        f"R1-Zero: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
-        f"{cfg.data or cfg.task} ({len(task.train):,} problems, {len(task.heldout):,} held out), "
+        f"R1-Zero: {size(cfg.model)}; {cfg.data or cfg.task} ({len(task.train):,} problems, "
+        f"{len(task.heldout):,} held out), "
         f"mesh {cfg.mesh}, {cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
     )
     if warning := tiers_unread(cfg):

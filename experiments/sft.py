@@ -13,7 +13,6 @@ TensorBoard events and checkpoints in --out; --export also writes the result as 
 directory, as experiments.export does later.
 """
 
-import dataclasses
 from pathlib import Path
 
 from experiments import cli
@@ -24,8 +23,7 @@ from r1jax.config import SFTConfig
 from r1jax.config_file import load_config
 from r1jax.data.documents import read_documents
 from r1jax.metrics import first_and_last, read_jsonl
-from r1jax.model.params import weight_specs
-from r1jax.models import began_from, first_weights, open_model
+from r1jax.models import began_from, first_weights, open_model, size, to_train
 from r1jax.published import tiny
 from r1jax.sft import train
 
@@ -47,10 +45,8 @@ def starting_config(args: list[str]) -> SFTConfig:
         return SFTConfig(model=tiny(), base="DIR", tokenizer="")
     check(folder is not None, "--model=DIR is needed")
     source = open_model(folder or "")
-    # Small updates would be lost in bfloat16 parameters.
-    model = dataclasses.replace(source.config, param_dtype="float32")
     return SFTConfig(
-        model=model,
+        model=to_train(source.config),
         base=source.base,
         tokenizer=source.files,
         conversation=source.conversation_name,
@@ -72,10 +68,7 @@ def main(args: list[str]) -> None:
     conversation = open_model(cfg.base).conversation(cfg.conversation)
     documents = read_documents(cfg, conversation)
     mesh = sharding.make_mesh(cfg.mesh)
-    print(
-        f"SFT: {sharding.count(weight_specs(cfg.model).params):,} parameters, "
-        f"{len(documents):,} documents, mesh {cfg.mesh}"
-    )
+    print(f"SFT: {size(cfg.model)}; {len(documents):,} documents, mesh {cfg.mesh}")
     run = train(
         cfg,
         documents,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import jax
 from jax.sharding import Mesh
 
-from r1jax import checkpoint, hub
+from r1jax import checkpoint, hub, sharding
 from r1jax.architecture import ModelConfig, run_as
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
 from r1jax.checks import check
@@ -19,7 +19,7 @@ from r1jax.config_file import fields_of, from_values, load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
-from r1jax.model.params import Weights
+from r1jax.model.params import Weights, weight_specs
 from r1jax.optim import random_weights
 from r1jax.presets import tiny_base
 from r1jax.published import tiny
@@ -40,6 +40,30 @@ class _Trained(Protocol):
 Trained = TypeVar("Trained", bound=_Trained)
 
 UNROLLED = 8  # layers, at most, that are compiled one by one where a preset says so
+LARGE = 100_000_000  # parameters, from which on training is to save memory
+
+
+def to_train(model: ModelConfig) -> ModelConfig:
+    """`model`, run as it is best trained: with float32 parameters, since small updates are lost in
+    bfloat16 ones, and if it is large computing in bfloat16, keeping no activations within a layer,
+    and few logits at a time."""
+    # A loop over few layers costs more than their code takes to compile.
+    scan = model.scan_layers or model.layers > UNROLLED
+    model = dataclasses.replace(model, param_dtype="float32", scan_layers=scan)
+    if sharding.count(weight_specs(model).params) < LARGE:
+        return model
+    return dataclasses.replace(model, dtype="bfloat16", remat="full", logits_chunk=128)
+
+
+def size(model: ModelConfig) -> str:
+    """How many parameters it has, and what it does to save memory."""
+    saves = {
+        f"computing in {model.dtype}": model.dtype != model.param_dtype,
+        f"rematerialisation {model.remat}": model.remat != "none",
+        f"logits of {model.logits_chunk} positions at a time": model.logits_chunk > 0,
+    }
+    count = f"{sharding.count(weight_specs(model).params):,} parameters"
+    return ", ".join([count, *(said for said, does in saves.items() if does)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,23 +144,21 @@ def began_from(base: str, name: str) -> bool:
 def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
     """`cfg`, from the weights, the model and the tokenizer of a directory on disk or of the Hub.
 
-    How the model runs stays as cfg says, but for the type that it computes in, and deep models are
-    scanned. Raises InputError if cfg is that of a run to be resumed, which began from another.
+    How the model runs stays as cfg says, but for the type that it computes in, and what `to_train`
+    does. Raises InputError if cfg is that of a run to be resumed, which began from another.
     """
     again = resumes and cfg.base not in ("embedded", "train", "random")
     check(
         not again or began_from(cfg.base, folder),
         f"--model={folder}: the run to be resumed began from {cfg.base}",
     )
-    source = open_model(cfg.base if again else folder)
-    # A loop over few layers costs more than their code takes to compile.
-    scan = cfg.model.scan_layers or source.config.layers > UNROLLED
-    model = dataclasses.replace(
-        run_as(source.config, cfg.model), scan_layers=scan, dtype=source.config.dtype
-    )
+    if again:
+        return cfg
+    source = open_model(folder)
+    model = dataclasses.replace(run_as(source.config, cfg.model), dtype=source.config.dtype)
     asks = source.conversation_name if cfg.conversation == "auto" else cfg.conversation
     return dataclasses.replace(
-        cfg, model=model, base=source.base, tokenizer=source.files, conversation=asks
+        cfg, model=to_train(model), base=source.base, tokenizer=source.files, conversation=asks
     )
 
 

@@ -25,7 +25,7 @@ from r1jax.data.problems import Problem
 from r1jax.data.tasks import make_task
 from r1jax.given import Reward, Row
 from r1jax.model.params import Weights, weight_specs
-from r1jax.models import OnDisk, from_model, with_vocab
+from r1jax.models import OnDisk, from_model, to_train, with_vocab
 from r1jax.models import open_model as open_on_disk
 from r1jax.presets import RUNS
 from r1jax.rewards.components import in_chat
@@ -218,7 +218,7 @@ def train_sft(
     check(len(examples) > 0, "examples: there is nothing to train on")
     cfg = SFTConfig(
         # Small updates would be lost in bfloat16 parameters.
-        model=dataclasses.replace(opened.config, param_dtype="float32"),
+        model=to_train(opened.config),
         base=opened.base,
         tokenizer=opened.source.files,
         conversation=opened.asks,

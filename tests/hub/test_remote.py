@@ -1,6 +1,7 @@
 """Models by their ids on the Hub: a server on this machine speaks the routes that the library asks
 for; nothing else is asked."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -213,8 +214,10 @@ def test_a_run_goes_on_from_the_commit_that_it_began_from(server, tmp_path):
     server.heads["tiny/qwen2"] = LATER
     assert open_model("tiny/qwen2").base == f"tiny/qwen2@{LATER}"
     resume = ["--resume", f"--out={tmp_path}"]
+    computes = dataclasses.replace(cfg.model, dtype="bfloat16", remat="dots")  # by flags, at first
     for same in ("tiny/qwen2", cfg.base):
-        assert from_model(cfg, same, resumes=True) == cfg
+        for run in (cfg, dataclasses.replace(cfg, model=computes)):
+            assert from_model(run, same, resumes=True) == run
         assert sft.starting_config([f"--model={same}", *resume]) == load_config(
             type(begun), tmp_path / "config.json"
         )
