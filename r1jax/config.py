@@ -138,8 +138,8 @@ class RLConfig:
     #: 0.2.
     value_clip: float | None = None
     critic_lr: float | None = None  # of ppo's critic; None: five times optim.lr
-    #: DAPO's dynamic sampling: draw up to this many rollouts a step until enough groups are mixed
-    #: (neither all right nor all wrong). 1: off.
+    #: DAPO's dynamic sampling: draw up to this many times a step, each time for as many questions
+    #: as mixed groups (neither all right nor all wrong) are missing. 1: off.
     max_draws: int = 1
     #: DAPO's overlong shaping: a penalty sets in this many tokens before max_tokens. 0: off.
     overlong_buffer: int = 0

@@ -150,7 +150,7 @@ def dapo(run: RunConfig) -> RunConfig:
         clip_low=None,
         clip_high=None,
         kl_coef=None,
-        max_draws=4,
+        max_draws=12,
         overlong_buffer=run.sampling.max_tokens // 5,
     )
     return dataclasses.replace(run, rl=rl)

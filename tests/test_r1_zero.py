@@ -243,6 +243,22 @@ def test_dynamic_sampling_puts_mixed_groups_first_and_stops_when_there_are_enoug
     assert seen >= can_happen
 
 
+def test_dynamic_sampling_draws_what_is_missing(config):
+    """Never a mixed group more than is trained on."""
+    weights, asked = tiny_run.weights(), []
+    several = trainer(config, max_draws=4, questions=4, group=4)
+    for step in range(8):
+        drawn, _, position = several.rollout(weights, step, 0)
+        left, at, draws = 4, 0, 0
+        while left and draws < 4:  # one by one, as each question's replies depend on its number
+            alone = trainer(config, questions=left, group=4)
+            left -= sum(map(is_mixed, groups(alone.rollout(weights, step, at)[0], 4)))
+            at, draws = at + alone.cfg.rl.questions, draws + 1
+        assert position == at and sum(map(is_mixed, groups(drawn, 4))) == 4 - left
+        asked.append(position)
+    assert min(asked) < 16 and len(set(asked)) > 1
+
+
 def test_overlong_shaping_takes_from_the_reward_what_a_reply_is_too_long(config):
     """Half of it: DAPO's right and wrong are 2 apart, these 1."""
     shaped, _, _ = trainer(config, overlong_buffer=8).rollout(tiny_run.weights(), 0, 0)

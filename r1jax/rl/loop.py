@@ -210,19 +210,20 @@ class Trainer:
     ) -> tuple[list[Sample], dict[str, float], int]:
         """(samples, seconds and how the engine was used, next position in the data) of one step.
 
-        With rl.max_draws > 1, mixed groups come first, and it draws again while they are too few
-        (dynamic sampling; DAPO, arXiv 2503.14476, section 3.2). All processes have the same grades
-        here, so they decide alike.
+        With rl.max_draws > 1, as many questions more are asked as mixed groups are missing, again
+        and again (dynamic sampling; DAPO, arXiv 2503.14476, section 3.2, draws whole batches); what
+        is missing in the end other groups fill. All processes have the same grades here, so they
+        decide alike.
         """
         rl = self.cfg.rl
         key = jax.random.fold_in(jax.random.fold_in(self.key, TRAINING), step)
         groups: list[list[Sample]] = []
         seconds = {"time/rollout": 0.0, "time/reward": 0.0}
-        again, before = rl.max_draws > 1, self.engine.stats
+        again, before, missing = rl.max_draws > 1, self.engine.stats, rl.questions
         with self.engine.loaded(weights) if again else contextlib.nullcontext():
             for _ in range(rl.max_draws):
-                asked = [(i, self.questions[i]) for i in range(position, position + rl.questions)]
-                position += rl.questions
+                asked = [(i, self.questions[i]) for i in range(position, position + missing)]
+                position += missing
                 ask = draw(
                     self.engine, self.grader, self.task, weights, asked, rl.group, key,
                     routing=rl.routing_replay,
@@ -230,7 +231,8 @@ class Trainer:
                 drawn, took = ask()
                 seconds = {name: seconds[name] + took[name] for name in seconds}
                 groups += [drawn[i : i + rl.group] for i in range(0, len(drawn), rl.group)]
-                if sum(map(mixed, groups)) >= rl.questions:
+                missing = rl.questions - sum(map(mixed, groups))
+                if missing == 0:
                     break
         if again:
             groups.sort(key=lambda group: not mixed(group))
