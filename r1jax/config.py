@@ -458,6 +458,9 @@ class RunConfig:
     i_know_that_model_code_runs_unsandboxed: bool = False  # where the host cannot isolate
     sandbox_numpy: bool = False  # sandboxed programs may import NumPy
     sampling: SamplingConfig = SamplingConfig()
+    #: NAME=BIAS,...: added to the logits of a token of this text, or of all `reflective` ones,
+    #: where replies are drawn, trained on and evaluated; -1e9 bans them (`rl/biases.py`).
+    logit_bias: str = ""
     rl: RLConfig = RLConfig()
     reward: RewardConfig = RewardConfig()
     optim: OptimConfig = OptimConfig()

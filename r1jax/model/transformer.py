@@ -9,6 +9,7 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from r1jax.architecture import ModelConfig
@@ -165,14 +166,17 @@ def log_probs(
     cfg: ModelConfig,
     temperature: jax.Array | float = 1.0,
     norm: jax.Array | None = None,
+    bias_V: jax.Array | np.ndarray | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target, and the entropy it was drawn from, both [B, T] in nats.
 
-    The distribution is softmax(logits / temperature) over the whole vocabulary.
+    The distribution is softmax((logits + bias) / temperature) over the whole vocabulary.
     """
 
     def chunk(hidden, targets):
-        logp = jax.nn.log_softmax(unembed(params, hidden, cfg, norm) / temperature)
+        logits = unembed(params, hidden, cfg, norm)
+        logits = logits if bias_V is None else logits + bias_V[None, None]
+        logp = jax.nn.log_softmax(logits / temperature)
         entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
         return jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0], entropy
 

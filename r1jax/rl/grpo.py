@@ -28,6 +28,7 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from r1jax import masked, optim
 from r1jax.architecture import ModelConfig
@@ -103,7 +104,13 @@ def _bounded(log_ratio: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.clip(log_ratio, -BOUND, BOUND), jnp.abs(log_ratio) > BOUND
 
 
-def row_log_probs(weights: Weights, rows: Rows, model: ModelConfig, temperature: Scalar):
+def row_log_probs(
+    weights: Weights,
+    rows: Rows,
+    model: ModelConfig,
+    temperature: Scalar,
+    bias_V: jax.Array | np.ndarray | None = None,
+):
     """Log-prob of each token given those before it in its segment, and the entropy it was drawn
     from, [B, T] (without meaning for a segment's first), and the routing statistics."""
     experts_BTLK = rows.experts_BTLK
@@ -119,7 +126,7 @@ def row_log_probs(weights: Weights, rows: Rows, model: ModelConfig, temperature:
         experts_BTLK=experts_BTLK,
     )
     hidden_BTD, targets_BT = out.hidden_BTD[:, :-1], rows.tokens_BT[:, 1:]
-    scored = log_probs(weights.params, hidden_BTD, targets_BT, model, temperature)
+    scored = log_probs(weights.params, hidden_BTD, targets_BT, model, temperature, bias_V=bias_V)
     logp_BT, entropy_BT = (jnp.pad(a, ((0, 0), (1, 0))) for a in scored)
     return logp_BT, entropy_BT, out.stats
 
@@ -152,11 +159,12 @@ def grpo_loss(
 
     weight_N: of each token of a reply. Returns (loss, (sums, load_LE)).
     """
-    logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, hyper.temperature)
+    policy = hyper.temperature, hyper.bias_V
+    logp_BT, entropy_BT, stats = row_log_probs(weights, rows, model, *policy)
     ref_logp_BT = None
     if reference is not None:
         own = rows.replace(experts_BTLK=None)  # another model's choices would make it another one
-        ref_logp_BT, _, _ = row_log_probs(reference, own, model, hyper.temperature)
+        ref_logp_BT, _, _ = row_log_probs(reference, own, model, *policy)
         ref_logp_BT = jax.lax.stop_gradient(ref_logp_BT)
     mask, sampled_BT = rows.reply_BT, rows.old_logp_BT
     token = Token(
@@ -289,7 +297,7 @@ def _before(
     """What is known before anything is updated."""
 
     def log_probs_of(rows: Rows) -> jax.Array:
-        return row_log_probs(state.train.weights, rows, model, hyper.temperature)[0]
+        return row_log_probs(state.train.weights, rows, model, hyper.temperature, hyper.bias_V)[0]
 
     worth_N = rule.advantages(rollout.reward_PG, rollout.graded_PG).reshape(-1)
     known = Known(advantage=worth_N[rollout.rows.sample_BT])

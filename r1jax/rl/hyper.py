@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import numpy as np
 
 from r1jax.config import RunConfig
 from r1jax.rl.algorithms import CriticSettings, critic_settings, settings
@@ -27,16 +28,18 @@ class Hyper(flax.struct.PyTreeNode):
     reference_every: Scalar  # updates
     temperature: Scalar  # of the sampler, whose distribution is what is trained
     budget: Scalar  # tokens that a reply may have
+    bias_V: jax.Array | np.ndarray | None = None  # added to logits (`rl/biases.py`)
     critic: CriticSettings | None = None  # of an algorithm that has one
 
 
-def hyper_of(cfg: RunConfig) -> Hyper:
+def hyper_of(cfg: RunConfig, bias_V: np.ndarray | None = None) -> Hyper:
     return Hyper(
         lr=cfg.optim.lr,
         **settings(cfg.rl)._asdict(),
         reference_every=cfg.rl.reference_every,
         temperature=cfg.sampling.temperature,
         budget=cfg.sampling.max_tokens,
+        bias_V=bias_V,
         critic=critic_settings(cfg.rl, cfg.optim.lr),
     )
 

@@ -33,15 +33,17 @@ from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
 from r1jax.rewards.sandbox import Limits
 from r1jax.rl.algorithms import ALGORITHMS, settings
+from r1jax.rl.biases import bias_vector, biases_of
 from r1jax.rl.critic import critic_of
 from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.failures import Failures, check_graders
 from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
-from r1jax.rl.hyper import hyper_of, static_of
+from r1jax.rl.hyper import Hyper, hyper_of, static_of
 from r1jax.rl.rollout import Sample, by_source, draw, sample_metrics
 from r1jax.rl.types import Rollout, fill, layout_of, make_rollout, rollout_shardings
 from r1jax.run import Run
 from r1jax.sampling.engine import Engine
+from r1jax.sampling.requests import MOST_BIASES
 
 # What `grpo_step` reports of one update, and so is absent from the last line.
 UPDATE_KEYS = (
@@ -137,7 +139,7 @@ def check_sizes(cfg: RunConfig, mesh: Mesh) -> None:
 # What is asked of a policy and how its replies are drawn and paid: of a run at its last step, the
 # values that stand there are of these.
 EVALUATED = ("task", "tiers", "data", "bad_rows", "long_prompts", "conversation", "tokenizer",
-             "heldout_share", "seed", "sampling", "reward")  # fmt: skip
+             "heldout_share", "seed", "sampling", "logit_bias", "reward")  # fmt: skip
 
 
 def check_goes_on(run: Run) -> None:
@@ -158,12 +160,18 @@ class Trainer:
     def __init__(self, cfg: RunConfig, task: Task, mesh: Mesh, grader: Grader):
         self.cfg, self.task, self.mesh, self.grader = cfg, task, mesh, grader
         stop, routing = sorted(task.tokenizer.end_ids), cfg.rl.routing_replay
-        self.engine = Engine(cfg.model, cfg.sampling, mesh, stop, routing=routing)
+        verdicts = task.conversation.form == "embedded"
+        self.biases = biases_of(cfg.logit_bias, task.tokenizer, verdicts)
+        most = max(MOST_BIASES, len(self.biases))
+        self.engine = Engine(cfg.model, cfg.sampling, mesh, stop, biases=most, routing=routing)
         # All of them in every process: a rollout is of the whole mesh.
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
         self.layout = layout_of(cfg, mesh.size)
-        self.step_fn = functools.partial(grpo_step, hyper=hyper_of(cfg), **static_of(cfg))
+        self.step_fn = functools.partial(grpo_step, hyper=self._hyper(), **static_of(cfg))
+
+    def _hyper(self) -> Hyper:
+        return hyper_of(self.cfg, bias_vector(self.biases, self.cfg.model.vocab))
 
     def evaluate_if_due(self, weights: Weights, step: int) -> tuple[dict[str, float | None], Shown]:
         """Held-out metrics and replies: many at the first and the last step, fewer at the others
@@ -184,7 +192,9 @@ class Trainer:
         group = -(-count // len(heldout))
         asked, tracked = evenly(len(heldout), count), evenly(len(heldout), TRACKED)
         key = jax.random.fold_in(jax.random.fold_in(self.key, EVALUATION), step)
-        ask = functools.partial(draw, self.engine, self.grader, self.task, weights, key=key)
+        ask = functools.partial(
+            draw, self.engine, self.grader, self.task, weights, key=key, bias=self.biases
+        )
         once = list(dict.fromkeys((*asked, *tracked)))
         with self.engine.loaded(weights):
             # The first are graded while the second are drawn.
@@ -226,7 +236,7 @@ class Trainer:
                 position += missing
                 ask = draw(
                     self.engine, self.grader, self.task, weights, asked, rl.group, key,
-                    routing=rl.routing_replay,
+                    bias=self.biases, routing=rl.routing_replay,
                 )  # fmt: skip
                 drawn, took = ask()
                 seconds = {name: seconds[name] + took[name] for name in seconds}

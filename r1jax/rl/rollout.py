@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import jax
@@ -77,6 +77,7 @@ class Sample:
         }
 
 
+NO_BIAS: Mapping[int, float] = {}
 Drawn = tuple[list[Sample], dict[str, float]]  # graded replies, and seconds by what they went on
 
 
@@ -89,6 +90,7 @@ def draw(
     group: int,
     key: jax.Array,
     temperature: float | None = None,
+    bias: Mapping[int, float] = NO_BIAS,
     routing: bool = False,
 ) -> Callable[[], Drawn]:
     """Draws `group` replies to each (question number, problem). Returns while they are graded; the
@@ -96,14 +98,14 @@ def draw(
     waiting took.
 
     A question's number is where its randomness comes from: its place in the endless stream of
-    training problems, or among the held-out ones. temperature: None is the engine's. routing:
-    replies say which experts their tokens went to. Every process must call this, and its result, in
-    the same order.
+    training problems, or among the held-out ones. temperature: None is the engine's. bias: added to
+    the logits of these tokens. routing: replies say which experts their tokens went to. Every
+    process must call this, and its result, in the same order.
     """
     started = time.perf_counter()
     prompts = {number: task.prompt(problem) for number, problem in questions}
     wanted = [(q, problem, i) for q, problem in questions for i in range(group)]
-    how: dict[str, Any] = {"temperature": temperature, "routing": routing}
+    how: dict[str, Any] = {"temperature": temperature, "bias": bias, "routing": routing}
     requests = [Request(prompts[q], q, i, **how) for q, _, i in wanted]
     completions, _ = engine.generate(weights, requests, key)
     drawn = time.perf_counter()

@@ -47,7 +47,7 @@ from r1jax.model.transformer import forward
 from r1jax.optim import new_state
 from r1jax.presets import RUNS
 from r1jax.rl.algorithms import ALGORITHMS
-from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
+from r1jax.rl.grpo import PolicyState, grpo_step, reference_of, row_log_probs
 from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.loop import policy_shardings
 from r1jax.rl.types import Rows
@@ -249,6 +249,33 @@ def test_lengths_and_hyperparameters_compile_nothing():
     after, _ = step(policy(), packed(short, other), other)
     assert grpo_step._cache_size() == compiled
     assert np.any(before.train.weights.params.embed_VD != after.train.weights.params.embed_VD)
+
+
+def test_biases_are_those_of_the_policy_and_compile_once():
+    """Log-probs, entropy and gradient are of the distribution after them, as the sampler's are; a
+    token that is banned never is in a reply."""
+    bias_V = np.zeros(small.CONFIG.vocab, np.float32)
+    bias_V[[1, 5]] = 2.0, -3.0
+    rows = jax.tree.map(lambda a: a[0, 0], packed(drawn()).rows)
+    weights, model = small.weights(), small.CONFIG
+    logits_BTV, _ = small.plain_logits(weights, rows.tokens_BT, segments_BT=rows.segments_BT)
+    scaled_BTV = (np.float64(logits_BTV)[:, :-1] + bias_V) / 0.7
+    logp_BTV = scaled_BTV - np.log(np.exp(scaled_BTV).sum(-1, keepdims=True))
+    want = np.take_along_axis(logp_BTV, np.asarray(rows.tokens_BT)[:, 1:, None], -1)[..., 0]
+    logp_BT, entropy_BT, _ = row_log_probs(weights, rows, model, 0.7, bias_V)
+    np.testing.assert_allclose(logp_BT[:, 1:], want, rtol=1e-4, atol=1e-5)
+    entropy = -np.sum(np.exp(logp_BTV) * logp_BTV, -1)
+    np.testing.assert_allclose(entropy_BT[:, 1:], entropy, rtol=1e-4, atol=1e-5)
+
+    held = {t for c in drawn().completions for t in c.tokens.tolist()}
+    banned_V = np.zeros_like(bias_V)
+    banned_V[[t for t in range(len(bias_V)) if t not in held]] = -1e9
+    one, metrics = step(policy(), packed(drawn()), bias_V=bias_V)
+    compiled = grpo_step._cache_size()
+    other, banned = step(policy(), packed(drawn()), bias_V=banned_V)
+    assert grpo_step._cache_size() == compiled
+    assert all(np.isfinite(float(v)) for told in (metrics, banned) for v in told.values())
+    assert np.any(one.train.weights.params.embed_VD != other.train.weights.params.embed_VD)
 
 
 def test_settings_of_a_critic_compile_nothing_either():
