@@ -36,8 +36,7 @@ def reflective_tokens(tokenizer: Tokenizer, verdicts: bool, where: str) -> dict[
             found.setdefault(term, []).append(token)
     check(
         bool(found),
-        f"{where}: no token of its vocabulary holds a reflective term ({', '.join(terms)}), so "
-        "there is nothing to ban: leave out ban, placebo and ban_wait by --conditions",
+        f"{where}: no token of its vocabulary holds a reflective term ({', '.join(terms)})",
     )
     return found
 

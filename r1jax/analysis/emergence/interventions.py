@@ -149,7 +149,11 @@ def words_of(
     forced |= {"neutral": neutral} if neutral else {}
     by_term: dict[str, list[int]] = {}
     if {BAN, BAN_WAIT, PLACEBO} & set(names):
-        by_term = bans.reflective_tokens(tokenizer, embedded, where)
+        try:
+            by_term = bans.reflective_tokens(tokenizer, embedded, where)
+        except InputError as error:
+            without = "leave out ban, placebo and ban_wait by --conditions"
+            raise InputError(f"{error}, so there is nothing to ban: {without}") from None
         check(
             BAN_WAIT not in names or "wait" in by_term,
             f'{where}: no token of its vocabulary holds "wait": leave out ban_wait by --conditions',
