@@ -66,8 +66,9 @@ def test_the_lines_of_the_readme(tmp_path, monkeypatch, capsys):
     names: dict = {"__name__": "__main__"}
     exec(compile(lines, "README.md", "exec"), names)
     said = capsys.readouterr().out
-    assert "4 updates of 2 rows: " in said and "correct'" in said
-    assert len(names["replies"]) == 6 and names["replies"][0].startswith("<think>")
+    assert "4 updates of 2 rows: " in said
+    graded = re.findall(r"^(\w+) [01]\.0 (<think>.*)$", said, re.MULTILINE)
+    assert [reply for _, reply in graded] == names["replies"] and len(set(graded)) > 3
 
     rows = read_jsonl(tmp_path / "runs/brief/metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
