@@ -210,7 +210,7 @@ class Generator:
             )
             drop = self.cfg.long_prompts == "drop"
             check(drop, f"{said}: too long to be answered; --long-prompts=drop leaves such out")
-            self._say(f"{said}: not asked")
+            self.say(f"{said}: not asked")
             found = [[] if i in long else ids for i, ids in enumerate(found)]
         return found
 
@@ -236,7 +236,7 @@ class Generator:
             self.model.context,
         )
         if sampling.max_tokens < cfg.max_tokens:
-            self._say(
+            self.say(
                 f"replies end after {sampling.max_tokens:,} tokens: the longest prompt leaves no "
                 f"more of the model's context of {self.model.context:,}"
             )
@@ -282,7 +282,7 @@ class Generator:
             live.end()
         return readings
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         if self.first_process:
             print(line, file=sys.stderr, flush=True)
 
@@ -318,6 +318,7 @@ def chat(generator: Generator) -> None:
     """Line by line: the user's from standard input, the model's to standard output."""
     conversation = generator.conversation
     messages: list[Message] = []
+    told = False
     for turn, line in enumerate(_lines()):
         messages.append({"role": "user", "content": line})
         try:
@@ -325,8 +326,9 @@ def chat(generator: Generator) -> None:
         except InputError:  # a template without a place for what was said before
             messages = messages[-1:]
             prompt = conversation.prompt(messages)
-            alone = "the model's chat template takes one question: this line is asked alone"
-            print(alone, file=sys.stderr, flush=True)
+            if not told:
+                told = True
+                generator.say("the model's chat template takes one question: each is asked alone")
         asked = Asked(prompt, f"turn {turn + 1}", str(turn + 1))
         live = None if generator.cfg.json or not generator.first_process else Writer(sys.stdout)
         reading = generator.replies([asked], turn, live)[0]

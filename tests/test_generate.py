@@ -142,12 +142,13 @@ def test_a_model_that_takes_one_question_is_asked_each_line_alone(
     copy = shutil.copytree(chatty, tmp_path / "hf")
     (copy / "chat_template.jinja").write_text(
         "{% if messages | length != 1 %}{{ raise_exception('one question') }}{% endif %}"
-        "{{ bos_token }}{{ messages[0].content }}\n"
+        "{{ bos_token }}{{ messages[0].content }}"
     )
-    monkeypatch.setattr(sys, "stdin", io.StringIO("Who is Tim?\nAnd Lily?"))
+    lines = ["Who is Tim?", "And Lily?", "And Ben?"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     out, said = run("--chat", "--json", "--max-tokens=9", model=copy)
-    assert [row["prompt"] for row in rows(out)] == ["<s>Who is Tim?\n", "<s>And Lily?\n"]
-    assert said.count("takes one question: this line is asked alone") == 1
+    assert [row["prompt"] for row in rows(out)] == [f"<s>{line}" for line in lines]
+    assert said.count("takes one question: each is asked alone") == 1
 
 
 def test_thinking_is_apart_however_it_comes_in():
@@ -203,10 +204,12 @@ def changed(folder, tmp_path, **fields):
         (["--top-p=2"], "--top-p must lie in (0, 1], got 2.0"),
         (["--prompts=/absent.txt"], "/absent.txt"),
         (["--model=/absent"], "/absent: no such directory"),
+        (["--model={empty}"], "neither a run's folder nor a Hugging Face directory: it has"),
         (["--mesh=8x4"], "--mesh=8x4 needs 32 devices"),
     ],
 )
-def test_bad_flags(error_of, folder, flags, message):  # noqa: F811
+def test_bad_flags(error_of, folder, tmp_path, flags, message):  # noqa: F811
+    flags = [flag.replace("{empty}", str(tmp_path)) for flag in flags]
     given = [] if any(flag.startswith("--model") for flag in flags) else [f"--model={folder}"]
     assert message in error_of(*given, *flags, main=generate.main)
 
