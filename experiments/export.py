@@ -36,8 +36,9 @@ def export(
     run: str, out: str, mesh: Mesh, dtype: Literal["bfloat16", "float32"] = "bfloat16"
 ) -> str:
     """Returns what was done, as a line."""
+    for name in ("config.json", "checkpoints"):
+        check((Path(run) / name).exists(), f"--run={run} is not a run's folder: it has no {name}")
     source = open_model(run)
-    check((source.path / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
     weights = source.weights(source.config, mesh)
     files = Path(source.files) if source.files else None
     with tempfile.TemporaryDirectory() as words:

@@ -21,6 +21,7 @@ written anew after each condition; one that is there is not overwritten.
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +79,8 @@ class InterveneConfig:
         many = self.questions == "all" or self.questions > 1
         check(many, f"--questions must be at least 2, or all, got {self.questions}")
         check_seed(self.seed, "--seed")
+        hot = f"--temperature must be finite and not negative, got {self.temperature}"
+        check(self.temperature is None or 0 <= self.temperature < math.inf, hot)
         fits = self.max_tokens >= 0 and self.workers > 0
         check(fits, "--max-tokens must not be negative, and --workers must be positive")
 

@@ -115,7 +115,7 @@ def error_in(error_of, folder):
         (["--mesh=3y"], "--mesh=3y: expected FSDPxEXPERT such as 8x8"),
         (["--config=/absent/config.json"], "/absent/config.json: No such file"),
         (["--tokenizer=/absent.json"], "/absent.json: no such file"),
-        (["--heldout-share=0.0001"], "heldout_share=0.0001 leaves 1,959 problems to train on"),
+        (["--heldout-share=0.0001"], "--heldout-share=0.0001 leaves 1,959 problems to train on"),
         (["--model.d-model=32"], "the embedded base was made with --model.d-model=64, not 32"),
         (["--model.vocab=50"], "tokenizer (embedded) has 108 tokens, but model.vocab is 50"),
     ],
@@ -157,7 +157,7 @@ GOOD = {"numbers": [1, 1, 1, 1], "target": 2}
         (GOOD | {"target": "2"}, 'problems.jsonl:3: field "target" must be of type int'),
         (GOOD | {"numbers": [1, 2]}, "countdown/problems/3: the embedded tokenizer knows 3 to 6"),
         (GOOD | {"target": 99}, "countdown/problems/3: the embedded tokenizer knows 3 to 6"),
-        (GOOD, "heldout_share=0.3 leaves 0 problems to train on and 2 held out"),
+        (GOOD, "--heldout-share=0.3 leaves 0 problems to train on and 2 held out"),
     ],
 )
 def test_data(error_in, folder, row, message):

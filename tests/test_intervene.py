@@ -51,6 +51,7 @@ def test_nothing_is_overwritten(base):
         (["embedded", "--conditions=force_wait_3"], "force_wait_3: there are none"),
         (["embedded", "--samples=0"], "--samples must be positive, got 0"),
         (["embedded", "--questions=1"], "--questions must be at least 2, or all, got 1"),
+        (["embedded", "--temperature=-1"], "--temperature must be finite and not negative, got -1"),
         (["embedded", "--out=no/such/file.json"], "--out=no/such/file.json: no such folder"),
         (["embedded", "--out=x.json", "--max-tokens=400"], "--max-tokens=400: with the longest"),
         (["embedded", "--neutral=hmm", "--out=x.json"], "to force neutral: the word 'hmm' is not"),

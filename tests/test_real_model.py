@@ -216,7 +216,7 @@ def test_bad_input_of_rl_and_export(error_of, out, folder, tmp_path):  # noqa: F
     flags = f"--model={folder}", "--task=stories", "--data=x.jsonl", f"--out={tmp_path}/run"
     assert "--task=stories has its own problems" in error_of(*flags)
     assert "--task=stories needs --tokenizer=FILE, or --model=DIR" in error_of("--task=stories")
-    cases = (folder, "no checkpoints in this folder"), ("/absent", "no such directory")
-    for run, message in cases:
-        flags = f"--run={run}", f"--out={tmp_path}/hf"
-        assert message in error_of(*flags, main=export.main)
+    none = "config.json"
+    for run, lacks in (folder, "checkpoints"), (tmp_path, none), ("/absent", none):
+        error = error_of(f"--run={run}", f"--out={tmp_path}/hf", main=export.main)
+        assert f"--run={run} is not a run's folder: it has no {lacks}" in error

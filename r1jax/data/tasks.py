@@ -107,7 +107,7 @@ def _check_shares(cfg: RunConfig, mixture: Mixture[Problem], heldout: Sequence[P
     """Raises InputError if there is nothing to train on (or nothing of one file), or held out."""
     name, count = cfg.data or "the embedded problems", sum(len(train) for train, _ in mixture)
     said = (
-        f"{name}: RunConfig.heldout_share={cfg.heldout_share} leaves {count:,} problems to train "
+        f"{name}: --heldout-share={cfg.heldout_share} leaves {count:,} problems to train "
         f"on and {len(heldout):,} held out"
     )
     if count + len(heldout) == 1:

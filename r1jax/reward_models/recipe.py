@@ -110,7 +110,7 @@ def read_data(cfg: RewardModelConfig) -> Data:
         counts["without weight (length balance)"] = int(np.sum(weights == 0))
     check(
         len(trained) >= cfg.batch and bool(tested),
-        f"{cfg.data or 'RewardModelConfig.made'}: {len(trained)} examples to train on and "
+        f"{cfg.data or f'--made={cfg.made}'}: {len(trained)} examples to train on and "
         f"{len(tested)} held out are too few for a batch of {cfg.batch}" + _listed(counts),
     )
     said = f"{len(trained):,} examples, {len(tested):,} held out" + _listed(counts)

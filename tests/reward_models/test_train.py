@@ -165,7 +165,7 @@ def error_of(monkeypatch, capfd, tmp_path):
         (["--length=300"], "--length=300 exceeds --model.context=256"),
         (["--batch=0"], "--batch must be positive, got 0"),
         (["--made-longer=1"], "--made-longer must lie in (0, 1), got 1.0"),
-        (["--made=40"], "40 examples to train on and 10 held out are too few for a batch of 64"),
+        (["--made=40"], "--made=40: 40 examples to train on and 10 held out are too few for a"),
         (["--made=70", "--length=20"], "; 87 of more than 20 tokens"),
         (["--made=64", "--mesh=3"], "a batch of 64 does not divide over 3 devices"),
         (["--made=64", "--base=absent"], "--base=absent: neither embedded, train or random, nor"),
