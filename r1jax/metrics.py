@@ -227,7 +227,7 @@ def is_correct(sample: Row) -> bool:
 
 
 def first_reflective(samples: Sequence[Row]) -> Row | None:
-    """The first correct reply with a reflective term in it, among those logged."""
+    """The first correct reply with a reflective term in it, of samples.jsonl."""
     return next((row for row in samples if is_correct(row) and row["reflective_terms"]), None)
 
 
@@ -255,9 +255,9 @@ def summary(
     if not thoughts:
         pass
     elif aha := first_reflective(samples):
-        lines.append(f"first correct reply that reflects: step {aha['step']}")
+        lines.append(f"first correct reply of samples.jsonl that reflects: step {aha['step']}")
     else:
-        lines.append("no logged reply is both correct and reflective")
+        lines.append("no reply of samples.jsonl is both correct and reflective")
     if report:
         lines.append(f"report              {report}")
     return lines

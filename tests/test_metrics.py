@@ -147,7 +147,7 @@ def test_summary_says_what_became_of_the_run():
         "18.0% → 64.0%",
         "25 → 110 tokens (4.4x)",
         "2.0% → 100.0%",
-        "reflects: step 1",
+        "first correct reply of samples.jsonl that reflects: step 1",
         "out/report.html",
     ):
         assert part in text
@@ -172,4 +172,4 @@ def test_summary_of_one_step_compares_nothing_with_itself():
 
 def test_summary_of_a_run_that_logged_little():
     for metrics in [], [{"step": 0}], [{"step": 0, "heldout/accuracy": None}]:
-        assert summary(metrics, []) == ["no logged reply is both correct and reflective"]
+        assert summary(metrics, []) == ["no reply of samples.jsonl is both correct and reflective"]

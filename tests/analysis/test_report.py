@@ -145,6 +145,17 @@ def test_headline_table_and_configuration(full_run):
         assert part in page
 
 
+def test_tiles_say_whose_replies_they_are_of(tmp_path, undrawn):
+    """Of those that the accuracy is of, where they were measured."""
+    heldout = {"heldout/length": 30.0, "heldout/reflection": 0.25}
+    for name, of, row in ("a", "Training", STEP), ("b", "Held-out", STEP | heldout):
+        page = write_report(write_run(tmp_path / name, [row] * 2)).read_text()
+        for label in (f"{of} length, tokens", f"{of} replies that reflect"):
+            assert f">{label}</span>" in page
+        assert ("30 → 30" in page and "25.0% → 25.0%" in page) == (of == "Held-out")
+        assert "Training: terms a reply" in page
+
+
 def test_the_head_says_which_run_it_is(tmp_path, undrawn):
     out = write_run(tmp_path, [STEP] * 2)
     (out / "run.json").write_text(json.dumps(RUN))
@@ -194,7 +205,7 @@ def test_one_problem_before_during_and_after(tmp_path, undrawn, steps, last):
     story = section(page, "before, during and after")
     order = ("Before: step 0", "a guess", "During: step 1", ">wait<", f"{last}: step 2", ">check<")
     assert sorted(map(story.index, order)) == list(map(story.index, order))
-    assert "No replies were logged" in section(page, "late replies")  # those are of other splits
+    assert "No replies are in samples.jsonl" in section(page, "late replies")  # of other splits
 
 
 @pytest.mark.parametrize("task", ["countdown", "stories"])
@@ -212,7 +223,7 @@ def test_reflection_only_where_replies_have_thoughts(tmp_path, undrawn, task):
 
 def test_a_run_of_one_step_without_evaluations_or_replies(tmp_path, undrawn):
     page = write_report(write_run(tmp_path, [STEP])).read_text()
-    assert "not measured" in page and "No replies were logged" in page
+    assert "not measured" in page and "No replies are in samples.jsonl" in page
     assert "No held-out problem was asked at two steps yet" in page
     assert "of the 0 replies in samples.jsonl, no correct one contains a reflective term" in page
 
