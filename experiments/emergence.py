@@ -25,10 +25,12 @@ from experiments import cli
 from r1jax.analysis.emergence import report
 from r1jax.analysis.emergence.logs import FORMATS, Format, find_runs, read_log
 from r1jax.analysis.emergence.measure import Reading, Run, denied, measure
-from r1jax.analysis.emergence.rules import Thresholds
+from r1jax.analysis.emergence.rules import BLIND, Thresholds
 from r1jax.analysis.emergence.table import DETECTORS, Detector
 from r1jax.analysis.emergence.verdict import judge
 from r1jax.checks import check, near
+
+CONTROLS = (*BLIND, "no_trace", "no_update")
 
 
 def main(args: list[str]) -> None:
@@ -36,6 +38,8 @@ def main(args: list[str]) -> None:
     while (control := cli.take(args, "--control")) is not None:
         kind, _, path = control.rpartition("=")
         check(bool(path), "--control= is empty: expected RUN or KIND=RUN")
+        slip = "" if kind in CONTROLS else near(kind, CONTROLS)
+        check(not slip, f"--control={control}: no kind is called {kind!r}{slip}")
         controls.append((kind, Path(path)))
     form = cli.take(args, "--format")
     check(
@@ -54,8 +58,13 @@ def main(args: list[str]) -> None:
     t = Thresholds()
     reading = Reading(cast(Detector | None, detector), t.sporadic, t.marked, t.sudden_width)
 
+    seen: set[Path] = set()
+
     def read(path: Path, control: str | None = None) -> list[tuple[Path, Run]]:
         found = find_runs(path) if form in (None, "r1jax") else [path]
+        for one in found:
+            check(one.resolve() not in seen, f"{one} is given twice: a run counts once")
+            seen.add(one.resolve())
         logs = [read_log(one, cast(Format | None, form)) for one in found]
         return [(one, measure(log, reading, control)) for one, log in zip(found, logs, strict=True)]
 

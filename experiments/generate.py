@@ -323,12 +323,12 @@ def chat(generator: Generator) -> None:
         messages.append({"role": "user", "content": line})
         try:
             prompt = conversation.prompt(messages)
-        except InputError:  # a template without a place for what was said before
+        except InputError:  # without a place for what was said before
             messages = messages[-1:]
-            prompt = conversation.prompt(messages)
-            if not told:
+            prompt = conversation.prompt(line if conversation.form == "embedded" else messages)
+            if not told and turn > 0:
                 told = True
-                generator.say("the model's chat template takes one question: each is asked alone")
+                generator.say("the model takes one question at a time: each is asked alone")
         asked = Asked(prompt, f"turn {turn + 1}", str(turn + 1))
         live = None if generator.cfg.json or not generator.first_process else Writer(sys.stdout)
         reading = generator.replies([asked], turn, live)[0]
@@ -372,7 +372,9 @@ def main(args: list[str]) -> None:
     cfg = cli.parse(GenerateConfig, GenerateConfig(), args, __doc__ or "")
     check(bool(cfg.model), "--model=DIR is needed")
     source = open_model(cfg.model)
-    wanted = "chat" if cfg.chat and cfg.conversation == "auto" else cfg.conversation
+    # The embedded model has its own way to be asked, and no template.
+    chats = cfg.chat and cfg.conversation == "auto" and source.files
+    wanted: ConversationName = "chat" if chats else cfg.conversation
     conversation = source.conversation(wanted, "r1_zero" if cfg.data else "plain")
     asked = [] if cfg.chat else asked_for(cfg, conversation)
     generator = Generator(cfg, source, conversation)

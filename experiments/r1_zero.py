@@ -104,6 +104,8 @@ def reinforce(cfg: RunConfig, preset: str = "") -> None:
         rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
         for line in summary(*rows, report, has_thoughts(cfg.task)):
             print(line)
+        for line in run.changed:  # of which values above may be
+            print(f"changed             {line}")
         print(f"time                {time.perf_counter() - started:.0f} s")
     run.check_ended()
 

@@ -216,6 +216,11 @@ class RLConfig:
         for name in ("overlong_buffer", "overlong_weight"):
             value = getattr(self, name)
             check(value >= 0, f"RLConfig.{name} must not be negative, got {value}")
+        check(
+            self.overlong_buffer > 0 or self.overlong_weight == RLConfig.overlong_weight,
+            f"RLConfig.overlong_weight={self.overlong_weight} weighs no penalty: "
+            "RLConfig.overlong_buffer is 0",
+        )
 
 
 class RewardPart(NamedTuple):
@@ -270,8 +275,9 @@ class RewardConfig:
         )
         names = [*self.built_in(), *(part.name for part in (*self.own_parts, *self.model_parts))]
         for name in names:
-            check(names.count(name) == 1, f"RewardConfig: two components are called {name!r}")
-            check(name != self.control, f"RewardConfig: {name!r} is what control pays")
+            check(names.count(name) == 1, f"--reward: two components are called {name!r}")
+            reserved = f"--reward: {name!r} is a name of --reward.control: call it otherwise"
+            check(name not in controls, reserved)
         for name in self.kinds_of:
             known = ", ".join(self.built_in())
             check(name in self.built_in(), f"--reward.only: no component {name!r}, only {known}")
@@ -477,6 +483,11 @@ class RunConfig:
         )
         check_seed(self.seed, "RunConfig.seed")
         tiers_of(self.tiers, "RunConfig.tiers")
+        check(
+            self.tiers == RunConfig.tiers or (self.task == "countdown" and not self.data),
+            f"RunConfig.tiers={self.tiers} is of the embedded countdown: not with task={self.task}"
+            + (f" and data={self.data}" if self.data else ""),
+        )
         check(
             self.evaluate_dense >= 0 and self.checkpoint_minutes >= 0,
             "RunConfig.evaluate_dense and checkpoint_minutes must not be negative",

@@ -46,6 +46,10 @@ Status = Literal["running", "finished", "stopped"]
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
+# Of a configuration: what a run begins with, and which of its problems are never trained on.
+BEGINNING = ("base", "corpus", "heldout_share")
+
+
 class Stopped(Exception):
     """A signal has ended a run, or what had to be made before one could begin. `where` it was, and
     the command to go on with."""
@@ -114,7 +118,7 @@ class Run:
         self.stopped: signal.Signals | None = None
         self._model, self._preset = model, preset
         self.changes: dict[str, tuple[Any, Any]] = {}
-        self._changed: list[str] = []  # a line for each start that changed something
+        self.changed: list[str] = []  # a line for each start that did it otherwise
         self._taken = False  # the folder, so that it tells of this start
         self._saves = False  # and so is not to be ended at once
         self._closing = False
@@ -136,6 +140,7 @@ class Run:
             if self.first > 0:
                 self._preset = self._preset or preset_of(self.folder) or ""
                 self.changes = self._changes_now()
+                self._check_begun()
                 if self.changes:
                     self.say(f"{self.out} goes on with changes: {self._said_changes()}")
             else:
@@ -210,6 +215,14 @@ class Run:
             if name in before and before[name] != value and name not in ("out", "resume")
         }
 
+    def _check_begun(self) -> None:
+        for name, (before, now) in self.changes.items():
+            check(
+                name.split(".")[0] not in BEGINNING,
+                f"--{name.replace('_', '-')}={now}: {self.out} began with {before}, and goes on "
+                "with it; begin another run, with another --out",
+            )
+
     def _said_changes(self) -> str:
         return ", ".join(f"{name} {a!r} → {b!r}" for name, (a, b) in self.changes.items())
 
@@ -232,9 +245,9 @@ class Run:
         before = _told_in(self.folder) or {}
         self._resumed = [*before.get("resumed", []), self._began | {"step": step}]
         self._began = {name: before.get(name, value) for name, value in self._began.items()}
-        self._changed = list(before.get("changed", []))
+        self.changed = list(before.get("changed", []))
         if told := ", ".join(filter(None, (self._said_changes(), without))):
-            self._changed.append(f"from step {step}: {told}")
+            self.changed.append(f"from step {step}: {told}")
         self._take(self._opened)
         self.say(", ".join(filter(None, (f"resumed from step {step}", without))))
         return state, note
@@ -364,7 +377,7 @@ class Run:
             **self._began,
             **({"resumed": self._resumed} if self._resumed else {}),
             **({"preset": self._preset} if self._preset else {}),
-            **({"changed": self._changed} if self._changed else {}),
+            **({"changed": self.changed} if self.changed else {}),
             "status": status,
             "step": self.at,
             "steps": self.total,

@@ -91,6 +91,8 @@ def error_in(error_of, folder):
         (["--sampling.temperature=inf"], "--sampling.temperature must be finite"),
         (["--rl.kl-coef=-1"], "--rl.kl-coef must not be negative, got -1.0"),
         (["--rl.routing-replay=maybe"], "--rl.routing-replay=maybe: expected true or false"),
+        (["--rl.overlong-weight=0.9"], "--rl.overlong-weight=0.9 weighs no penalty"),
+        (["--tiers=5", "--data=a.jsonl"], "--tiers=5 is of the embedded countdown: not with task"),
         (["--rl.minibatches=3"], "--rl.minibatches=3 must divide"),
         (["--rl.critic-lr=1e-3"], "--rl.critic-lr=0.001: algorithm=grpo has no critic, only"),
         (["--rl.algorithm=ppo", "--rl.value-clip=0"], "--rl.value-clip must be positive, got"),
@@ -220,7 +222,9 @@ def test_a_base_that_never_read_what_is_asked_is_told():
     corpus = dataclasses.replace(preset.corpus, tiers="3,4,5")
     read = dataclasses.replace(asked, base="train", corpus=corpus)
     assert not tiers_unread(read)
-    assert not tiers_unread(dataclasses.replace(asked, data="mine.jsonl"))
+    other = dataclasses.replace(preset.corpus, tiers="3")
+    assert tiers_unread(dataclasses.replace(preset, corpus=other))
+    assert not tiers_unread(dataclasses.replace(preset, corpus=other, data="mine.jsonl"))
     assert not tiers_unread(dataclasses.replace(asked, base="runs/mine"))
 
 

@@ -164,9 +164,23 @@ def test_a_file_without_step_0_says_that_there_is_no_baseline(tmp_path, capsys):
     assert (tmp_path / "r_emergence" / "report.html").exists()
 
 
+@pytest.mark.parametrize("twice", [["{run}"], ["--control=random={run}"], ["{run}/.."]])
+def test_a_run_counts_once(tmp_path, twice):
+    run = write_run(tmp_path / "runs" / "one", RISE)
+    with pytest.raises(InputError, match="one is given twice: a run counts once"):
+        emergence.main([str(run), *(arg.format(run=run) for arg in twice)])
+
+
+def test_copies_of_a_run_are_no_seeds(tmp_path, capsys):
+    runs = [str(write_run(tmp_path / name, RISE, seed=3)) for name in ("a", "b")]
+    emergence.main(runs)
+    assert "seeds repeat" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "args, says",
     [
+        (["--control=randon=x", "x"], "no kind is called 'randon': did you mean random?"),
         ([], "a run is needed"),
         (["--format=ver1", "x"], "--format=ver1: expected one of r1jax, trl, verl, jsonl"),
         (["--detector=judge", "x"], "--detector=judge: expected one of word, strict"),

@@ -148,7 +148,7 @@ def test_a_model_that_takes_one_question_is_asked_each_line_alone(
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
     out, said = run("--chat", "--json", "--max-tokens=9", model=copy)
     assert [row["prompt"] for row in rows(out)] == [f"<s>{line}" for line in lines]
-    assert said.count("takes one question: each is asked alone") == 1
+    assert said.count("takes one question at a time: each is asked alone") == 1
 
 
 def test_thinking_is_apart_however_it_comes_in():

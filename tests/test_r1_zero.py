@@ -2,9 +2,11 @@
 
 import collections
 import dataclasses
+import io
 import itertools
 import json
 import shutil
+import sys
 from typing import get_args
 
 import jax
@@ -182,6 +184,15 @@ def test_the_export_of_embedded_words_writes_as_the_run_does(out, tmp_path, caps
     for asked_for in ("use 1 1 2 1 to make 3", "use 1 1 2 1 to make 3 <think>"):
         assert chat.prompt_ids(asked_for) == opened
     assert chat.end_id == words.eos_id
+
+
+def test_the_embedded_model_chats_a_line_at_a_time(out, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("use 1 1 1 1 to make 2\nuse 2 1 1 1 to make 1\n"))
+    generate.main([f"--model={out}", "--chat", "--json", "--max-tokens=4"])
+    told = capsys.readouterr()
+    asked = [json.loads(line)["prompt"] for line in told.out.splitlines()]
+    assert asked == ["use 1 1 1 1 to make 2 <think>", "use 2 1 1 1 to make 1 <think>"]
+    assert told.err.count("one question at a time: each is asked alone") == 1
 
 
 def test_a_few_readable_lines(config, tmp_path, capfd):

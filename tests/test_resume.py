@@ -99,7 +99,9 @@ def everything(out):
         (["--model.d-model=18"], "checkpoint of another model: model.d_model is 16, this run has"),
         (["--rl.algorithm=ppo"], "the checkpoint of step 3 has no critic, which this run needs"),
         (["--seed=5"], r"is at its last step, 3: with another seed only its last evaluation"),
-        (["--heldout-share=0.5"], "with another heldout_share only its last evaluation would be"),
+        (["--heldout-share=0.5"], r"--heldout-share=0.5: .* began with 0.3, and goes on with it"),
+        (["--base=random", "--steps=9"], r"--base=random: .* began with .*base.safetensors, and"),
+        (["--corpus.practice=0", "--steps=9"], r"--corpus.practice=0.0: .* began with 0.3, and"),
         (["--sampling.temperature=2"], "with another sampling.temperature only its last"),
     ],
 )

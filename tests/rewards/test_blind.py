@@ -87,7 +87,7 @@ def test_it_is_the_same_again_and_another_at_another_step_or_seed(control):
     [
         ({"control": "coin"}, "RewardConfig.control must be one of none, random, shuffled"),
         ({"control": "random", "random_share": 1.0}, r"random_share must lie in \(0, 1\), got 1.0"),
-        ({"control": "random", "own": "a.py:random"}, "'random' is what control pays"),
+        ({"control": "random", "own": "a.py:random"}, "'random' is a name of --reward.control"),
     ],
 )
 def test_bad_controls_are_one_line(fields, message):

@@ -31,6 +31,9 @@ def flags_of(
         yield "one seed only", "one run: nothing says that another seed would do the same"
     elif len({run.base_name for run in runs}) == 1:
         yield "one base only", f"{len(runs)} runs began with the same weights"
+    same = Counter((run.configuration, run.base_name, run.seed) for run in runs)
+    if any(n > 1 and seed is not None for (*_, seed), n in same.items()):
+        yield "seeds repeat", "runs of one seed and configuration are counted as independent ones"
     for kind in agreed:
         seen = Counter(one.findings[kind].verdict for one in judged)
         if agreed[kind] == UNDECIDED and len(seen) > 1:

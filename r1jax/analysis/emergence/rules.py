@@ -315,7 +315,8 @@ def coverage(run: Run, t: Thresholds) -> Finding:
               "shrunk": sets.shrunk, "expanded": sets.expanded, "out_of_reach": sets.out,
               "replies_a_question": sets.replies}  # fmt: skip
     expands = Rule("expands", f"{asks} > 0, its interval as well", (sets.nscr.low or 0) > 0, inputs)
-    not_more = Rule("no more", f"{asks} is not above 0", (sets.nscr.value or 0) <= 0, inputs)
+    not_more = Rule("no more", f"{asks} is not above 0, its interval neither",
+                    sets.nscr.high is not None and sets.nscr.high <= 0, inputs)  # fmt: skip
     known = Rule(
         "enough", f"at least {t.solved_replies} replies to each question: with fewer a question "
         "that is solved seldom looks unsolvable", sets.replies >= t.solved_replies, inputs,

@@ -1,4 +1,5 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from r1jax.analysis.emergence.coverage import (
     support_sets,
     token_matched,
 )
+from r1jax.analysis.emergence.rules import Thresholds, coverage
 
 
 @pytest.mark.parametrize("n, c", [(6, 0), (6, 1), (6, 3), (6, 6), (5, 2)])
@@ -48,6 +50,20 @@ def test_models_are_compared_at_equal_tokens_and_where_they_cross():
     assert crossing(pass_curve(base), pass_curve(trained)) == 4  # .5 against .5
     assert crossing(pass_curve(trained), pass_curve(base)) is None
     assert token_matched(base, trained) == {1: (4, 0.5, 0.5), 2: (8, 1.0, 0.5)}
+
+
+@pytest.mark.parametrize(
+    "n, base, trained, verdict",
+    [
+        (1, [1, 0, 1, 0, 1, 0], [0, 1, 1, 0, 1, 0], "undecided"),  # NSCR 0, from -1 to 1
+        (64, [9] * 12, [64] * 3 + [0] * 9, "sharpened"),
+        (64, [0] * 9 + [9] * 3, [9] * 12, "expanded"),
+    ],
+)
+def test_a_verdict_of_coverage_asks_for_an_interval_on_its_side(n, base, trained, verdict):
+    sets = support_sets(solved(n, base), solved(n, trained))
+    run = SimpleNamespace(name="x", coverage=SimpleNamespace(sets=sets))
+    assert coverage(run, Thresholds()).verdict == verdict
 
 
 def test_questions_are_preserved_lost_gained_or_out_of_reach():

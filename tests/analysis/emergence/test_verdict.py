@@ -201,6 +201,16 @@ def test_effects_are_paired_by_question():
     assert effect.p == pytest.approx(0.25) and effect.tokens == -9
 
 
+def test_pairs_that_are_all_alike_say_no_more_than_how_many_they_are():
+    """Eight equal pairs leave room for three in eight that differ."""
+    few, many = (
+        read_causes({"conditions": {"none": [1, 0] * n, "ban": [1, 0] * n}}, "x").effects["ban"]
+        for n in (4, 150)
+    )
+    assert (few.difference.low, few.difference.high) == (-3 / 8, 3 / 8)
+    assert (many.difference.low, many.difference.high) == (-0.01, 0.01)
+
+
 def test_a_condition_is_compared_with_its_own_control_too():
     raw = {"conditions": {"none": [1, 0], "placebo": [1, 1], "ban": [0, 0], "ban_wait": [1, 0],
                           "force_0_2": [0, 1], "force_wait_2": [1, 1], "force_wait_4": [1, 1],
