@@ -110,7 +110,11 @@ def _read(path: Path) -> Any:
     text = path.read_text()
     if path.suffix in (".yaml", ".yml"):
         return yaml.load(text, _Yaml)
-    return json.loads(text, object_pairs_hook=_once)
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        as_yaml = "" if path.suffix == ".json" else "; YAML is read from .yaml and .yml"
+        raise InputError(f"not JSON: {error}{as_yaml}") from error
 
 
 class _Yaml(yaml.SafeLoader):
@@ -133,7 +137,9 @@ def _merged(over: Any, values: dict[str, Any], prefix: str) -> dict[str, Any]:
     merged = dataclasses.asdict(over)
     for name, value in values.items():
         if name not in known:
+            group, dot, field = str(name).partition(".")
             meant = "".join(f": did you mean {prefix}{n}?" for n in nearest(str(name), known))
+            meant = f": write {group}: {{{field}: ...}}" if dot and group in known else meant
             raise InputError(f"no field {prefix}{name}{meant}")
         nested = known[name]
         if dataclasses.is_dataclass(nested) and isinstance(value, dict):

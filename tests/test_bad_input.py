@@ -158,7 +158,10 @@ GOOD = {"numbers": [1, 1, 1, 1], "target": 2}
         ({"numbers": [1, 1, 1, 1]}, 'problems.jsonl:3: missing field "target"'),
         (GOOD | {"target": "2"}, 'problems.jsonl:3: field "target" must be of type int'),
         (GOOD | {"numbers": [1, 2]}, "countdown/problems/3: the embedded tokenizer knows 3 to 6"),
-        (GOOD | {"target": 99}, "countdown/problems/3: the embedded tokenizer knows 3 to 6"),
+        (
+            GOOD | {"target": 99},
+            "countdown/problems/3: numbers from 1 to 9, and targets of them, not 99",
+        ),
         (GOOD, "--heldout-share=0.3 leaves 0 problems to train on and 2 held out"),
     ],
 )
@@ -235,6 +238,7 @@ def test_a_base_that_never_read_what_is_asked_is_told():
         ("optim: {lr: true}\n", 'field "optim.lr" - should be "float" instead of value "True"'),
         ("optim: {lr: much}\n", 'field "optim.lr" - should be "float" instead of value "much"'),
         ("rl:\n  group: 4\n  seed: 1\n  group: 8\n", "mine.yaml: group is given 2 times"),
+        ("rl.group: 8\n", "no field rl.group: write rl: {group: ...}"),
         ("tiers: true\n", 'field "tiers" - should be "str"'),
     ],
 )
@@ -244,6 +248,13 @@ def test_yaml_is_taken_for_what_it_says(tmp_path, text, message):
     with pytest.raises(InputError) as error:
         cli.starting_config(RUNS, "tiny", [f"--config={file}"])
     assert message in str(error.value)
+
+
+def test_yaml_under_another_name_is_told_where_it_is_read(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("steps: 3\n")
+    with pytest.raises(InputError, match=r"mine.txt: not JSON: .*; YAML is read from .yaml and"):
+        cli.starting_config(RUNS, "tiny", [f"--config={file}"])
 
 
 def test_numbers_in_yaml_are_texts_where_texts_are_wanted(tmp_path):

@@ -206,14 +206,21 @@ def read_files(data: str, task: str, bad: Bad = "stop", flag: str = "--data") ->
 
 def _in_words(problem: Problem, path: str) -> Problem:
     """A user's countdown problem as the embedded base reads it: numbers largest first."""
+    place, other = f"{path}: problem {problem.id}", "; pass --tokenizer=FILE for others"
+    check(
+        problem.kind == "countdown",
+        f"{place} is of the kind {problem.kind}: the embedded model is asked countdown{other}",
+    )
     numbers = tuple(sorted(problem.numbers, reverse=True))
     question = templates.countdown_question(numbers, problem.answer)
     unknown = [word for word in question.split() if word not in countdown.VOCABULARY]
-    if unknown or len(numbers) not in TIERS:
-        raise InputError(
-            f"{path}: problem {problem.id}: the embedded tokenizer knows {TIERS[0]} to {TIERS[-1]} "
-            f"numbers from 1 to {countdown.HIGHEST}; pass --tokenizer=FILE for others"
-        )
+    check(
+        not unknown and len(numbers) in TIERS,
+        f"{place}: the embedded tokenizer knows {TIERS[0]} to {TIERS[-1]} numbers from 1 to "
+        f"{countdown.HIGHEST}"
+        + (f", and targets of them, not {', '.join(unknown)}" if unknown else "")
+        + other,
+    )
     return dataclasses.replace(problem, prompt=question, numbers=numbers)
 
 

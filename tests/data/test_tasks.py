@@ -91,7 +91,9 @@ def test_a_malformed_row_of_the_data_stops_the_run(files):
 def test_embedded_words_read_only_countdown(files):
     _, b, _ = files
     cfg = dataclasses.replace(tiny_run.CONFIG, data=f"gsm8k={b}", bad_rows="skip")
-    with pytest.raises(InputError, match="problem gsm8k/b/1: the embedded tokenizer knows 3 to"):
+    with pytest.raises(
+        InputError, match="problem gsm8k/b/1: is of the kind math: the embedded model is asked"
+    ):
         make_task(cfg)
 
 
