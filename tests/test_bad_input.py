@@ -160,7 +160,7 @@ GOOD = {"numbers": [1, 1, 1, 1], "target": 2}
         (GOOD | {"numbers": [1, 2]}, "countdown/problems/3: the embedded tokenizer knows 3 to 6"),
         (
             GOOD | {"target": 99},
-            "countdown/problems/3: numbers from 1 to 9, and targets of them, not 99",
+            "numbers from 1 to 9, and targets of them, not 99",
         ),
         (GOOD, "--heldout-share=0.3 leaves 0 problems to train on and 2 held out"),
     ],
