@@ -92,7 +92,7 @@ def test_embedded_words_read_only_countdown(files):
     _, b, _ = files
     cfg = dataclasses.replace(tiny_run.CONFIG, data=f"gsm8k={b}", bad_rows="skip")
     with pytest.raises(
-        InputError, match="problem gsm8k/b/1: is of the kind math: the embedded model is asked"
+        InputError, match="problem gsm8k/b/1 is of the kind math: the embedded model is asked"
     ):
         make_task(cfg)
 
