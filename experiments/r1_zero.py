@@ -45,6 +45,7 @@ from r1jax.model.params import Weights
 from r1jax.models import first_weights, from_model, size, with_vocab
 from r1jax.presets import RUNS, tiny_base
 from r1jax.rl.loop import train
+from r1jax.run import Run
 
 FLAGS: cli.Flags = {
     "model": ("DIR|org/name", "sets base, model, tokenizer and conversation to those found there"),
@@ -99,15 +100,23 @@ def reinforce(cfg: RunConfig, preset: str = "") -> None:
     if warning := tiers_unread(cfg):
         print(warning)
     run = train(cfg, task, mesh, lambda: base_weights(cfg, mesh), preset=preset)
-    if jax.process_index() == 0 and run.at > 0:
-        report = write_report(run.out)
-        rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
-        for line in summary(*rows, report, has_thoughts(cfg.task)):
-            print(line)
-        for line in run.changed:  # of which values above may be
-            print(f"changed             {line}")
-        print(f"time                {time.perf_counter() - started:.0f} s")
+    try:
+        if jax.process_index() == 0 and run.at > 0:
+            for line in closing(cfg, run):
+                print(line)
+            print(f"time                {time.perf_counter() - started:.0f} s")
+    except KeyboardInterrupt:  # once more, while the report of a stopped run is drawn
+        run.check_ended()
+        raise
     run.check_ended()
+
+
+def closing(cfg: RunConfig, run: Run) -> list[str]:
+    """Writes the report; the lines that say what became of a run."""
+    report = write_report(run.out)
+    rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
+    lines = summary(*rows, report, has_thoughts(cfg.task))
+    return lines + [f"changed             {line}" for line in run.changed]
 
 
 def main(args: list[str]) -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import shutil
+import signal
 import sys
 from typing import get_args
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from experiments import export, generate, intervene
+from experiments import export, generate, intervene, r1_zero
 from experiments.r1_zero import base_weights
 from r1jax.analysis.emergence.logs import read_log
 from r1jax.analysis.reflection import count_terms
@@ -29,6 +30,7 @@ from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import read_jsonl
 from r1jax.rewards.components import Outcome
 from r1jax.rl.loop import Trainer, new_grader
+from r1jax.run import Stopped
 from r1jax.sharding import make_mesh
 
 KEYS = {
@@ -193,6 +195,18 @@ def test_the_embedded_model_chats_a_line_at_a_time(out, capsys, monkeypatch):
     asked = [json.loads(line)["prompt"] for line in told.out.splitlines()]
     assert asked == ["use 1 1 1 1 to make 2 <think>", "use 2 1 1 1 to make 1 <think>"]
     assert told.err.count("one question at a time: each is asked alone") == 1
+
+
+def test_ctrl_c_while_the_report_of_a_stopped_run_is_drawn_says_how_to_go_on(
+    config, tmp_path, monkeypatch
+):
+    def drawing(_, run):
+        run.stopped = signal.SIGINT
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(r1_zero, "closing", drawing)
+    with pytest.raises(Stopped, match=r"stopped by Ctrl-C after step 1 of 1; to go on: .*--resume"):
+        tiny_run.run(config, tmp_path / "run", "--steps=1")
 
 
 def test_a_few_readable_lines(config, tmp_path, capfd):
