@@ -5,10 +5,10 @@
 
 The contract: a function of a problem and one reply to it, the whole text with its `<think>`, that
 returns a number or a bool. It runs in the grader's worker processes, one call a job, and is killed
-when it takes longer than RewardConfig.own_seconds. Where it hangs, raises, or returns what is no
-finite number, the reply's grade is "failed": counted, told with file and line, and left out of the
-training. It is tried before a run, at a reply that gives a problem's own answer. A reply that was
-cut at max_tokens comes as far as it was written.
+when it takes longer than RewardConfig.own_seconds. Where it hangs, raises, or returns no number
+from -1e9 to 1e9, the reply's grade is "failed": counted, told with file and line, and left out of
+the training. It is tried before a run, at a reply that gives a problem's own answer. A reply that
+was cut at max_tokens comes as far as it was written.
 
 A problem of the kind "own" is one that no rule here can check. The first of the run's functions
 that is for its kind says whether a reply is correct: by 1 (or True) or more.
@@ -32,6 +32,7 @@ from r1jax.config import RewardConfig
 from r1jax.data.problems import Problem
 from r1jax.rewards.components import COMPONENTS, Checked, Component, language, only
 
+MOST = 1e9  # of a reward: float32, which advantages are taken in, holds its square
 Function = Callable[[Problem, str], float]
 
 
@@ -182,4 +183,8 @@ def _number(value: object, name: str) -> float:
         raise TypeError(f"{name} must return a number or a bool, got {value!r:.60}") from None
     if isinstance(value, str) or not math.isfinite(number):
         raise ValueError(f"{name} must return a finite number, got {value!r:.60}")
+    if abs(number) > MOST:
+        raise ValueError(
+            f"{name} must return a number between -{MOST:g} and {MOST:g}, got {value!r:.60}"
+        )
     return number

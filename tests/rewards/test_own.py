@@ -42,7 +42,8 @@ def trouble(problem, reply):
         raise KeyError("no such thing")
     if word == "leave":
         sys.exit()
-    return {"nan": math.nan, "none": None, "text": "1.0", "yes": True}.get(word, 0.25)
+    odd = {"nan": math.nan, "none": None, "text": "1.0", "huge": -1e300, "yes": True}
+    return odd.get(word, 0.25)
 
 
 def one(problem):
@@ -98,11 +99,11 @@ def test_the_users_own_task_and_reward(file):
 
 
 def test_what_goes_wrong_is_failed_for_that_reply_alone(file):
-    words = ["fine", "raise", "nan", "none", "text", "yes", "die", "leave", "fine"]
+    words = ["fine", "raise", "nan", "none", "text", "yes", "die", "leave", "huge", "fine"]
     cfg = RewardConfig(own=f"{file}:trouble")
     with Grader(cfg.weights, workers=2, components=components_of(cfg)) as grader:
         grades = grader.grade([MATH] * len(words), [f"7 {word}" for word in words])
-    bad = {"raise", "nan", "none", "text", "die", "leave"}
+    bad = {"raise", "nan", "none", "text", "die", "leave", "huge"}
     assert [g.graded for g in grades] == [word not in bad for word in words]
     assert {g.outcome for g in grades if not g.graded} == {"failed"}
     details = [g.detail for g in grades]
@@ -115,6 +116,7 @@ def test_what_goes_wrong_is_failed_for_that_reply_alone(file):
     assert "must return a number or a bool, got None" in details[3]
     assert "died" in details[6]
     # It was once the end of the run, with exit status 0.
+    assert details[8].endswith("trouble must return a number between -1e+09 and 1e+09, got -1e+300")
     assert details[7] == f"trouble: trouble called sys.exit(None) (mine.py:{left})"
     assert [g.components["trouble"] for g in grades if g.graded] == [0.25, 1.0, 0.25]
 
