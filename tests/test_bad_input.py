@@ -407,7 +407,9 @@ def test_the_commands_themselves(module):
 
 
 def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path):
-    (tmp_path / "jax.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    # Another thread may be given the signal: the main one then hears of it a little later.
+    raising = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
+    (tmp_path / "jax.py").write_text(raising)
     command = [sys.executable, "-m", "experiments.r1_zero"]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": path})

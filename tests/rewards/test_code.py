@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from r1jax.data import problems
@@ -365,14 +365,21 @@ plain = st.recursive(
 )  # fmt: skip
 
 
+def in_order(value):
+    """With sets as sorted lists, beside their types."""
+    if isinstance(value, (set, frozenset)):
+        return type(value), sorted(map(repr, value))
+    if isinstance(value, dict):
+        return {key: in_order(inner) for key, inner in value.items()}
+    return type(value)(map(in_order, value)) if isinstance(value, (list, tuple)) else value
+
+
 @given(plain)
+@example([math.nan, frozenset({"1", "\n\x1f"})])  # whose order is another in each process
 def test_values_cross_the_wire_unchanged(value):
     again = decode(encode(value, id), lambda handle: None)
     # The text of a value tells every type, -0.0, and a NaN, in it; but no order of a set.
-    assert type(again) is type(value)
-    assert again == value or repr(again) == repr(value)
-    if "{" not in repr(value):
-        assert repr(again) == repr(value)
+    assert repr(in_order(again)) == repr(in_order(value))
 
 
 @given(st.binary() | plain.map(lambda value: encode(value, id)[:-1]))
