@@ -38,7 +38,7 @@ from r1jax.rl.critic import critic_of
 from r1jax.rl.evaluation import evaluation_steps, evenly
 from r1jax.rl.failures import Failures, check_graders
 from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
-from r1jax.rl.hyper import Hyper, hyper_of, static_of
+from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.rollout import Sample, by_source, draw, sample_metrics
 from r1jax.rl.types import Rollout, fill, layout_of, make_rollout, rollout_shardings
 from r1jax.run import Run
@@ -139,7 +139,7 @@ def check_sizes(cfg: RunConfig, mesh: Mesh) -> None:
 # What is asked of a policy and how its replies are drawn and paid: of a run at its last step, the
 # values that stand there are of these.
 EVALUATED = ("task", "tiers", "data", "bad_rows", "long_prompts", "conversation", "tokenizer",
-             "heldout_share", "seed", "sampling", "logit_bias", "reward")  # fmt: skip
+             "seed", "sampling", "logit_bias", "reward")  # fmt: skip
 
 
 def check_goes_on(run: Run) -> None:
@@ -168,10 +168,8 @@ class Trainer:
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
         self.layout = layout_of(cfg, mesh.size)
-        self.step_fn = functools.partial(grpo_step, hyper=self._hyper(), **static_of(cfg))
-
-    def _hyper(self) -> Hyper:
-        return hyper_of(self.cfg, bias_vector(self.biases, self.cfg.model.vocab))
+        hyper = hyper_of(cfg, bias_vector(self.biases, cfg.model.vocab))
+        self.step_fn = functools.partial(grpo_step, hyper=hyper, **static_of(cfg))
 
     def evaluate_if_due(self, weights: Weights, step: int) -> tuple[dict[str, float | None], Shown]:
         """Held-out metrics and replies: many at the first and the last step, fewer at the others
