@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -409,13 +408,12 @@ def test_the_commands_themselves(module):
 
 def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path):
     (tmp_path / "jax.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    command = [sys.executable, "-m", "experiments.r1_zero"]
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": path},
-        # Shells have what they start in the background ignore it, tests and all.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    # Shells have what they start in the background ignore it, tests and all.
+    heard = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "os.execv(sys.executable, [sys.executable, '-m', 'experiments.r1_zero'])"
     )
+    command = [sys.executable, "-S", "-c", heard]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": path})
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"stopped by Ctrl-C\n")
