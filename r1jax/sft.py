@@ -20,9 +20,10 @@ from r1jax.checks import check
 from r1jax.config import OptimConfig, SFTConfig
 from r1jax.data.packing import Batch, Document, Packed
 from r1jax.data.pipeline import batches
+from r1jax.model.head import log_probs
 from r1jax.model.mtp import mtp_log_probs
 from r1jax.model.params import Weights
-from r1jax.model.transformer import forward, log_probs
+from r1jax.model.transformer import forward
 from r1jax.optim import TrainState
 from r1jax.run import Run
 

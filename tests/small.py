@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.architecture import MLAConfig, ModelConfig, RouterConfig
+from r1jax.model.head import unembed
 from r1jax.model.params import Weights, weight_specs
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.transformer import forward
 from r1jax.sharding import is_spec
 
 CONFIG = ModelConfig(

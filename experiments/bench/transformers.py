@@ -26,8 +26,9 @@ from r1jax.checks import check
 from r1jax.config import OptimConfig, SamplingConfig
 from r1jax.data.packing import Batch
 from r1jax.model.cache import init_cache
+from r1jax.model.head import unembed
 from r1jax.model.params import weight_specs
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.transformer import forward
 from r1jax.sampling.engine import Engine, Request
 from r1jax.sft import sft_step
 

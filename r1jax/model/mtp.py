@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from r1jax.architecture import ModelConfig
+from r1jax.model.head import log_probs
 from r1jax.model.layers import rms_norm
 from r1jax.model.moe import RouterStats
 from r1jax.model.params import Weights
-from r1jax.model.transformer import apply_layer, log_probs, place_of, remat
+from r1jax.model.transformer import apply_layer, place_of, remat
 
 
 def mtp_log_probs(

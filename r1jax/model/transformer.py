@@ -1,6 +1,6 @@
 """One forward for training, scoring, prefill and decoding.
 
-B batch  T time  S keys  D d_model  V vocabulary  L layers  E experts  K experts a token
+B batch  T time  S keys  D d_model  L layers  E experts  K experts a token
 """
 
 from collections.abc import Callable
@@ -9,15 +9,13 @@ import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
-from einops import rearrange
 
 from r1jax.architecture import ModelConfig
 from r1jax.model import gqa, mla
 from r1jax.model.cache import Cache, record
-from r1jax.model.layers import Place, einsum32, rms_norm, rotary, swiglu
+from r1jax.model.layers import Place, rms_norm, rotary, swiglu
 from r1jax.model.moe import RouterStats, moe
-from r1jax.model.params import FFN, GQA, MLA, Layer, Params, Weights
+from r1jax.model.params import FFN, GQA, MLA, Layer, Weights
 from r1jax.sharding import constrain
 
 _ATTENTION: dict[type, Callable] = {MLA: mla.attention, GQA: gqa.attention}
@@ -150,45 +148,3 @@ def _run(layer, x, stack: Layer | tuple[Layer, ...] | None, bias_LE, cache, give
         all_stats.append(stats)
     stats = None if all_stats[0] is None else jax.tree.map(lambda *s: jnp.stack(s), *all_stats)
     return x, None if cache is None else tuple(caches), stats
-
-
-def unembed(params: Params, hidden: jax.Array, cfg: ModelConfig, norm=None) -> jax.Array:
-    """Final norm and head: [..., D] -> logits [..., V], float32 in their sums and as they are."""
-    h = rms_norm(hidden, params.norm_D if norm is None else norm, cfg.norm_eps)
-    head_DV = params.embed_VD.T if params.head_DV is None else params.head_DV
-    return einsum32("...d,dv->...v", h, head_DV.astype(h.dtype))
-
-
-def log_probs(
-    params: Params,
-    hidden_BTD: jax.Array,
-    targets_BT: jax.Array,
-    cfg: ModelConfig,
-    temperature: jax.Array | float = 1.0,
-    norm: jax.Array | None = None,
-    bias_V: jax.Array | np.ndarray | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Log-probability of each target, and the entropy it was drawn from, both [B, T] in nats.
-
-    The distribution is softmax((logits + bias) / temperature) over the whole vocabulary.
-    """
-
-    def chunk(hidden, targets):
-        logits = unembed(params, hidden, cfg, norm)
-        logits = logits if bias_V is None else logits + bias_V[None, None]
-        logp = jax.nn.log_softmax(logits / temperature)
-        entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-        return jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0], entropy
-
-    chex.assert_equal_shape_prefix([hidden_BTD, targets_BT], 2)
-    t, size = hidden_BTD.shape[1], cfg.logits_chunk
-    if size == 0 or t <= size:
-        return chunk(hidden_BTD, targets_BT)
-    n = -(-t // size)
-    pad = n * size - t
-    hidden = jnp.pad(hidden_BTD, ((0, 0), (0, pad), (0, 0)))
-    targets = jnp.pad(targets_BT, ((0, 0), (0, pad)))
-    chunks = tuple(rearrange(a, "b (n s) ... -> n b s ...", n=n) for a in (hidden, targets))
-    logp, entropy = jax.lax.map(lambda xs: jax.checkpoint(chunk)(*xs), chunks)
-    logp, entropy = (rearrange(a, "n b s -> b (n s)")[:, :t] for a in (logp, entropy))
-    return logp, entropy

@@ -33,8 +33,9 @@ import numpy as np
 from r1jax import masked, optim
 from r1jax.architecture import ModelConfig
 from r1jax.config import AlgorithmName, CorrectionName, OptimConfig
+from r1jax.model.head import log_probs
 from r1jax.model.params import Weights, weight_specs
-from r1jax.model.transformer import forward, log_probs
+from r1jax.model.transformer import forward
 from r1jax.optim import TrainState
 from r1jax.rl import critic
 from r1jax.rl.algorithms import ALGORITHMS, Algorithm, centred

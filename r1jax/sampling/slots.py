@@ -18,8 +18,9 @@ from jax.sharding import PartitionSpec
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
 from r1jax.model.cache import Cache, init_cache
+from r1jax.model.head import unembed
 from r1jax.model.params import Weights
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.transformer import forward
 from r1jax.sampling.rows import Rows
 from r1jax.sampling.samplers import reply_key, sample
 

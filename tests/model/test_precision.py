@@ -17,9 +17,9 @@ import tiny
 from r1jax.architecture import GQAConfig, MLAConfig
 from r1jax.model import gqa, mla
 from r1jax.model.cache import KVCache
+from r1jax.model.head import unembed
 from r1jax.model.layers import Place, einsum32, rms_norm, rotary
 from r1jax.model.params import GQA
-from r1jax.model.transformer import unembed
 
 B, T, H, N = 32, 24, 2, 32
 D = H * N

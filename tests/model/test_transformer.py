@@ -13,6 +13,7 @@ import tiny
 from r1jax.architecture import MLAConfig
 from r1jax.model import transformer
 from r1jax.model.cache import init_cache
+from r1jax.model.head import log_probs
 from r1jax.model.mtp import mtp_log_probs
 from r1jax.model.params import Weights
 
@@ -22,8 +23,6 @@ V2_LITE_LIKE = tiny.config(
     router=tiny.SOFTMAX,
     attention=MLAConfig(heads=4, q_lora=None, kv_lora=16, nope_dim=10, rope_dim=8, v_dim=12),
 )
-
-log_probs = tiny.jit(transformer.log_probs, static_argnames=("cfg", "temperature"))
 
 
 @functools.cache
@@ -96,7 +95,7 @@ def gradient_of(**changes):
 
     def loss(params, bias, given):
         out = transformer.forward(Weights(params, bias), TOKENS, cfg, experts_BTLK=given)
-        logp, entropy = transformer.log_probs(params, out.hidden_BTD, TOKENS, cfg)
+        logp, entropy = log_probs(params, out.hidden_BTD, TOKENS, cfg)
         value = jnp.mean(logp) + 0.1 * jnp.mean(entropy) + 0.1 * jnp.mean(out.stats.balance_B)
         return value, out.stats.experts_BTK
 
@@ -137,33 +136,6 @@ def test_its_own_choices_given_change_no_gradient(changes):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), own, plain)
     other, _ = gradient(weights.params, weights.router_bias_LE, (given + 1) % 8)
     assert np.abs(other.embed_VD - own.embed_VD).max() > 1e-3
-
-
-@pytest.mark.parametrize("tied_head", [False, True])
-def test_log_probs_and_entropy_are_the_oracles(tied_head):
-    cfg = tiny.config(tied_head=tied_head)
-    weights = tiny.weights(cfg)
-    assert (weights.params.head_DV is None) == tied_head
-    hidden = np.random.default_rng(0).normal(size=(B, T, cfg.d_model)).astype(np.float32)
-    for temperature in (1.0, 0.7):
-        logp, entropy = log_probs(weights.params, hidden, TOKENS, cfg, temperature)
-        want = oracle.log_softmax_logits(
-            oracle.to_numpy(weights), np.float64(hidden), cfg, temperature
-        )
-        picked = np.take_along_axis(want, TOKENS[..., None], axis=-1)[..., 0]
-        np.testing.assert_allclose(logp, picked, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(entropy, -np.sum(np.exp(want) * want, axis=-1), rtol=1e-5)
-
-
-@pytest.mark.parametrize("chunk", [4, 5, 12, 100], ids=lambda n: f"chunk-{n}")
-def test_chunked_log_probs_are_the_same(chunk):
-    weights = tiny.weights(tiny.CONFIG)
-    hidden = np.random.default_rng(0).normal(size=(B, T, 32)).astype(np.float32)
-    whole = log_probs(weights.params, hidden, TOKENS, tiny.CONFIG, 0.7)
-    parts = log_probs(weights.params, hidden, TOKENS, tiny.config(logits_chunk=chunk), 0.7)
-    for a, b in zip(whole, parts, strict=True):
-        assert a.shape == b.shape == (B, T)
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("scan_layers", [True, False])

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 from r1jax import hub, sharding
 from r1jax.architecture import ModelConfig
 from r1jax.config import SamplingConfig
+from r1jax.model.head import unembed
 from r1jax.model.params import Weights
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.transformer import forward
 from r1jax.sampling.engine import Engine, Request
 
 # The first three run on eight devices too, and their replies are always drawn again; the others

@@ -14,8 +14,9 @@ import pytest
 
 from r1jax import hub, sharding
 from r1jax.architecture import RopeConfig, yarn_mscale
+from r1jax.model.head import unembed
 from r1jax.model.layers import apply_rope, rope_frequencies, rotary
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.transformer import forward
 
 PUBLISHED = [
     "verbatim/DeepSeek-V3",

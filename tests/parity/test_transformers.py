@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from r1jax import hub, sharding
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.head import unembed
+from r1jax.model.transformer import forward
 
 pytest.importorskip("torch", reason="torch absent: pip install -e '.[parity]'")
 pytest.importorskip("transformers", reason="transformers absent: pip install -e '.[parity]'")

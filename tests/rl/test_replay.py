@@ -28,7 +28,8 @@ from steps import (
 )
 
 from r1jax.checks import InputError
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.head import unembed
+from r1jax.model.transformer import forward
 from r1jax.rl.types import layout_of
 
 MODEL = small.CONFIG

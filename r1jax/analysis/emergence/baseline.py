@@ -16,8 +16,9 @@ import numpy as np
 from r1jax.analysis.emergence.logs import Reply
 from r1jax.analysis.emergence.table import make_table
 from r1jax.architecture import ModelConfig
+from r1jax.model.head import unembed
 from r1jax.model.params import Weights
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.transformer import forward
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 ROWS, CHUNK = 32, 32  # replies of a batch; places whose [rows, places, vocabulary] exist at once

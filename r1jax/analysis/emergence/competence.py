@@ -16,8 +16,9 @@ from r1jax.architecture import ModelConfig
 from r1jax.data.conversation import Conversation
 from r1jax.data.countdown import attempt, total, ways
 from r1jax.data.problems import Problem
+from r1jax.model.head import log_probs
 from r1jax.model.params import Weights
-from r1jax.model.transformer import forward, log_probs
+from r1jax.model.transformer import forward
 
 ROWS = 256  # attempts of a batch
 

@@ -8,7 +8,8 @@ import small
 from r1jax.analysis.emergence import baseline
 from r1jax.analysis.emergence.baseline import first_token_probability, reflective
 from r1jax.analysis.emergence.logs import Reply
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.head import unembed
+from r1jax.model.transformer import forward
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -9,7 +9,8 @@ from r1jax.analysis.emergence.competence import competence
 from r1jax.data.conversation import make_conversation
 from r1jax.data.countdown import VOCABULARY, problems, ways
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.model.transformer import forward, unembed
+from r1jax.model.head import unembed
+from r1jax.model.transformer import forward
 
 MODEL = small.config(vocab=len(VOCABULARY), context=64)
 
