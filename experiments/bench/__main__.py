@@ -138,7 +138,7 @@ def main(args: list[str]) -> None:
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         from experiments.bench import transformers
 
-        transformers.compare()
+        transformers.compare(transformers.Sizes())
     else:
         print("Transformers: not installed; pip install -e '.[parity]' to compare with it")
 
