@@ -1,0 +1,134 @@
+"""Replies of a model on this machine, or this pod: one engine for all questions."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+from typing import Protocol as Interface
+
+import jax
+from jax.sharding import Mesh
+
+from r1jax.checks import InputError, check
+from r1jax.config import ConversationName, SamplingConfig
+from r1jax.data.chat import split_thinking
+from r1jax.data.conversation import Form
+from r1jax.evaluation.protocol import Protocol, prompt
+from r1jax.evaluation.replies import Reply
+from r1jax.models import OnDisk
+from r1jax.sampling.engine import Completion, Engine, Request
+from r1jax.sampling.sizes import sized
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """text: what the user says. question, sample: where its randomness comes from."""
+
+    text: str
+    question: int
+    sample: int
+
+
+OnReply = Callable[[int, Reply], None]  # the index of what was asked
+
+
+class Replier(Interface):
+    """What replies: a model here, or a server."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def form(self) -> Form: ...
+
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
+        """Which of these texts leave no room for a reply. Raises InputError for one that cannot be
+        asked at all."""
+
+    def prompt(self, text: str) -> str:
+        """What the model reads, as far as it is known here."""
+
+    def draw(self, asks: Sequence[Ask], on_reply: OnReply) -> None:
+        """Asks all, and tells each reply as soon as it is there."""
+
+
+class Local:
+    """A model by its weights.
+
+    Where the context does not hold the protocol's max_tokens behind a prompt, half of it is the
+    replies'; prompts that do not fit the other half are too long.
+    """
+
+    def __init__(
+        self,
+        source: OnDisk,
+        protocol: Protocol,
+        mesh: Mesh,
+        conversation: ConversationName = "auto",
+        dtype: Literal["stored", "float32", "bfloat16"] = "stored",
+        slots: int = 0,
+        say: Callable[[str], None] = print,
+    ):
+        """slots: replies decoded side by side; 0: as `sized` says."""
+        self.source, self.protocol, self.mesh, self._slots, self._say = (
+            source, protocol, mesh, slots, say
+        )  # fmt: skip
+        self.conversation = source.conversation(conversation, "r1_zero")
+        self.model = source.config
+        if dtype != "stored":
+            self.model = dataclasses.replace(self.model, dtype=dtype, param_dtype=dtype)
+        self.name = source.base
+        self.form = self.conversation.form
+
+    def prompt(self, text: str) -> str:
+        return prompt(text, self.conversation, self.protocol)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.conversation.tokenizer.encode_prompt(self.prompt(text))
+
+    @property
+    def _room(self) -> int:
+        """Tokens that a prompt may have."""
+        context = self.model.context
+        return context - min(self.protocol.max_tokens, context // 2)
+
+    def too_long(self, texts: Sequence[str]) -> list[bool]:
+        return [len(self._ids(text)) > self._room for text in texts]
+
+    def draw(self, asks: Sequence[Ask], on_reply: OnReply) -> None:
+        prompts = {text: self._ids(text) for text in dict.fromkeys(ask.text for ask in asks)}
+        longest = max(map(len, prompts.values()))
+        p, tokenizer = self.protocol, self.conversation.tokenizer
+        wanted = SamplingConfig(p.temperature, p.top_k, p.top_p, max_tokens=p.max_tokens)
+        sampling = sized(wanted, longest, len(asks), self.model.context)
+        if sampling.max_tokens < p.max_tokens:
+            self._say(
+                f"replies end after {sampling.max_tokens:,} tokens: the longest prompt leaves no "
+                f"more of the model's context of {self.model.context:,}"
+            )
+        if 0 < self._slots < len(asks):
+            refill = max(1, self._slots // 4)
+            slots = -(-self._slots // refill) * refill
+            sampling = dataclasses.replace(sampling, slots=slots, refill=refill)
+
+        def done(i: int, completion: Completion) -> None:
+            ids = completion.tokens.tolist()
+            text = self.conversation.reply(self.prompt(asks[i].text), ids)
+            thought = split_thinking(text).thinking
+            thinking = min(len(tokenizer.encode(thought)), len(ids)) if thought else 0
+            finish = "length" if completion.truncated else "stop"
+            on_reply(i, Reply(text, len(ids), thinking, finish))
+
+        engine = Engine(self.model, sampling, self.mesh, sorted(tokenizer.end_ids))
+        requests = [Request(prompts[ask.text], ask.question, ask.sample) for ask in asks]
+        weights = self.source.weights(self.model, self.mesh)
+        engine.generate(weights, requests, jax.random.key(p.seed), on_done=done)
+
+
+def check_asked(replier: Replier, texts: Sequence[str], where: Callable[[int], str]) -> None:
+    """Raises InputError that names the question whose text cannot be asked."""
+    for i, text in enumerate(texts):
+        try:
+            replier.prompt(text)
+        except InputError as error:
+            raise InputError(f"{where(i)}: {error}") from None
+    check(bool(texts), "there is nothing to be asked")
