@@ -66,7 +66,7 @@ class EvaluateConfig:
     shuffle: Shuffle = "published"  # options in an order by the seed: GPQA's, all, none
     tier: int = 4  # numbers of an embedded countdown problem
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row does
-    long_prompts: Long = "stop"  # what a prompt does that leaves no room for a reply
+    unasked: Long = "stop"  # what a question does that is too long, or of words it does not know
     training: str = ""  # [TASK=]FILE,...: training data that questions are looked for in
     conversation: ConversationName = "auto"  # how the model is asked
     reward: str = ""  # FILE.py:FUNCTION, which judges problems of the kind "own"
@@ -179,7 +179,7 @@ def main(args: list[str]) -> None:
             cfg.asks(),
             grader,
             Path(cfg.out),
-            cfg.long_prompts,
+            cfg.unasked == "drop",
             training,
             identity,
             say,

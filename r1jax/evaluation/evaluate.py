@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import jax
 from r1jax import processes
 from r1jax.checks import InputError, check
 from r1jax.data.problems import Problem
-from r1jax.evaluation.local import Ask, Replier, check_asked
+from r1jax.evaluation.local import Ask, Replier
 from r1jax.evaluation.protocol import Protocol, asked
 from r1jax.evaluation.questions import Asked, Question, number_of
 from r1jax.evaluation.replies import Key, Lines, Reply, grade_of, reply_of
@@ -37,6 +38,7 @@ from r1jax.rewards.grading import Grade, Grader
 from r1jax.rewards.shares import grade_shares
 
 CHUNK = 64  # replies that are graded together
+EVERY = 10.0  # seconds between two lines of progress
 PENDING = 16  # chunks that may wait for their grades while others are drawn
 
 
@@ -49,18 +51,20 @@ def k_of(benchmark: Asked, protocol: Protocol) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What is asked of whom. say: is told a line now and then. identity: what has to be the same
-    for two evaluations to share a folder, beside the protocol."""
+    """What is asked of whom. drops: questions that cannot be asked are left out and counted, and
+    do not end the evaluation before it begins. identity: what has to be the same for two
+    evaluations to share a folder, beside the protocol. say: is told a line now and then."""
 
     replier: Replier
     benchmarks: Sequence[Asked]
     protocol: Protocol
     grader: Grader
     out: Path
-    long_prompts: str = "stop"
+    drops: bool = False
     training: Sequence[Problem] | None = None
     identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     say: Callable[[str], None] = print
+    unasked: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict, init=False)
 
     def run(self) -> dict[str, Any]:
         """The results, which are written to OUT/results.json, too.
@@ -92,30 +96,22 @@ class Evaluation:
             return found
 
     def _texts(self) -> dict[tuple[str, str], str]:
-        """What is asked, by benchmark and id, of questions that are not too long."""
-        every = [
-            (b.name, q, asked(q.problem, self.replier.form, self.protocol))
-            for b in self.benchmarks
-            for q in b.questions
-        ]
-        said = [text for *_, text in every]
-        check_asked(self.replier, said, lambda i: f"{every[i][0]}, question {every[i][1].id}")
-        long = self.replier.too_long(said)
-        if any(long):
-            first = next(one for one, is_long in zip(every, long, strict=True) if is_long)
-            line = (
-                f"{sum(long):,} of {len(long):,} prompts leave no room for a reply, the first of "
-                f"them {first[0]}, question {first[1].id}"
-            )
-            drop = self.long_prompts == "drop"
-            check(drop, f"{line}: --long-prompts=drop leaves such out, and counts them")
-            check(not all(long), f"{line}: there is nothing left to be asked")
+        """What is asked, by benchmark and id; fills `unasked` with why the others are not."""
+        found: dict[tuple[str, str], str] = {}
+        for b in self.benchmarks:
+            for q in b.questions:
+                text = asked(q.problem, self.replier.form, self.protocol)
+                if why := self.replier.refused(text):
+                    self.unasked[b.name, q.id] = why
+                else:
+                    found[b.name, q.id] = text
+        for why, n in collections.Counter(self.unasked.values()).items():
+            name, id = next(key for key, one in self.unasked.items() if one == why)
+            line = f"{n:,} questions {why}, the first of them {name}, {id}"
+            check(self.drops, f"{line}: --unasked=drop leaves such out, and counts them")
             self.say(f"{line}: left out")
-        return {
-            (name, question.id): text
-            for (name, question, text), is_long in zip(every, long, strict=True)
-            if not is_long
-        }
+        check(bool(found), "there is no question left to be asked")
+        return found
 
     def _check_same(self) -> None:
         """k may grow, and benchmarks may be added: replies are kept by what they are of."""
@@ -153,15 +149,14 @@ class Evaluation:
         found: dict[str, Any] = {}
         for b in self.benchmarks:
             answered = [a for q in b.questions if (a := work.answered(b, q)) is not None]
-            if not answered:
-                self.say(f"{b.name}: no question has room for a reply: left out")
-                continue
             shared = None
             if self.training is not None:
                 shared = contamination([a.question for a in answered], self.training)
-            left = len(b.questions) - len(answered)
-            found[b.name] = results_of(b, answered, left, shared)
-            if b.name == "swebench" and jax.process_index() == 0:
+            unasked = collections.Counter(
+                why for (name, _), why in self.unasked.items() if name == b.name
+            )
+            found[b.name] = results_of(b, answered, unasked, shared)
+            if b.name == "swebench" and answered and jax.process_index() == 0:
                 first = ((a.question.id.partition("/")[2], a.replies[0][0]) for a in answered)
                 write_predictions(
                     self.out / "predictions.jsonl",
@@ -223,15 +218,16 @@ class _Work:
                 self._to_grade(key)
         if missing:
             asks = [Ask(self.texts[key[:2]], number_of(*key[:2]), key.sample) for key in missing]
-            done = 0
+            done, said = 0, time.monotonic()
 
             def on_reply(i: int, reply: Reply) -> None:
-                nonlocal done
+                nonlocal done, said
                 self.replies.add(missing[i], dataclasses.asdict(reply))
                 self._to_grade(missing[i])
                 done += 1
-                if done % max(len(missing) // 10, 1) == 0:
+                if time.monotonic() - said > EVERY and done < len(missing):
                     self.e.say(f"{done:,} of {len(missing):,} replies")
+                    said = time.monotonic()
 
             self.e.replier.draw(asks, on_reply)
         self._submit()

@@ -8,7 +8,7 @@ from typing import Protocol as Interface
 import jax
 from jax.sharding import Mesh
 
-from r1jax.checks import InputError, check
+from r1jax.checks import InputError
 from r1jax.config import ConversationName, SamplingConfig
 from r1jax.data.chat import split_thinking
 from r1jax.data.conversation import Form
@@ -40,9 +40,8 @@ class Replier(Interface):
     @property
     def form(self) -> Form: ...
 
-    def too_long(self, texts: Sequence[str]) -> list[bool]:
-        """Which of these texts leave no room for a reply. Raises InputError for one that cannot be
-        asked at all."""
+    def refused(self, text: str) -> str:
+        """Why this text cannot be asked, in few words; "" if it can."""
 
     def prompt(self, text: str) -> str:
         """What the model reads, as far as it is known here."""
@@ -78,6 +77,7 @@ class Local:
             self.model = dataclasses.replace(self.model, dtype=dtype, param_dtype=dtype)
         self.name = source.base
         self.form = self.conversation.form
+        self.prompt("")  # a system prompt that it does not take
 
     def prompt(self, text: str) -> str:
         return prompt(text, self.conversation, self.protocol)
@@ -91,8 +91,11 @@ class Local:
         context = self.model.context
         return context - min(self.protocol.max_tokens, context // 2)
 
-    def too_long(self, texts: Sequence[str]) -> list[bool]:
-        return [len(self._ids(text)) > self._room for text in texts]
+    def refused(self, text: str) -> str:
+        try:
+            return "leave no room for a reply" if len(self._ids(text)) > self._room else ""
+        except InputError:  # a tokenizer of words, or a text that holds the template's own tokens
+            return "cannot be put into the model's tokens"
 
     def draw(self, asks: Sequence[Ask], on_reply: OnReply) -> None:
         prompts = {text: self._ids(text) for text in dict.fromkeys(ask.text for ask in asks)}
@@ -122,13 +125,3 @@ class Local:
         requests = [Request(prompts[ask.text], ask.question, ask.sample) for ask in asks]
         weights = self.source.weights(self.model, self.mesh)
         engine.generate(weights, requests, jax.random.key(p.seed), on_done=done)
-
-
-def check_asked(replier: Replier, texts: Sequence[str], where: Callable[[int], str]) -> None:
-    """Raises InputError that names the question whose text cannot be asked."""
-    for i, text in enumerate(texts):
-        try:
-            replier.prompt(text)
-        except InputError as error:
-            raise InputError(f"{where(i)}: {error}") from None
-    check(bool(texts), "there is nothing to be asked")

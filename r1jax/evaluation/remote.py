@@ -80,8 +80,8 @@ class Remote:
         asked = templates.r1_zero(text)
         return f"{asked} {BEGUN}" if self.protocol.think else asked
 
-    def too_long(self, texts: Sequence[str]) -> list[bool]:
-        return [False for _ in texts]
+    def refused(self, text: str) -> str:
+        return ""
 
     def draw(self, asks: Sequence[Ask], on_reply: OnReply) -> None:
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()

@@ -30,7 +30,7 @@ class Answered(NamedTuple):
 def results_of(
     asked: Asked,
     answered: Sequence[Answered],
-    too_long: int,
+    unasked: Mapping[str, int],
     contaminated: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Of one benchmark.
@@ -49,7 +49,7 @@ def results_of(
         "metric": asked.benchmark.metric if asked.benchmark.graded else "predictions",
         "file": asked.path,
         "questions": len(answered),
-        "left_out": asked.left_out | ({"too long a prompt": too_long} if too_long else {}),
+        "left_out": {**asked.left_out, **unasked},
         "k": k,
         "replies": len(replies),
         "truncated": _mean([reply.truncated for reply, _ in replies]),

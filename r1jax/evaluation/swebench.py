@@ -14,7 +14,7 @@ from pathlib import Path
 
 from r1jax.files import write_whole
 
-_FENCE = re.compile(r"```(?:diff|patch)?[ \t]*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)```", re.DOTALL)
 _TAGGED = re.compile(r"<patch>\n?(.*?)</patch>", re.DOTALL)
 _BEGINS = re.compile(r"^(?:diff --git |--- )", re.MULTILINE)
 

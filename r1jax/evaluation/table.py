@@ -1,5 +1,6 @@
 """Results as lines of text, beside what was published."""
 
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,7 @@ def lines(results: Mapping[str, Any]) -> list[str]:
     said = [*_aligned([HEADS, *rows]), ""]
     for name, found in results["benchmarks"].items():
         said += _remarks(name, found)
-    published = [line for n, f in results["benchmarks"].items() for line in _published(n, f)]
-    if published:
-        said += ["", "published, by other prompts and graders:", *published]
-    return said
+    return [*said, *_published(results)]
 
 
 def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
@@ -41,16 +39,16 @@ def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
 def _remarks(name: str, found: Mapping[str, Any]) -> list[str]:
     said = []
     if found["left_out"]:
-        told = ", ".join(f"{n:,} {why}" for why, n in found["left_out"].items())
-        said.append(f"{name}: left out {told}")
+        reasons = ", ".join(f"{n:,} ({why})" for why, n in found["left_out"].items())
+        said.append(f"{name}: left out {reasons}")
     if found.get("grader_failed"):
         said.append(f"{name}: the grader failed at {_percent(found['grader_failed'])}: left out")
     if rating := found.get("rating"):
-        low, best, high = (_number(rating[n]) for n in ("low", "value", "high"))
+        low, best, high = [_number(rating[n]) for n in ("low", "value", "high")]
         said.append(f"{name}: rating {best} ({low} to {high}), of {rating['problems']:,} problems")
     if told := found.get("instructions"):
-        parts = ", ".join(f"{n.replace('_', ' ')} {_percent(x)}" for n, x in told.items())
-        said.append(f"{name}: {parts}")
+        shares = ", ".join(f"{n.replace('_', ' ')} {_percent(x)}" for n, x in told.items())
+        said.append(f"{name}: {shares}")
     if shared := found.get("contaminated"):
         without = _percent(shared["without"]["pass@1"])
         said.append(
@@ -63,10 +61,41 @@ def _remarks(name: str, found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _published(name: str, found: Mapping[str, Any]) -> list[str]:
-    rows = [("", f) for f in found["reported"]]
-    rows += [(" cons@64", f) for f in found.get("reported_cons@64", ())]
-    return [f"  {name}{what}: {f['model']} {f['value']:g} ({f['source']})" for what, f in rows]
+def _published(results: Mapping[str, Any]) -> list[str]:
+    """A row a benchmark, a column a model; a letter behind a figure says where it is from."""
+    cells: dict[str, dict[str, list[tuple[float, str]]]] = {}
+    for name, found in results["benchmarks"].items():
+        for row, key in ((name, "reported"), (f"{name} cons@64", "reported_cons@64")):
+            for f in found.get(key, ()):
+                of_row = cells.setdefault(row, {"here": []})
+                of_row.setdefault(f["model"], []).append((f["value"], f["source"]))
+    models = dict.fromkeys(model for row in cells.values() for model in row if model != "here")
+    sources = dict.fromkeys(s for row in cells.values() for some in row.values() for _, s in some)
+    letter = dict(zip(sources, string.ascii_lowercase, strict=False))
+    rows = [["published", "here", *models]]
+    for name, row in cells.items():
+        told = (
+            " ".join(f"{value:g}{letter[source]}" for value, source in row.get(model, ()))
+            for model in models
+        )
+        rows.append([name, _here(name, results["benchmarks"]), *(cell or "-" for cell in told)])
+    if not cells:
+        return []
+    said = [f"{mark}: {source}" for source, mark in letter.items()]
+    return ["", *_aligned(rows), "by other prompts and graders. " + "; ".join(said)]
+
+
+def _here(row: str, benchmarks: Mapping[str, Any]) -> str:
+    """What these results have that is of the same kind."""
+    name, _, k = row.partition(" cons@")
+    found = benchmarks[name]
+    if k:
+        cons = found.get("cons@k") or {}
+        return f"{100 * cons[k]['value']:.1f}" if k in cons else "-"
+    if rating := found.get("rating"):
+        return _number(rating["value"])
+    value = found.get("pass@1")
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
