@@ -263,3 +263,19 @@ def test_kill_9_loses_the_replies_under_way_at_most(whole, tmp_path):
     assert done.returncode == 0, done.stderr
     assert replies.read_bytes().startswith(kept)
     assert by_key(replies) == by_key(whole / "replies.jsonl") and figures(out) == figures(whole)
+
+
+def test_a_runs_folder_and_the_state_that_it_is_in(tmp_path, error_of):  # noqa: F811
+    """A run that was trained on is another model."""
+    trained, out = tmp_path / "run", tmp_path / "out"
+    config = tiny_run.inputs(tmp_path)
+    tiny_run.run(config, trained, "--steps=1")
+    flags = (f"--model={trained}", f"--out={out}", "--limit=4", "--k=2")
+    evaluate.main(list(flags))
+    found = json.loads((out / "results.json").read_text())
+    assert found["weights"] == "step 1" and found["benchmarks"]["countdown"]["questions"] == 4
+    assert {r["tokens"] <= 16 for r in rows(out / "replies.jsonl")} == {True}
+    tiny_run.run(config, trained, "--steps=2", "--resume")
+    assert "holds an evaluation with weights='step 1', not 'step 2'" in error_of(
+        *flags, main=evaluate.main
+    )

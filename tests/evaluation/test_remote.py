@@ -190,3 +190,69 @@ def test_a_cut_thought_has_no_answer():
     assert with_thought("so</think>7", "", cut=False) == "<think>\nso</think>7"
     assert with_thought("<think>so</think>7", "", cut=False) == "<think>so</think>7"
     assert with_thought("7", "", cut=False) == "7"
+
+
+REPLIES = {
+    "Write.": ("<think>hm, so</think>never a pause", "stop"),  # no comma
+    "Talk.": ("<think>hm</think>yes, of course", "stop"),
+    "Add two numbers.": (
+        "<think>hm</think>```python\nprint(sum(map(int, input().split())))\n```",
+        "",
+    ),
+    "Multiply.": ("<think>hm</think>```python\nprint(0)\n```", "stop"),
+    "Which?": ("<think>hm</think>Answer: (no idea)", "stop"),
+    "What?": ("<think>hm", "length"),
+}
+
+
+def test_sets_with_figures_of_their_own(serve, tmp_path):
+    """IFEval's four shares, a rating, subjects; what was cut and what cannot be read."""
+
+    def canned(prompt, max_tokens):
+        return next(reply for begins, reply in REPLIES.items() if prompt.startswith(begins))
+
+    def write(name, *rows):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    told = {
+        "instruction_id_list": ["punctuation:no_comma", "startend:quotation"],
+        "kwargs": [{}, {}],
+    }
+    first = {"key": 1, "prompt": "Write."} | told
+    first = first | {"instruction_id_list": told["instruction_id_list"][:1], "kwargs": [{}]}
+    write("ifeval", first, {"key": 2, "prompt": "Talk."} | told)
+    cases = {"official_tests": [{"input": "2 3", "output": "5"}]}
+    rated = [("Add two numbers.", 1000), ("Multiply.", 1400)]
+    write("codeforces", *({"id": d, "description": d, "rating": r} | cases for d, r in rated))
+    mcq = {"choices": ["a", "b"], "answer": 0}
+    write(
+        "mmlu",
+        {"question": "Which?", "subject": "law"} | mcq,
+        {"question": "What?", "subject": "art"} | mcq,
+    )
+    out = tmp_path / "out"
+    evaluate.main(
+        [
+            f"--model={serve(canned).url}",
+            f"--data={tmp_path}",
+            f"--out={out}",
+            "--k=2",
+            "--i-know-that-model-code-runs-unsandboxed",
+        ]  # fmt: skip
+    )
+    found = json.loads((out / "results.json").read_text())["benchmarks"]
+    assert found["ifeval"]["instructions"] == {
+        "prompt_strict": 0.5,
+        "prompt_loose": 0.5,
+        "instruction_strict": pytest.approx(1 / 3),
+        "instruction_loose": pytest.approx(1 / 3),
+    }
+    assert found["ifeval"]["pass@1"] == 0.5 and "cons@k" not in found["ifeval"]
+    rating = found["codeforces"]["rating"]
+    assert abs(rating["value"] - 1200) < 0.02 and rating["problems"] == 2
+    assert rating["low"] < 1200 < rating["high"]
+    mmlu = found["mmlu"]
+    assert (mmlu["truncated"], mmlu["unparseable"], mmlu["pass@1"]) == (0.5, 0.5, 0)
+    assert mmlu["subjects"].keys() == {"law", "art"}
+    assert mmlu["cons@k"]["2"] == {"value": 0, "ties": 0}
+    assert mmlu["reported"][0]["value"] == 90.8
