@@ -274,7 +274,6 @@ def test_a_runs_folder_and_the_state_that_it_is_in(tmp_path, error_of):  # noqa:
     evaluate.main(list(flags))
     found = json.loads((out / "results.json").read_text())
     assert found["weights"] == "step 1" and found["benchmarks"]["countdown"]["questions"] == 4
-    assert {r["tokens"] <= 16 for r in rows(out / "replies.jsonl")} == {True}
     tiny_run.run(config, trained, "--steps=2", "--resume")
     assert "holds an evaluation with weights='step 1', not 'step 2'" in error_of(
         *flags, main=evaluate.main

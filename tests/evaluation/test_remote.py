@@ -135,13 +135,7 @@ def test_a_url_and_a_folder_have_the_same_greedy_figures(api, serve, model, fold
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("small", 0.0, 64)
 
 
-def test_a_server_that_gives_up_is_gone_on_with(
-    serve,
-    model,
-    tmp_path,
-    error_of,
-    monkeypatch,
-):
+def test_a_server_gives_up(serve, model, tmp_path, error_of, monkeypatch):  # noqa: F811
     """The key is sent, and no reply is asked for twice."""
     monkeypatch.setenv("SECRET", "abc")
     server = serve(model, lambda number: 400 if number == 5 else 0)
@@ -195,10 +189,7 @@ def test_a_cut_thought_has_no_answer():
 REPLIES = {
     "Write.": ("<think>hm, so</think>never a pause", "stop"),  # no comma
     "Talk.": ("<think>hm</think>yes, of course", "stop"),
-    "Add two numbers.": (
-        "<think>hm</think>```python\nprint(sum(map(int, input().split())))\n```",
-        "",
-    ),
+    "Add.": ("<think>hm</think>```python\nprint(sum(map(int, input().split())))\n```", "stop"),
     "Multiply.": ("<think>hm</think>```python\nprint(0)\n```", "stop"),
     "Which?": ("<think>hm</think>Answer: (no idea)", "stop"),
     "What?": ("<think>hm", "length"),
@@ -214,15 +205,19 @@ def test_sets_with_figures_of_their_own(serve, tmp_path):
     def write(name, *rows):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    told = {
-        "instruction_id_list": ["punctuation:no_comma", "startend:quotation"],
-        "kwargs": [{}, {}],
-    }
-    first = {"key": 1, "prompt": "Write."} | told
-    first = first | {"instruction_id_list": told["instruction_id_list"][:1], "kwargs": [{}]}
-    write("ifeval", first, {"key": 2, "prompt": "Talk."} | told)
+    comma, quotation = "punctuation:no_comma", "startend:quotation"
+    write(
+        "ifeval",
+        {"key": 1, "prompt": "Write.", "instruction_id_list": [comma], "kwargs": [{}]},
+        {
+            "key": 2,
+            "prompt": "Talk.",
+            "instruction_id_list": [comma, quotation],
+            "kwargs": [{}] * 2,
+        },
+    )
     cases = {"official_tests": [{"input": "2 3", "output": "5"}]}
-    rated = [("Add two numbers.", 1000), ("Multiply.", 1400)]
+    rated = [("Add.", 1000), ("Multiply.", 1400)]
     write("codeforces", *({"id": d, "description": d, "rating": r} | cases for d, r in rated))
     mcq = {"choices": ["a", "b"], "answer": 0}
     write(
@@ -231,15 +226,8 @@ def test_sets_with_figures_of_their_own(serve, tmp_path):
         {"question": "What?", "subject": "art"} | mcq,
     )
     out = tmp_path / "out"
-    evaluate.main(
-        [
-            f"--model={serve(canned).url}",
-            f"--data={tmp_path}",
-            f"--out={out}",
-            "--k=2",
-            "--i-know-that-model-code-runs-unsandboxed",
-        ]  # fmt: skip
-    )
+    flags = [f"--model={serve(canned).url}", f"--data={tmp_path}", f"--out={out}", "--k=2"]
+    evaluate.main([*flags, "--i-know-that-model-code-runs-unsandboxed"])
     found = json.loads((out / "results.json").read_text())["benchmarks"]
     assert found["ifeval"]["instructions"] == {
         "prompt_strict": 0.5,
