@@ -8,17 +8,23 @@ import dataclasses
 import numpy as np
 
 from r1jax.analysis.emergence.coverage import ks, pass_at_k
+from r1jax.analysis.emergence.intervals import estimate as bootstrap
+from r1jax.analysis.emergence.intervals import wilson
 
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
     """pass@1 in [0, 1], the mean over questions of the mean over replies.
 
-    se_questions: its standard error over questions like these and replies like these; None of one
+    low, high: a 95% interval over questions, the wider of the bootstrap's and Wilson's: where all
+        are wrong, or right, the errors are 0, and it is not.
+    se_questions: the standard error over questions like these and replies like these; None of one
         question. se_samples: over replies to these very questions; None where one was drawn.
     """
 
     value: float
+    low: float
+    high: float
     se_questions: float | None
     se_samples: float | None
 
@@ -34,7 +40,14 @@ def pass_at_1(n_Q: np.ndarray, c_Q: np.ndarray) -> Mean | None:
     over_samples = None
     if (n_Q > 1).all():  # p (1 - p) n / (n - 1) is unbiased for the variance of one reply
         over_samples = float(np.sqrt((p_Q * (1 - p_Q) / (n_Q - 1)).sum()) / q)
-    return Mean(float(p_Q.mean()), over_questions, over_samples)
+    value, drawn = float(p_Q.mean()), bootstrap(np.stack([p_Q, np.ones(q)], 1), _ratio, q)
+    low, high = wilson(float(p_Q.sum()), q)
+    low, high = min(low, drawn.low or 0.0), max(high, drawn.high or 0.0)
+    return Mean(value, low, high, over_questions, over_samples)
+
+
+def _ratio(totals: np.ndarray) -> np.ndarray:
+    return totals[..., 0] / totals[..., 1]
 
 
 def pass_curve(n_Q: np.ndarray, c_Q: np.ndarray) -> dict[int, float]:

@@ -118,6 +118,8 @@ def _pass_1(n_Q: np.ndarray, c_Q: np.ndarray) -> dict[str, Any]:
     found = pass_at_1(n_Q, c_Q)
     return {
         "pass@1": found and found.value,
+        "low": found and found.low,
+        "high": found and found.high,
         "se_questions": found and found.se_questions,
         "se_samples": found and found.se_samples,
         "of": int((n_Q > 0).sum()),

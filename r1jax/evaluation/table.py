@@ -4,7 +4,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-HEADS = ("benchmark", "asked", "k", "pass@1", "± se", "± samples", "pass@k", "cons@k", "cut",
+HEADS = ("benchmark", "asked", "k", "pass@1", "95%", "± se", "± samples", "pass@k", "cons@k", "cut",
          "unread", "thinking", "tokens")  # fmt: skip
 
 
@@ -25,6 +25,7 @@ def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
         f"{found['questions']:,}",
         k,
         _percent(found.get("pass@1")),
+        _between(found.get("low"), found.get("high")),
         _percent(found.get("se_questions")),
         _percent(found.get("se_samples")),
         f"{_percent(found['pass@k'][most])} @{most}" if found.get("pass@k") else "-",
@@ -51,11 +52,11 @@ def _remarks(name: str, found: Mapping[str, Any]) -> list[str]:
         said.append(f"{name}: {shares}")
     if shared := found.get("contaminated"):
         without = _percent(shared["without"]["pass@1"])
-        said.append(
-            f"{name}: {len(shared['questions']):,} questions ({_percent(shared['share'])}) share "
-            f"10 words in a row with the training data; pass@1 of the others {without}"
-        )
-    ties = [f"{_percent(one['ties'])} at {k}" for k, one in (found.get("cons@k") or {}).items()]
+        count = f"{len(shared['questions']):,} of {found['questions']:,} questions"
+        others = f"; pass@1 of the others {without}" if shared["questions"] else ""
+        said.append(f"{name}: {count} share 10 words in a row with the training data{others}")
+    cons = (found.get("cons@k") or {}).items()
+    ties = [f"{_percent(one['ties'])} at {k}" for k, one in cons if one["ties"]]
     if ties:
         said.append(f"{name}: cons@k is a tie in {', '.join(ties)}")
     return said
@@ -110,6 +111,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{100 * low:.1f}-{100 * high:.1f}%"
 
 
 def _number(value: float | None) -> str:

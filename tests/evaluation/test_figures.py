@@ -30,6 +30,15 @@ def test_no_replies_have_no_figures():
     assert (alone.value, alone.se_questions, alone.se_samples) == (1, None, None)
 
 
+def test_an_interval_has_a_width_where_the_errors_have_none():
+    """0 of 100 questions, 4 replies each, still allow 3 in 100; not 3 in 400."""
+    none, every = pass_at_1([4] * 100, [0] * 100), pass_at_1([4] * 100, [4] * 100)
+    assert none.se_questions == none.se_samples == none.low == 0 and 0.029 < none.high < 0.031
+    assert every.high == 1 and 0.969 < every.low < 0.971
+    some = pass_at_1([2] * 40, [2] * 10 + [0] * 30)
+    assert some.low < 0.25 - 1.9 * some.se_questions and some.high > 0.25 + 1.9 * some.se_questions
+
+
 @pytest.mark.parametrize("chances", [(0.5,), (0.2, 0.9), (0.0, 0.4, 1.0)])
 def test_the_error_over_samples_is_that_of_all_outcomes(chances):
     """Its square, in expectation over all outcomes, is the variance of pass@1 over them."""

@@ -205,14 +205,14 @@ def test_sets_with_figures_of_their_own(serve, tmp_path):
     def write(name, *rows):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    comma, quotation = "punctuation:no_comma", "startend:quotation"
+    both = ["punctuation:no_comma", "startend:quotation"]
     write(
         "ifeval",
-        {"key": 1, "prompt": "Write.", "instruction_id_list": [comma], "kwargs": [{}]},
+        {"key": 1, "prompt": "Write.", "instruction_id_list": both[:1], "kwargs": [{}]},
         {
             "key": 2,
             "prompt": "Talk.",
-            "instruction_id_list": [comma, quotation],
+            "instruction_id_list": both,
             "kwargs": [{}] * 2,
         },
     )
