@@ -110,7 +110,7 @@ def replier_of(cfg: EvaluateConfig, say) -> tuple[Replier, dict[str, Any]]:
         source = open_model(cfg.model)
         mesh = sharding.make_mesh(cfg.mesh)
         local = Local(source, cfg.asks(), mesh, cfg.conversation, cfg.dtype, cfg.slots, say)
-        return local, {"weights": weights_of(source)}
+        return local, {"weights": weights_of(source), "dtype": cfg.dtype}
     check(jax.process_count() == 1, "--model=URL: one process asks a server")
     check(
         cfg.api == "chat" or cfg.conversation in ("auto", "r1_zero", "plain"),

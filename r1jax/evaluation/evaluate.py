@@ -156,7 +156,7 @@ class Evaluation:
                 why for (name, _), why in self.unasked.items() if name == b.name
             )
             found[b.name] = results_of(b, answered, unasked, shared)
-            if b.name == "swebench" and answered and jax.process_index() == 0:
+            if b.benchmark.form == "swebench" and answered and jax.process_index() == 0:
                 first = ((a.question.id.partition("/")[2], a.replies[0][0]) for a in answered)
                 write_predictions(
                     self.out / "predictions.jsonl",

@@ -53,8 +53,8 @@ class Replier(Interface):
 class Local:
     """A model by its weights.
 
-    Where the context does not hold the protocol's max_tokens behind a prompt, half of it is the
-    replies'; prompts that do not fit the other half are too long.
+    A reply ends where the context does. At least half of it, or the protocol's max_tokens, is the
+    reply's: a prompt that leaves less is too long.
     """
 
     def __init__(
@@ -99,15 +99,19 @@ class Local:
 
     def draw(self, asks: Sequence[Ask], on_reply: OnReply) -> None:
         prompts = {text: self._ids(text) for text in dict.fromkeys(ask.text for ask in asks)}
-        longest = max(map(len, prompts.values()))
-        p, tokenizer = self.protocol, self.conversation.tokenizer
-        wanted = SamplingConfig(p.temperature, p.top_k, p.top_p, max_tokens=p.max_tokens)
-        sampling = sized(wanted, longest, len(asks), self.model.context)
-        if sampling.max_tokens < p.max_tokens:
+        longest, shortest = max(map(len, prompts.values())), min(map(len, prompts.values()))
+        p, tokenizer, context = self.protocol, self.conversation.tokenizer, self.model.context
+        if context - longest < p.max_tokens:
             self._say(
-                f"replies end after {sampling.max_tokens:,} tokens: the longest prompt leaves no "
-                f"more of the model's context of {self.model.context:,}"
+                f"replies end where the model's context of {context:,} tokens does: the longest "
+                f"prompt leaves {context - longest:,}"
             )
+        # Each has its own budget, which no other question changes; so the longest prompt and the
+        # longest reply together may be more than the context, which is no more than checked.
+        budget = min(p.max_tokens, context - shortest)
+        wanted = SamplingConfig(p.temperature, p.top_k, p.top_p, max_tokens=budget)
+        model = dataclasses.replace(self.model, context=max(context, longest + budget))
+        sampling = sized(wanted, longest, len(asks), model.context)
         if 0 < self._slots < len(asks):
             refill = max(1, self._slots // 4)
             slots = -(-self._slots // refill) * refill
@@ -121,7 +125,11 @@ class Local:
             finish = "length" if completion.truncated else "stop"
             on_reply(i, Reply(text, len(ids), thinking, finish))
 
-        engine = Engine(self.model, sampling, self.mesh, sorted(tokenizer.end_ids))
-        requests = [Request(prompts[ask.text], ask.question, ask.sample) for ask in asks]
+        engine = Engine(model, sampling, self.mesh, sorted(tokenizer.end_ids))
+        requests = [
+            Request(ids, ask.question, ask.sample, max_tokens=min(budget, context - len(ids)))
+            for ask in asks
+            for ids in [prompts[ask.text]]
+        ]
         weights = self.source.weights(self.model, self.mesh)
         engine.generate(weights, requests, jax.random.key(p.seed), on_done=done)

@@ -18,6 +18,7 @@ from r1jax.evaluation.local import Local
 from r1jax.evaluation.swebench import patch_of
 from r1jax.rewards.countdown import check_countdown
 from r1jax.rewards.format import final_answer
+from r1jax.sampling.engine import Engine
 
 SMALL = ("--limit=12", "--k=4", "--max-tokens=64")
 
@@ -128,6 +129,35 @@ def test_a_benchmark_beside_it_changes_no_reply(whole, tmp_path):
     assert found["mine"]["questions"] == 1 and found["mine"]["k"] == 4
 
 
+def test_a_reply_ends_where_the_context_does_whatever_is_asked_beside_it(tmp_path, monkeypatch):
+    """A prompt of 250 tokens in a context of 256 has room for 5 tokens, and not for 9; a reply of
+    the protocol's 32,768 may have what its own prompt leaves of the context."""
+    drawn = []
+    generate = Engine.generate
+
+    def spy(self, weights, requests, *args, **kwargs):
+        drawn.extend(requests)
+        return generate(self, weights, requests, *args, **kwargs)
+
+    monkeypatch.setattr(Engine, "generate", spy)
+    row = {"kind": "countdown", "numbers": [1, 1], "target": 2}
+    long = " ".join(["1"] * 245)
+    prompts = {"short": "use 1 1 to make 2", "long": f"use {long} to make 2"}
+    data = tmp_path / "mine.jsonl"
+    rows_of = [row | {"id": name, "prompt": prompt} for name, prompt in prompts.items()]
+    data.write_text("".join(json.dumps(one) + "\n" for one in rows_of))
+    flags = ["--k=1", f"--benchmarks=mine={data}", f"--out={tmp_path / 'out'}", "--max-tokens=5"]
+    evaluate.main(flags)
+    assert {(len(r.prompt), r.max_tokens) for r in drawn} == {(7, 5), (250, 5)}
+    drawn.clear()
+    evaluate.main([*flags[:2], f"--out={tmp_path / 'b'}", "--max-tokens=9", "--unasked=drop"])
+    assert {(len(r.prompt), r.max_tokens) for r in drawn} == {(7, 9)}
+    drawn.clear()
+    mixed = f"--benchmarks=mine={data},countdown"
+    evaluate.main(["--k=1", "--limit=2", mixed, f"--out={tmp_path / 'c'}", "--unasked=drop"])
+    assert {(len(r.prompt), r.max_tokens) for r in drawn} == {(7, 249), (9, 247)}
+
+
 def test_greedy_replies_are_drawn_once(tmp_path):
     flags = ("--temperature=0", "--limit=6", "--max-tokens=64", f"--out={tmp_path / 'out'}")
     evaluate.main(list(flags))
@@ -212,6 +242,7 @@ def test_bad_input_is_one_line(whole, tmp_path, error_of):  # noqa: F811
         f"--out={whole}", "--temperature=1"
     )
     assert "--top-p must lie in (0, 1]" in error("--top-p=2")
+    assert "--since=August: expected a day" in error("--since=August")
     assert "no such directory" in error("--model=nowhere", f"--out={tmp_path / 'a'}")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.json").write_text("{}")
