@@ -34,10 +34,10 @@ from r1jax.checkpoint import load_weights
 from r1jax.checks import InputError, check, check_seed
 from r1jax.config import RunConfig
 from r1jax.data.tasks import fit_prompts, make_task
+from r1jax.evaluation.questions import evenly
 from r1jax.files import write_whole
 from r1jax.model.params import Weights, weight_specs
 from r1jax.models import with_vocab
-from r1jax.rl.evaluation import evenly
 from r1jax.sampling.engine import Engine, Request
 
 

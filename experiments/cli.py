@@ -121,6 +121,8 @@ def _spelled(args: Sequence[str], default: Any) -> list[str]:
             check(value in ("true", "false"), f"{arg}: expected true or false")
             group, dot, last = name.removeprefix("--").rpartition(".")
             arg = name if value == "true" else f"--{group}{dot}no-{last}"
+        elif value in ("true", "false") and bool in get_args(kind):
+            arg = f"{name}={value.capitalize()}"
         elif value == "none" and type(None) in get_args(kind):
             arg = f"{name}=None"
         found.append(arg)

@@ -14,8 +14,9 @@ from r1jax.checks import check, check_positive, check_seed
 
 # What can be asked: each names the form of its data, too (`r1jax.data.sources.READERS`).
 TaskName = Literal[
-    "countdown", "stories", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "gpqa",
-    "humaneval", "mbpp", "livecodebench", "codeforces", "gym",
+    "countdown", "stories", "problems", "gsm8k", "math", "aime", "amc", "svamp", "mmlu", "mmlu_pro",
+    "mmlu_redux", "ceval", "gpqa", "ifeval", "humaneval", "mbpp", "livecodebench", "codeforces",
+    "swebench", "gym",
 ]  # fmt: skip
 
 # How the model is asked and answers (`r1jax.data.conversation`). auto: by its chat template if it

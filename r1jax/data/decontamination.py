@@ -35,7 +35,7 @@ class Grams:
     """What is looked for: the 10-grams of evaluation problems, and those that are shorter."""
 
     def __init__(self, evaluation: Sequence[Problem]):
-        self._found: dict[str, str] = {}  # a gram -> the id of the first problem that has it
+        self._found: dict[str, list[str]] = {}  # a gram -> the ids of the problems that have it
         sizes = set()
         self.too_short: list[Problem] = []
         for problem in evaluation:
@@ -46,7 +46,9 @@ class Grams:
                 continue
             sizes.add(size)
             for gram in _grams(pieces, size):
-                self._found.setdefault(gram, problem.id)
+                names = self._found.setdefault(gram, [])
+                if problem.id not in names[-1:]:
+                    names.append(problem.id)
         self._sizes = sorted(sizes, reverse=True)
 
     def match(self, problem: Problem) -> Match | None:
@@ -54,8 +56,14 @@ class Grams:
         for size in self._sizes:
             for gram in _grams(pieces, size):
                 if gram in self._found:
-                    return Match(problem, self._found[gram], gram)
+                    return Match(problem, self._found[gram][0], gram)
         return None
+
+    def shared_with(self, problem: Problem) -> set[str]:
+        """The ids of all evaluation problems that share words with this one."""
+        pieces = split_words(problem.prompt)
+        every = (gram for size in self._sizes for gram in _grams(pieces, size))
+        return {name for gram in every for name in self._found.get(gram, ())}
 
 
 def decontaminate(problems: Sequence[Problem], grams: Grams) -> tuple[list[Problem], list[Match]]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-Kind = Literal["countdown", "math", "choice", "code", "words", "gym", "own"]
+Kind = Literal["countdown", "math", "choice", "code", "words", "gym", "instructions", "own"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Problem:
     `prompt` is the bare question; a template (`r1jax.data.templates`) turns it into what the
     model reads. `answer` is the reference: the target of a countdown problem, whose operands are
     `numbers`; the letter of a multiple choice, whose options are `choices`; the words that a text
-    must use, separated by blanks; the entry of a reasoning-gym task, as JSON. A program is checked
-    by `tests` instead. Of the kind "own" it is whatever the user's reward function reads
-    (r1jax/rewards/own.py), and may be empty.
+    must use, separated by blanks; the entry of a reasoning-gym task, as JSON; the instructions that
+    a reply must follow, as JSON of [[name, arguments], ...] (r1jax/rewards/instructions.py). A
+    program is checked by `tests` instead. Of the kind "own" it is whatever the user's reward
+    function reads (r1jax/rewards/own.py), and may be empty.
     """
 
     id: str

@@ -20,6 +20,10 @@ COMPLETE_CODE = "Complete this code:"
 MUST_PASS = "Your code should pass these tests:"
 READ_AND_WRITE = "The Python program reads from standard input and writes to standard output."
 ONCE = "Use each number exactly once, with only +, -, *, / and parentheses."  # countdown
+PATCH = (
+    "Solve this issue of the repository {repo}. Answer with one patch in unified diff format, in a "
+    "```diff block."
+)
 PHRASES = (COMPLETE, COMPLETE_CODE, MUST_PASS, READ_AND_WRITE, ONCE)
 
 # What LiveCodeBench's runner puts before every program (LiveCodeBench, lcb_runner/evaluation).
@@ -90,6 +94,16 @@ def livecodebench(row: dict[str, Any]) -> Problem:
     return Problem(field(row, "question_id", str), "code", f"{question}\n\n{how}", tests=tests)
 
 
+def unfair(row: dict[str, Any]) -> str:
+    """Why a problem of Codeforces cannot be judged by what a program prints; "" if it can."""
+    if row.get("generated_checker"):
+        return "it has a checker: its answers are not unique"
+    if row.get("interaction_format"):
+        return "it is interactive"
+    mode = row.get("input_mode")
+    return "" if mode in (None, "stdio") else f"its input_mode is {mode!r}"
+
+
 def codeforces(row: dict[str, Any]) -> Problem:
     """open-r1's and DeepMind's collections of Codeforces problems (arXiv 2203.07814 the latter).
 
@@ -99,9 +113,7 @@ def codeforces(row: dict[str, Any]) -> Problem:
     (it comes with a checker), that is interactive or that uses files is refused: comparing what a
     program prints would not be fair to it.
     """
-    check(not row.get("generated_checker"), "it has a checker: its answers are not unique")
-    check(not row.get("interaction_format"), "it is interactive")
-    check(row.get("input_mode") in (None, "stdio"), f"its input_mode is {row.get('input_mode')!r}")
+    check(not unfair(row), unfair(row))
     parts = [field(row, "description", str).strip()]
     for name, title in (("input_format", "Input"), ("output_format", "Output"), ("note", "Note")):
         if row.get(name):
@@ -116,6 +128,18 @@ def codeforces(row: dict[str, Any]) -> Problem:
     name = row.get("id") or row.get("name") or ""
     check(type(name) is str, 'field "id" must be a string')
     return Problem(name, "code", "\n\n".join(parts), tests=Tests(stdio=pairs))
+
+
+def swebench(row: dict[str, Any]) -> Problem:
+    """arXiv 2310.06770: {"instance_id", "repo", "base_commit", "problem_statement"}; "text" is the
+    whole prompt, with files of the repository, in the sets that have it (SWE-bench_oracle, bm25).
+
+    Its answer is a patch, which the official harness judges: here it has no grade of its own.
+    """
+    name, issue = field(row, "instance_id", str), field(row, "problem_statement", str)
+    prompt = row.get("text") or f"{PATCH.format(repo=field(row, 'repo', str))}\n\n{issue.strip()}"
+    check(type(prompt) is str, 'field "text" must be a string')
+    return Problem(name, "own", prompt)
 
 
 def read_tests(row: dict[str, Any]) -> Tests:

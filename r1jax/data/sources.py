@@ -37,9 +37,23 @@ class Reader(Protocol):
     ) -> list[Problem]: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class RowReader:
+    """The reader of a file of rows, each of which `problem` makes a problem of. columns: of a .csv
+    that has no line of names."""
+
+    problem: Callable[[dict[str, Any], Place], Problem]
+    columns: Sequence[str] = ()
+
+    def __call__(
+        self, path: str | Path, bad: Bad = "stop", say: Callable[[str], None] = warn
+    ) -> list[Problem]:
+        return read_rows(path, self.problem, bad, say, self.columns)
+
+
 def _published(
     source: str, parse: Callable[[dict[str, Any]], Problem], columns: Sequence[str] = ()
-) -> Reader:
+) -> RowReader:
     """The reader of a data set. `parse` may leave the id empty, and need not give the source."""
 
     def named(row: dict[str, Any], place: Place) -> Problem:
@@ -49,12 +63,7 @@ def _published(
             name = f"{source}/{name}"
         return dataclasses.replace(problem, id=name, source=source)
 
-    def read(
-        path: str | Path, bad: Bad = "stop", say: Callable[[str], None] = warn
-    ) -> list[Problem]:
-        return read_rows(path, named, bad, say, columns)
-
-    return read
+    return RowReader(named, columns)
 
 
 def _id(row: dict[str, Any], *names: str) -> str:
@@ -158,6 +167,77 @@ def _mmlu(row: dict[str, Any]) -> Problem:
     return choice("", question, options, field(row, "answer", int))
 
 
+def _letter(row: dict[str, Any], name: str, options: int) -> int:
+    """The place of the option that a field names by its letter, counted from 0."""
+    letter = field(row, name, str).strip()
+    known = string.ascii_uppercase[:options]
+    check(
+        len(letter) == 1 and letter in known,
+        f'field "{name}" must be a letter from A to {known[-1]}, got {letter!r}',
+    )
+    return known.index(letter)
+
+
+def _options(row: dict[str, Any], name: str) -> list[str]:
+    options = field(row, name, list)
+    fits = len(options) > 1 and all(type(o) is str for o in options)
+    check(fits, f'field "{name}" must be a list of two strings or more')
+    return options
+
+
+def _mmlu_pro(row: dict[str, Any]) -> Problem:
+    """arXiv 2406.01574: {"question_id", "question", "options", "answer"}, up to ten options and a
+    letter."""
+    options = _options(row, "options")
+    right = _letter(row, "answer", len(options))
+    return choice(_id(row, "question_id"), _text(row, "question"), options, right)
+
+
+def flawed(row: dict[str, Any]) -> str:
+    """What MMLU-Redux says is wrong with a question, so that no answer to it can be judged; "" if
+    nothing, or only that MMLU names another option than the right one, which the row names."""
+    error = row.get("error_type") or "ok"
+    named = error == "wrong_groundtruth" and row.get("correct_answer") not in (None, "")
+    return "" if error == "ok" or named else str(error)
+
+
+def _mmlu_redux(row: dict[str, Any]) -> Problem:
+    """arXiv 2406.04127: MMLU's fields with "error_type", and "correct_answer" (a letter, a number
+    from 0 or the option's text) where MMLU's answer is wrong. Others that are flawed are refused.
+    """
+    wrong = flawed(row)
+    check(not wrong, f'its "error_type" is {wrong}: no answer can be judged')
+    if row.get("error_type", "ok") == "ok":
+        return _mmlu(row)
+    options, given = _options(row, "choices"), str(row["correct_answer"]).strip()
+    places = [o.strip() for o in options], list("ABCDEFGHIJ"), [str(i) for i in range(10)]
+    found = next((names.index(given) for names in places if given in names), len(options))
+    check(found < len(options), f'field "correct_answer" names no option: {given!r:.60}')
+    return _mmlu({**row, "answer": found})
+
+
+def _ceval(row: dict[str, Any]) -> Problem:
+    """arXiv 2305.08322: {"id", "question", "A", "B", "C", "D", "answer"}, a letter."""
+    options = [_text(row, letter).strip() for letter in "ABCD"]
+    # Ids count within a subject, of which each has a file.
+    return choice("", _text(row, "question"), options, _letter(row, "answer", 4))
+
+
+def _ifeval(row: dict[str, Any]) -> Problem:
+    """arXiv 2311.07911: {"key", "prompt", "instruction_id_list", "kwargs"}; an argument that is
+    null is not given."""
+    names, arguments = field(row, "instruction_id_list", list), field(row, "kwargs", list)
+    fits = len(names) == len(arguments) > 0
+    check(fits, f'field "kwargs" has {len(arguments)} entries for {len(names)} instructions')
+    check(all(type(a) is dict for a in arguments), 'field "kwargs" must be a list of objects')
+    told = [
+        [name, {key: value for key, value in given.items() if value is not None}]
+        for name, given in zip(names, arguments, strict=True)
+    ]
+    answer = json.dumps(told, ensure_ascii=False)
+    return Problem(_id(row, "key"), "instructions", field(row, "prompt", str), answer)
+
+
 def _gpqa(row: dict[str, Any]) -> Problem:
     """arXiv 2311.12022: "Question", "Correct Answer", "Incorrect Answer 1" to 3, "Record ID".
 
@@ -217,7 +297,7 @@ def _problem(row: dict[str, Any], place: Place) -> Problem:
         answer = _number(row, "answer", "target")
         check("." not in answer, f'field "answer" must be an integer, got {answer}')
         return dataclasses.replace(problem, answer=answer, numbers=_numbers(row))
-    if kind in ("gym", "own") and isinstance(answer, (dict, list)):
+    if kind in ("gym", "instructions", "own") and isinstance(answer, (dict, list)):
         answer = json.dumps(answer)
     if kind == "own":  # nothing here reads it, so that it may be anything, or nothing
         return dataclasses.replace(problem, answer="" if answer is None else str(answer))
@@ -236,12 +316,6 @@ def _problem(row: dict[str, Any], place: Place) -> Problem:
     return dataclasses.replace(problem, answer=answer, choices=tuple(options))
 
 
-def read_problems(
-    path: str | Path, bad: Bad = "stop", say: Callable[[str], None] = warn
-) -> list[Problem]:
-    return read_rows(path, _problem, bad, say)
-
-
 def write_problems(problems: Iterable[Problem], path: Path) -> None:
     """Writes what `read_problems` reads back; never half a file."""
     with replaced(path) as partial, partial.open("w", encoding="utf-8") as file:
@@ -257,6 +331,7 @@ def problem_row(problem: Problem) -> dict[str, Any]:
     return row
 
 
+read_problems = RowReader(_problem)
 read_gsm8k = _published("gsm8k", _gsm8k)
 read_countdown = _published("countdown", _countdown)
 
@@ -277,10 +352,15 @@ READERS: dict[str, Reader] = {
     "amc": _published("amc", _amc),
     "svamp": _published("svamp", _svamp),
     "mmlu": _published("mmlu", _mmlu, ("question", "A", "B", "C", "D", "answer")),
+    "mmlu_pro": _published("mmlu_pro", _mmlu_pro),
+    "mmlu_redux": _published("mmlu_redux", _mmlu_redux),
+    "ceval": _published("ceval", _ceval),
     "gpqa": _published("gpqa", _gpqa),
+    "ifeval": _published("ifeval", _ifeval),
     "humaneval": _published("humaneval", program_sources.humaneval),
     "mbpp": _published("mbpp", program_sources.mbpp),
     "livecodebench": _published("livecodebench", program_sources.livecodebench),
     "codeforces": _published("codeforces", program_sources.codeforces),
+    "swebench": _published("swebench", program_sources.swebench),
     "gym": read_gym,
 }

@@ -13,6 +13,7 @@ from r1jax.rewards.code import CodeVerdict, extract_program
 from r1jax.rewards.components import Outcome
 from r1jax.rewards.countdown import check_countdown
 from r1jax.rewards.format import final_answer
+from r1jax.rewards.instructions import share_followed
 from r1jax.rewards.math import grade_math
 from r1jax.rewards.own import Raised
 from r1jax.rewards.rational import compare_numbers
@@ -35,6 +36,7 @@ Slow = Callable[[str, str], bool | float | None]  # answer, reference -> as `ver
 SLOW: dict[Kind, tuple[Slow, str]] = {
     "math": (grade_math, "formulas"),
     "gym": (gym.score_gym, "reasoning-gym"),
+    "instructions": (share_followed, "instructions"),
 }
 
 

@@ -1,4 +1,4 @@
-"""When a run is evaluated, and on which of its held-out problems."""
+"""When a run is evaluated."""
 
 
 def evaluation_steps(total: int, every: int, dense: int) -> frozenset[int]:
@@ -17,9 +17,3 @@ def evaluation_steps(total: int, every: int, dense: int) -> frozenset[int]:
         steps.add(step)
         step *= 2
     return frozenset(step for step in steps if step <= total)
-
-
-def evenly(total: int, count: int) -> list[int]:
-    """`count` of `total` indices (all of them, if there are no more), evenly spaced from 0 on."""
-    count = min(count, total)
-    return [k * total // count for k in range(count)]

@@ -24,6 +24,8 @@ from r1jax.config import RunConfig
 from r1jax.data.conversation import Conversation
 from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task, fit_prompts
+from r1jax.evaluation.metrics import pass_at_1
+from r1jax.evaluation.questions import evenly
 from r1jax.model.params import Weights
 from r1jax.reward_models.model import reward_specs
 from r1jax.reward_models.train import load_reward_model
@@ -35,7 +37,7 @@ from r1jax.rewards.sandbox import Limits
 from r1jax.rl.algorithms import ALGORITHMS, settings
 from r1jax.rl.biases import bias_vector, biases_of
 from r1jax.rl.critic import critic_of
-from r1jax.rl.evaluation import evaluation_steps, evenly
+from r1jax.rl.evaluation import evaluation_steps
 from r1jax.rl.failures import Failures, check_graders
 from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
 from r1jax.rl.hyper import hyper_of, static_of
@@ -54,7 +56,7 @@ UPDATE_KEYS = (
 )  # fmt: skip
 HELDOUT_KEYS = tuple(
     f"heldout/{name}"
-    for name in ("accuracy", "greedy", "reward", "length", "truncated", "reflection")
+    for name in ("accuracy", "se", "greedy", "reward", "length", "truncated", "reflection")
 )
 
 # What a run's key is folded with, so that no two uses of it draw the same.
@@ -200,8 +202,12 @@ class Trainer:
             grading_greedy = ask([(i, heldout[i]) for i in once], 1, temperature=0.0)
         (greedy, _), (samples, _) = grading_greedy(), grading()
         metrics = sample_metrics(samples)
+        groups = [samples[i : i + group] for i in range(0, len(samples), group)]
+        n_Q = np.array([sum(s.graded for s in some) for some in groups])
+        pass_1 = pass_at_1(n_Q, np.array([sum(s.correct for s in some) for some in groups]))
         values = {
-            "accuracy": metrics["reward/accuracy"],
+            "accuracy": pass_1.value if pass_1 else None,
+            "se": pass_1.se_questions if pass_1 else None,  # over questions
             "greedy": sample_metrics(greedy[: len(asked)])["reward/accuracy"],
             "reward": float(np.mean([s.grade.reward for s in samples if s.graded] or [0.0])),
             "length": metrics["length/mean"],

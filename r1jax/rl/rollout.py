@@ -1,9 +1,4 @@
-"""Drawing replies and grading them: the same for training and for evaluation.
-
-Every process of a pod has every reply's tokens, but makes text of and grades its own share alone.
-What they find is gathered once, so that all go on from the same grades, whatever a time-out or a
-dead worker did to one of them.
-"""
+"""Drawing replies and grading them: the same for training and for evaluation."""
 
 import dataclasses
 import functools
@@ -15,13 +10,13 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from r1jax import processes
 from r1jax.analysis.reflection import count_terms, has_thoughts, reflection_metrics
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import Task
 from r1jax.model.params import Weights
 from r1jax.rewards.components import Outcome
 from r1jax.rewards.grading import Grade, Grader
+from r1jax.rewards.shares import grade_shares
 from r1jax.sampling.engine import Completion, Engine, Request
 
 
@@ -109,31 +104,22 @@ def draw(
     requests = [Request(prompts[q], q, i, **how) for q, _, i in wanted]
     completions, _ = engine.generate(weights, requests, key)
     drawn = time.perf_counter()
-    problems = [problem for _, problem, _ in wanted]
-    mine = processes.share(range(len(wanted)))
-    texts = [task.text(completions[i].tokens.tolist()) for i in mine]
-    tokens = [len(completions[i].tokens) for i in mine]
-    cut = [bool(c.truncated) for c in completions]
-    pending = grader.submit([problems[i] for i in mine], texts, tokens, [cut[i] for i in mine])
+    grading = grade_shares(
+        grader,
+        [problem for _, problem, _ in wanted],
+        lambda i: task.text(completions[i].tokens.tolist()),
+        [len(c.tokens) for c in completions],
+        [bool(c.truncated) for c in completions],
+        count_terms,
+    )
     submitted = time.perf_counter()
-
-    def found() -> list[dict[str, Any]]:
-        return [
-            {"grade": dataclasses.asdict(grade), "terms": count_terms(text)}
-            for grade, text in zip(pending.result(), texts, strict=True)
-        ]
 
     def finish() -> Drawn:
         waiting = time.perf_counter()
-        gathered = processes.gather(found)
-        grades = [Grade(**one["grade"]) for one in gathered]
-        if grader.asks_together:
-            replies = [task.text(c.tokens.tolist()) for c in completions]
-            grades = grader.together(problems, replies, grades, cut)
         samples = [
-            Sample(problem, i, prompts[q], completion, grade, one["terms"], task.text)
-            for (q, problem, i), completion, grade, one in zip(
-                wanted, completions, grades, gathered, strict=True
+            Sample(problem, i, prompts[q], completion, grade, terms, task.text)
+            for (q, problem, i), completion, (grade, terms) in zip(
+                wanted, completions, grading(), strict=True
             )
         ]
         reward = submitted - drawn + time.perf_counter() - waiting

@@ -52,6 +52,7 @@ SHRINK = 4  # so many times fewer slots must do, before the running ones are mov
 SMALL = 32  # and so many are left on each device
 
 OnTokens = Callable[[int, list[int]], None]  # the index of a request, its reply's next tokens
+OnDone = Callable[[int, Completion], None]  # the index of a request, its whole reply
 
 __all__ = ["BURST", "Completion", "Engine", "EngineStats", "Event", "Request"]
 
@@ -139,38 +140,38 @@ class Engine:
         requests: Sequence[Request],
         key: jax.Array,
         on_tokens: OnTokens | None = None,
+        on_done: OnDone | None = None,
     ) -> tuple[list[Completion], EngineStats]:
         """One completion a request, in the order of the requests. Afterwards the engine holds
         no cache, and weights only within `loaded`.
 
         on_tokens: is told the tokens of each reply as they are drawn, BURST or so at a time, the
-        stop token included. The replies are those drawn without it. Raises InputError if a prompt
+        stop token included. on_done: is told each reply as soon as it has ended, in the same order
+        in every process. The replies are those drawn without the two. Raises InputError if a prompt
         is empty or longer than cfg.max_prompt.
         """
         assert not self.busy, "other requests are on their way"
         before = self.stats
         drawn: list[list[Event]] = [[] for _ in requests]
+        done: dict[int, Completion] = {}
         try:
             data = np.asarray(jax.random.key_data(key))
             index = {self._submit(r, data): i for i, r in enumerate(requests)}
             with self.loaded(weights):
                 while self.busy:
                     for event in self.step(BURST if on_tokens else WINDOW):
-                        drawn[index[event.id]].append(event)
+                        i = index[event.id]
+                        drawn[i].append(event)
                         if on_tokens:
-                            on_tokens(index[event.id], event.tokens.tolist())
+                            on_tokens(i, event.tokens.tolist())
+                        if event.finish:
+                            done[i] = _completion(drawn[i])
+                            drawn[i].clear()
+                            if on_done:
+                                on_done(i, done[i])
         finally:
             self.clear()
-        completions = [
-            Completion(
-                np.concatenate([e.tokens for e in events]),
-                np.concatenate([e.logps for e in events]),
-                events[-1].finish == "length",
-                events[-1].experts,
-            )
-            for events in drawn
-        ]
-        return completions, self.stats - before
+        return [done[i] for i in range(len(requests))], self.stats - before
 
     @property
     def busy(self) -> bool:
@@ -397,6 +398,16 @@ class Engine:
         if finish:
             self._free(slot)
         return Event(reply.id, tokens.copy(), logps.copy(), finish)  # type: ignore[arg-type]
+
+
+def _completion(events: Sequence[Event]) -> Completion:
+    """What all events of a reply come to."""
+    return Completion(
+        np.concatenate([e.tokens for e in events]),
+        np.concatenate([e.logps for e in events]),
+        events[-1].finish == "length",
+        events[-1].experts,
+    )
 
 
 def ladder(wanted: int, least: int, most: int) -> int:

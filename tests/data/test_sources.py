@@ -210,7 +210,10 @@ def test_problems_that_say_all_about_themselves(tmp_path, changes, want):
     [
         ({"id": ""}, '"id" is empty'),
         ({"id": [1]}, '"id" must be a string or an integer'),
-        ({"kind": "chess"}, '"kind" must be one of countdown, math, choice, code, words, gym, own'),
+        (
+            {"kind": "chess"},
+            '"kind" must be one of countdown, math, choice, code, words, gym, instructions, own',
+        ),
         ({"prompt": " "}, '"prompt" is empty'),
         ({"answer": None}, '"answer" must be of type str, got NoneType'),
         ({"answer": True}, '"answer" must be of type str, got bool'),

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1jax.rl.evaluation import evaluation_steps, evenly
+from r1jax.evaluation.questions import evenly
+from r1jax.rl.evaluation import evaluation_steps
 
 
 def test_dense_over_the_first_steps_then_wider_then_regular():
