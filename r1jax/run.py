@@ -52,11 +52,11 @@ BEGINNING = ("base", "corpus", "heldout_share")
 
 class Stopped(Exception):
     """A signal has ended a run, or what had to be made before one could begin. `where` it was, and
-    the command to go on with."""
+    the command to go on with. at_once: in the midst of a step, so in this process alone."""
 
-    def __init__(self, where: str, by: signal.Signals, way_on: str):
+    def __init__(self, where: str, by: signal.Signals, way_on: str, at_once: bool = False):
         super().__init__(f"{where}; to go on: {way_on}")
-        self.where, self.by = where, by
+        self.where, self.by, self.at_once = where, by, at_once
 
 
 class Config(Protocol):
@@ -172,9 +172,9 @@ class Run:
                 self._write_status(status)
         if isinstance(error, KeyboardInterrupt):
             where = f"stopped by Ctrl-C; {self._newest()}"
-            raise Stopped(where, signal.SIGINT, self._way_on()) from None
+            raise Stopped(where, signal.SIGINT, self._way_on(), at_once=True) from None
         if isinstance(error, Stopped):  # in what was made for this run, which makes it again
-            raise Stopped(error.where, error.by, self._way_on()) from None
+            raise Stopped(error.where, error.by, self._way_on(), error.at_once) from None
 
     def _lock(self, opened: contextlib.ExitStack) -> list:
         """In the first process, for all."""
