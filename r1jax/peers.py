@@ -168,6 +168,15 @@ class Peers:
         self._stop.set()
         self._thread.join()
 
+    def places(self) -> str:
+        """Where each process said that it was."""
+        found = {}
+        with contextlib.suppress(RuntimeError):
+            for key, text in self._keys.key_value_dir_get(f"{ROOT}/beat/"):
+                found[int(key.rpartition("/")[2])] = json.loads(text)
+        shown = sorted(found.items())[:8]
+        return "; ".join(f"process {i} on {told['host']} is {told['where']}" for i, told in shown)
+
     def leave_failed(self, line: str, code: int) -> None:
         """Tells the others that this process ends, and why; returns when they have heard."""
         self._ending.set()

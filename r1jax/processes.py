@@ -1,10 +1,11 @@
 """What the processes of a pod tell each other on the host side: plain data, in one order, and
 failures too, so that none waits for one that has given up."""
 
+import hashlib
 import itertools
 import json
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -103,6 +104,14 @@ def check_same(mine: Mapping[str, Any]) -> None:
     verdict = _awaited(f"{root}/verdict", "process 0")
     if verdict != SAME:
         raise InputError(verdict)
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """A short hash of these, one after another."""
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        found.update(len(part).to_bytes(8) + part)
+    return found.hexdigest()
 
 
 SAME = "the same"
