@@ -29,7 +29,7 @@ class Keep:
     def stays(self, steps: Sequence[int]) -> dict[int, str]:
         """Of these steps those that stay, and why."""
         found: dict[int, str] = {}
-        for step in sorted(steps)[-self.newest :]:
+        for step in sorted(steps, reverse=True)[: self.newest]:
             found[step] = "newest"
         known = {step: value for step, value in self.values().items() if step in steps}
         if known:

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from r1jax import processes
@@ -25,6 +25,20 @@ GRACE = 4.0  # that a process has to end by itself, once it is known that all en
 LONGEST_END = 1800.0  # that the others may take longer
 LOST_PEER = 75  # exit code, EX_TEMPFAIL: the same command may do, with --resume=auto
 ROOT = "r1jax/peers"
+
+
+@contextlib.contextmanager
+def at_abort(act: Callable[[], None]) -> Iterator[None]:
+    """Calls `act` where C++ aborts this process, as JAX does with a stack for a last line. A handler
+    in Python would wait for the main thread, which waits in C++."""
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _number: act())
+    signal_of_c = ctypes.CDLL(None).signal
+    signal_of_c.restype, signal_of_c.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+    before = signal_of_c(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    try:
+        yield
+    finally:
+        signal_of_c(signal.SIGABRT, before)
 
 
 class Verdict(NamedTuple):
@@ -52,7 +66,8 @@ class Peers:
         self._thread.start()
         if index:
             threading.Thread(target=self._watch_first, daemon=True, name="process 0").start()
-            self._hear_abort()
+            self._aborts = at_abort(self._aborted)
+            self._aborts.__enter__()  # until the process ends
 
     def _watch(self) -> None:
         beat = 0
@@ -72,16 +87,10 @@ class Peers:
             if silent > LOST:
                 self._first_is_lost(f"nothing heard for {silent:.0f} s")
 
-    def _hear_abort(self) -> None:
-        """Where process 0 is gone, JAX aborts the others at once, with a C++ stack for a last line.
-        A Python handler would wait for the main thread, which waits for process 0."""
-
-        def hear(_number: int) -> None:
-            if not self._stop.is_set() and not processes.first_answers(2):
-                self._first_is_lost("its connection is closed")
-
-        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(hear)  # kept, or it is freed
-        ctypes.CDLL(None).signal(int(signal.SIGABRT), self._on_abort)
+    def _aborted(self) -> None:
+        """Where process 0 is gone, JAX aborts the others at once."""
+        if not self._stop.is_set() and not processes.first_answers(2):
+            self._first_is_lost("its connection is closed")
 
     def _first_is_lost(self, why: str) -> None:
         self._lost.add(0)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import jax
 
-from r1jax import processes
+from r1jax import peers, processes
 from r1jax.checks import InputError, check
 
 PORT = 8476  # of the coordinator, where no one says another; JAX's own on TPUs
@@ -44,11 +44,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds. name: until the coordinator's name must resolve; a pod's comes with its host. join:
-    until all processes must be there. heartbeat: after which JAX ends a pod that has lost one, if
-    `peers` has not before it."""
+    """Seconds. name: until the coordinator's name must resolve (on Kubernetes, where names come
+    with their pods, as long as `join`). join: until all processes must be there. heartbeat: after
+    which JAX ends a pod that has lost one, if `peers` has not before it."""
 
-    name: float = 8
+    name: float = 5
     join: int = 300
     heartbeat: int = 60
 
@@ -62,7 +62,8 @@ def find(env: Mapping[str, str] = os.environ) -> Place | None:
 def join(place: Place, patience: Patience = Patience()) -> None:
     """Joins the others. Raises InputError, one line, if the coordinator's name does not resolve or
     not all come in time."""
-    resolve(place.coordinator, patience.name)
+    kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
+    resolve(place.coordinator, patience.join if kubernetes else patience.name)
     _initialize(
         patience,
         f"{place.coordinator} ({place.found}): process {place.index} of {place.count}",
@@ -105,15 +106,21 @@ def resolve(coordinator: str, seconds: float) -> None:
 
 def _initialize(patience: Patience, where: str, **how) -> None:
     before = signal.getsignal(signal.SIGTERM)
+    late = f"{where}: not all came within {patience.join} s"
+
+    def aborted() -> None:
+        os.write(2, f"error: {late}\n".encode())
+        os._exit(peers.LOST_PEER)
+
     try:
-        jax.distributed.initialize(
-            initialization_timeout=patience.join,
-            heartbeat_timeout_seconds=patience.heartbeat,
-            **how,
-        )
+        with peers.at_abort(aborted):  # which is what JAX does then
+            jax.distributed.initialize(
+                initialization_timeout=patience.join,
+                heartbeat_timeout_seconds=patience.heartbeat,
+                **how,
+            )
     except (RuntimeError, ValueError) as error:  # JaxRuntimeError is one
-        told = " ".join(str(error).split())
-        raise InputError(f"{where}: not all came within {patience.join} s: {told}") from error
+        raise InputError(f"{late}: {' '.join(str(error).split())}") from error
     # JAX now catches SIGTERM and does nothing with it. Until a run listens, it ends the process.
     signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
