@@ -26,6 +26,7 @@ import jax
 from r1jax import peers, processes
 
 TIMES, FLOOR = 10, 60.0  # a step is late after so many medians, but not before so many seconds
+FIRST = 4  # times hang_minutes that the first step may take, which compiles
 KEPT = 100  # steps that the median is of
 PACKAGE = Path(__file__).parents[1]
 
@@ -132,9 +133,9 @@ class Watchdog:
             return
         took = time.monotonic() - began
         usual = statistics.median(self._took) if self._took else None
-        late = took > (self._limit if usual is None else max(TIMES * usual, FLOOR))
-        ends = self._limit > 0 and took > max(self._limit, TIMES * (usual or 0))
-        if not (late or ends) or (usual is None and not ends):
+        limit = FIRST * self._limit if usual is None else max(self._limit, TIMES * usual)
+        ends = self._limit > 0 and took > limit
+        if not ends and (usual is None or took < max(TIMES * usual, FLOOR)):
             return
         median = f", the median is {usual:.1f} s" if usual is not None else ""
         line = f"step {self._step} has taken {took:.0f} s{median}"

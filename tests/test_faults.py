@@ -25,10 +25,10 @@ def config(tmp_path_factory):
     return tiny_run.inputs(tmp_path_factory.mktemp("inputs"), **changes)
 
 
-def begun(config, cache, out, *flags, before="", **environment):
+def begun(config, cache, out, *flags, before=""):
     """Both, after their first checkpoint."""
     args = [f"--config={config}", f"--out={out}", *flags]
-    both = start(before + R1_ZERO, args, cache, **environment)
+    both = start(before + R1_ZERO, args, cache)
     until = time.monotonic() + 200
     while not (out / "checkpoints" / "3").exists():
         assert all(process.poll() is None for process in both), finish(both, code=None)
@@ -120,8 +120,8 @@ if rank == "1":
     fit = loop.fit_prompts
     def older(task, *how):
         task, said = fit(task, *how)
-        first = dataclasses.replace(task.train[0], id="another")
-        return dataclasses.replace(task, train=[first, *task.train[1:]]), said
+        first = dataclasses.replace(task.heldout[0], id="another")
+        return dataclasses.replace(task, heldout=[first, *task.heldout[1:]]), said
     loop.fit_prompts = older
 """
 
@@ -136,7 +136,7 @@ def test_processes_that_read_other_data_say_so(config, cache, tmp_path):
 def test_devices_are_emulated_without_being_told(config, cache, tmp_path):
     """Each process its part of the mesh."""
     args = [f"--config={config}", f"--out={tmp_path / 'run'}", "--steps=1"]
-    finish(start(R1_ZERO, args, cache, JAX_NUM_CPU_DEVICES=""))
+    finish(start(R1_ZERO, args, cache, devices=0))
     told = (tmp_path / "run" / "run.json").read_text()
     assert '"devices": "8 x cpu"' in told and '"processes": 2' in told
 

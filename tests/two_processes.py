@@ -33,19 +33,18 @@ def free_port() -> int:
 def start(
     code: str, args: list[str], cache: Path, devices: int = 4, count: int = 2, **environment: str
 ) -> list[subprocess.Popen]:
-    """All, started: `code` runs in each with `args` in sys.argv[1:], and `rank` "0", "1", ..."""
+    """All, started: `code` runs in each with `args` in sys.argv[1:], and `rank` "0", "1", ...
+    devices: emulated in each; 0: as many as the program says."""
     address = f"127.0.0.1:{free_port()}"
+    common = tiny_run.environment(cache) | {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+        **({"JAX_NUM_CPU_DEVICES": str(devices)} if devices else {}),
+    }
     return [
         subprocess.Popen(
             [sys.executable, "-c", RANK + code, *args],
-            env=tiny_run.environment(cache)
-            | {
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": str(count),
-                "JAX_PROCESS_ID": str(rank),
-                "JAX_NUM_CPU_DEVICES": str(devices),
-            }
-            | environment,
+            env=common | {"JAX_PROCESS_ID": str(rank)} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
