@@ -91,7 +91,10 @@ class Checkpoints:
     def _sum_up(self) -> None:
         """The checksums of what was written, in the first process, before it is renamed: what is
         there under its own name has them."""
-        for folder in Path(self._manager.directory).glob(f"{self._saving}.orbax-checkpoint-tmp*"):
+        root = Path(self._manager.directory)
+        # Where a file system cannot rename folders, Orbax writes in place, and a last file ends it.
+        written = [*root.glob(f"{self._saving}.orbax-checkpoint-tmp*")] or [root / str(self._saving)]
+        for folder in written:
             manifest.write(folder)
 
     def newest(self) -> int | None:
