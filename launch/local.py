@@ -170,7 +170,9 @@ def main(args: list[str]) -> int:
         name, sign, value = arg.removeprefix("--").partition("=")
         check(arg.startswith("--") and bool(sign) and name in flags, f"{arg}: no such flag")
         flags[name] = value
-    count, devices, restarts = (_number(flags, name) for name in ("processes", "devices", "restarts"))
+    count, devices, restarts = (
+        _number(flags, name) for name in ("processes", "devices", "restarts")
+    )
     check(bool(count), "--processes=0: expected at least 1")
     out = next((arg.split("=", 1)[1] for arg in command if arg.startswith("--out=")), "runs/local")
     logs = Path(flags["logs"] or Path(out) / "logs")

@@ -93,7 +93,9 @@ class Checkpoints:
         there under its own name has them."""
         root = Path(self._manager.directory)
         # Where a file system cannot rename folders, Orbax writes in place, and a last file ends it.
-        written = [*root.glob(f"{self._saving}.orbax-checkpoint-tmp*")] or [root / str(self._saving)]
+        written = [*root.glob(f"{self._saving}.orbax-checkpoint-tmp*")] or [
+            root / str(self._saving)
+        ]
         for folder in written:
             manifest.write(folder)
 

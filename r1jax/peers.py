@@ -27,18 +27,20 @@ LOST_PEER = 75  # exit code, EX_TEMPFAIL: the same command may do, with --resume
 ROOT = "r1jax/peers"
 
 
+_signal_of_c = ctypes.CDLL(None).signal  # for any thread
+_signal_of_c.restype, _signal_of_c.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+
+
 @contextlib.contextmanager
 def at_abort(act: Callable[[], None]) -> Iterator[None]:
     """Calls `act` where C++ aborts this process, as JAX does with a stack for a last line. A handler
     in Python would wait for the main thread, which waits in C++."""
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _number: act())
-    signal_of_c = ctypes.CDLL(None).signal
-    signal_of_c.restype, signal_of_c.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-    before = signal_of_c(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    before = _signal_of_c(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
     try:
         yield
     finally:
-        signal_of_c(signal.SIGABRT, before)
+        _signal_of_c(signal.SIGABRT, before)
 
 
 class Verdict(NamedTuple):
@@ -150,7 +152,9 @@ class Peers:
 
     def _part(self, seconds: float) -> None:
         """Before an end without JAX's own: returns when the others know that all end, process 0
-        when they are gone. Its store goes with it, and JAX aborts who still listens."""
+        when they are gone. Its store goes with it, and JAX aborts who still listens. A SIGTERM for
+        the first that has ended (srun --kill-on-bad-exit) is not to hide the exit code."""
+        _signal_of_c(signal.SIGTERM, 1)  # SIG_IGN
         with contextlib.suppress(RuntimeError):
             self._mark("done")
             self._await("done", seconds)

@@ -188,8 +188,8 @@ class Run:
         log = self.folder / "metrics.jsonl"
         for row in read_jsonl(log) if self._best_by() and log.exists() else ():
             self._note_best(row["step"], row)
-        options = (self._option(name) for name in ("checkpoint_keep", "checkpoint_keep_every"))
-        return Keep(*options, values=lambda: self._best)
+        newest, every = (self._option(f"checkpoint_{name}") for name in ("keep", "keep_every"))
+        return Keep(newest, every, lambda: self._best)
 
     def _best_by(self) -> str:
         return self._option("checkpoint_best").removeprefix("-")

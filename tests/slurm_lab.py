@@ -9,7 +9,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
 from two_processes import free_port
 
 NODES = ("n1", "n2")
@@ -34,7 +33,7 @@ AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SwitchType=switch/none
-ReturnToService=2
+ReturnToService=1
 SlurmctldTimeout=30
 SlurmdTimeout=30
 KillWait=20
@@ -134,11 +133,3 @@ def available() -> str:
     if absent:
         return f"no {absent[0]}: apt-get install slurm-wlm munge"
     return "" if os.geteuid() == 0 else "needs root"
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    if why := available():
-        pytest.skip(why)
-    with Lab(tmp_path_factory.mktemp("lab")) as lab:
-        yield lab

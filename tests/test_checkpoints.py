@@ -143,7 +143,10 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path):
     corrupt(out, 1)
     corrupt(out, 2)
     for how in ("auto", "yes", "no"):
-        with pytest.raises(InputError, match="every checkpoint is damaged"), run(out, 2, resume=how):
+        with (
+            pytest.raises(InputError, match="every checkpoint is damaged"),
+            run(out, 2, resume=how),
+        ):
             pytest.fail("it began")
     assert (out / "metrics.jsonl").read_bytes() == before
 

@@ -105,6 +105,7 @@ if rank == "1":
     sys.argv.append("--optim.lr=0.5")
 """
 
+
 def test_processes_that_differ_name_host_and_field(config, cache, tmp_path):
     args = [f"--config={config}", f"--out={tmp_path / 'run'}"]
     for _, errors in finish(start(OTHERWISE + R1_ZERO, args, cache), code=2):

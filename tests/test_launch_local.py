@@ -154,5 +154,3 @@ def test_what_resumes():
     assert local.resumed(["a", "--resume=yes", "--out=x"]) == ["a", "--out=x", "--resume=auto"]
     assert local.resumed(["a", "--resume"]) == ["a", "--resume=auto"]
     assert local.resumed(["a", "--resume", "auto", "b"]) == ["a", "b", "--resume=auto"]
-
-
