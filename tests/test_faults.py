@@ -39,7 +39,7 @@ def begun(config, cache, out, *flags, before=""):
 
 def ends(process):
     """(exit code, last line of stderr) of a process that must end in time."""
-    said, errors = process.communicate(timeout=WITHIN)
+    _, errors = process.communicate(timeout=WITHIN)
     return process.returncode, errors.splitlines()[-1]
 
 
