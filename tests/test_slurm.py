@@ -45,11 +45,14 @@ class Job:
         return self
 
     def ended(self, seconds=300):
-        seen = []
+        seen, waits = [], []
 
         def state():
             now = self.lab.state(self.number)
-            if now == "PENDING":  # after a requeue SLURM waits for two minutes
+            waits[:] = [*waits, now] if now == "PENDING" else []
+            if len(waits) == 20:
+                # After a requeue SLURM waits for two minutes, until what the job was allowed is
+                # surely forgotten: a few seconds do.
                 self.lab("scontrol", "update", f"JobId={self.number}", "StartTime=now")
             # In the midst of a requeue a job may look as if it had failed.
             final = now in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
