@@ -29,7 +29,7 @@ def write(folder: Path) -> None:
 
 
 def damage(folder: Path) -> tuple[State, str]:
-    """("whole", ""), ("damaged", what is wrong) or, where there is no manifest, ("unchecked", "")."""
+    """("whole", ""), ("damaged", what is wrong), or without a manifest ("unchecked", "")."""
     try:
         told = json.loads((folder / NAME).read_text())["files"]
         told = {str(name): (int(size), str(sha)) for name, (size, sha) in told.items()}

@@ -33,8 +33,8 @@ _signal_of_c.restype, _signal_of_c.argtypes = ctypes.c_void_p, (ctypes.c_int, ct
 
 @contextlib.contextmanager
 def at_abort(act: Callable[[], None]) -> Iterator[None]:
-    """Calls `act` where C++ aborts this process, as JAX does with a stack for a last line. A handler
-    in Python would wait for the main thread, which waits in C++."""
+    """Calls `act` where C++ aborts this process, as JAX does with a stack for a last line. A
+    handler in Python would wait for the main thread, which waits in C++."""
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _number: act())
     before = _signal_of_c(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
     try:

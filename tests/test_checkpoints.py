@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 import small
+from test_run import Config
 
 from experiments import checkpoints as command
 from r1jax import manifest
 from r1jax.checkpoint import Checkpoints, Keep
 from r1jax.checks import InputError
 from r1jax.run import Run
-from test_run import Config
 
 ABSTRACT = {
     "a": jax.ShapeDtypeStruct((40,), np.float32),
@@ -28,7 +28,10 @@ def state(step):
     }
 
 
-def save(folder, steps, keep=Keep(9)):
+ALL = Keep(9)
+
+
+def save(folder, steps, keep=ALL):
     with Checkpoints(folder, keep) as checkpoints:
         for step in steps:
             checkpoints.save(step, state(step), small.CONFIG, {"position": 10 * step})
