@@ -12,6 +12,7 @@ name that does not resolve, gives a process that is alone on its host one GPU of
 leave to read pods on GKE.
 """
 
+import dataclasses
 import glob
 import os
 import re
@@ -44,12 +45,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds. name: until the coordinator's name must resolve (on Kubernetes, where names come
+    """Seconds; R1JAX_START_SECONDS says another `join`. name: until the coordinator's name must resolve (on Kubernetes, where names come
     with their pods, as long as `join`). join: until all processes must be there. heartbeat: after
     which JAX ends a pod that has lost one, if `peers` has not before it."""
 
     name: float = 5
-    join: int = 300
+    join: int = dataclasses.field(
+        default_factory=lambda: _number(os.environ, "R1JAX_START_SECONDS", 300)
+    )
     heartbeat: int = 60
 
 
@@ -59,9 +62,10 @@ def find(env: Mapping[str, str] = os.environ) -> Place | None:
     return _told(env) or _slurm(env) or _gke_tpu(env)
 
 
-def join(place: Place, patience: Patience = Patience()) -> None:
+def join(place: Place, patience: Patience | None = None) -> None:
     """Joins the others. Raises InputError, one line, if the coordinator's name does not resolve or
     not all come in time."""
+    patience = patience or Patience()
     kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
     resolve(place.coordinator, patience.join if kubernetes else patience.name)
     _initialize(
@@ -76,12 +80,12 @@ def join(place: Place, patience: Patience = Patience()) -> None:
     processes.joined(place.count, place.index, place.coordinator)
 
 
-def join_tpu_vm(patience: Patience = Patience()) -> bool:
+def join_tpu_vm(patience: Patience | None = None) -> bool:
     """Joins the other hosts of a TPU VM, which JAX finds by the metadata server. False where this
     is none."""
     if not any(glob.glob(pattern) for pattern in TPUS):
         return False
-    _initialize(patience, "the hosts of this TPU VM")
+    _initialize(patience or Patience(), "the hosts of this TPU VM")
     processes.joined(jax.process_count(), jax.process_index())
     return True
 
