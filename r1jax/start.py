@@ -45,9 +45,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds; R1JAX_START_SECONDS says another `join`. name: until the coordinator's name must resolve (on Kubernetes, where names come
-    with their pods, as long as `join`). join: until all processes must be there. heartbeat: after
-    which JAX ends a pod that has lost one, if `peers` has not before it."""
+    """Seconds. name: until the coordinator's name must resolve (on Kubernetes, where names come
+    with their pods, as long as `join`). join: until all processes must be there;
+    R1JAX_START_SECONDS says another. heartbeat: after which JAX ends a pod that has lost one, if
+    `peers` has not before it."""
 
     name: float = 5
     join: int = dataclasses.field(

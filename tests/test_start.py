@@ -102,7 +102,7 @@ def test_half_a_place_is_refused(env, said):
 
 def test_a_name_that_does_not_resolve_is_one_line_within_ten_seconds(tmp_path):
     began = time.monotonic()
-    with pytest.raises(InputError, match="the coordinator's name no-such-host.invalid does not"):
+    with pytest.raises(InputError, match="the coordinator's name no-such-host"):
         start.resolve("no-such-host.invalid:1234", start.Patience().name)
     assert time.monotonic() - began < 10
     done = subprocess.run(
