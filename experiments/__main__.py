@@ -7,7 +7,7 @@ HERE = Path(__file__).parent
 # Every command, by what one wants with it; a package by its name.
 GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
-    "use": ("generate", "evaluate", "grade", "report", "export"),
+    "use": ("generate", "evaluate", "grade", "report", "export", "checkpoints"),
     "data": ("filter_data",),
     "reflection": ("emergence", "intervene", "baseline", "ablate_reflection"),
     "measure": (
@@ -17,6 +17,7 @@ GROUPS = {
         "bench.agreement",
         "bench.grading",
         "bench.transformers",
+        "bench.dense",
         "bench.grader_rates",
     ),
 }

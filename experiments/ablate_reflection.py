@@ -42,7 +42,7 @@ from r1jax.sweeps.table import Board
 from r1jax.sweeps.worker import LOG, locked_in_turn, serve, write_note
 
 DEFAULT = Path(__file__).parent / "default_grid.toml"
-WORKER = [sys.executable, "-m", "experiments.ablate_reflection", "--worker"]
+WORKER = [sys.executable, "-m", "experiments.ablate_reflection", "--no-distributed", "--worker"]
 # Seconds that a worker waits for another process: one that still saves what a killed sweep did,
 # and one of another shard that makes the same base.
 SAVING, MAKING = 120.0, 3600.0

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -20,6 +21,7 @@ import tyro
 
 from experiments import leave
 from experiments.errors import one_line, quiet_when_full
+from r1jax import peers, start
 from r1jax.base import user_cache
 from r1jax.checks import InputError, check, near, nearest
 from r1jax.config import Resume
@@ -50,7 +52,12 @@ Run = TypeVar("Run", bound=_Run)
 Flags = Mapping[str, tuple[str, str]]
 
 DISTRIBUTED: Flags = {
-    "distributed": ("", "on each host of a pod: JAX finds the others from SLURM, GKE or a TPU VM")
+    "distributed": (
+        "",
+        "this is one process of several, or ends: by default that is found out from SLURM, GKE, a "
+        "TPU VM or JAX_COORDINATOR_ADDRESS",
+    ),
+    "no-distributed": ("", "this process is alone, whatever the host says"),
 }
 
 
@@ -86,7 +93,7 @@ def _command(kind: type[Config], default: Config, flags: Flags) -> Any:
         arg = tyro.conf.arg(help=about, metavar=takes or None, help_behavior_hint="")
         own: Any = Annotated[str, arg] if takes else tyro.conf.FlagCreatePairsOff[bool]
         own = own if takes else Annotated[own, arg]
-        fields.append((name, own, "" if takes else False))
+        fields.append((name.replace("-", "_"), own, "" if takes else False))
     whole = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     return dataclasses.make_dataclass("Command", [*fields, ("configuration", whole, default)])
 
@@ -264,7 +271,8 @@ def _headline(make: Callable[[], object]) -> str:
 
 def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
     """Runs main(sys.argv[1:]); bad input ends as one line on stderr and exit code 2, and so does a
-    full disk. trains: whether it is worth it to keep memory between steps."""
+    full disk. trains: whether it is worth it to keep memory between steps, and to look whether this
+    is one process of several. Of those, one that fails tells the others, and all end."""
     if trains and computes_on_cpu():
         keep_memory()
     keep_programs()
@@ -273,27 +281,66 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
     try:
         if signal.getsignal(signal.SIGINT) is leave:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        if "--distributed" in args:  # one process a host: JAX finds them from SLURM, GKE or TPU
-            args.remove("--distributed")
-            jax.distributed.initialize()
+        join_others(args, trains)
         main(args)
         sys.stdout.flush()
+        return _leave("", 0)
     except BrokenPipeError:  # the reader (`| head`) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _leave("nobody reads what it prints", 141)
     except Stopped as stopped:
         print(stopped)
-        sys.exit(130 if stopped.by == signal.SIGINT else 0)
+        code = 130 if stopped.by == signal.SIGINT else 0
+        _leave(str(stopped) if stopped.at_once else "", code)
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        _leave("stopped by Ctrl-C", 130)
     except Exception as error:
         message = one_line(error)
         if message is None:
-            raise
+            if not (others := peers.current()):
+                raise
+            if isinstance(error, jax.errors.JaxRuntimeError):  # because another is gone?
+                others.await_verdict()
+            traceback.print_exc()
+            _leave(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
         console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)
         console.print(f"error: {message}", markup=False, highlight=False)
-        sys.exit(2)
+        _leave(message or "", 2)
+
+
+def join_others(args: list[str], look: bool) -> None:
+    """Takes --distributed and --no-distributed from args, and joins the other processes of a pod.
+    look: whether to, where neither flag is given. Raises InputError if it cannot."""
+    told = {name: f"--{name}" in args for name in DISTRIBUTED}
+    args[:] = [arg for arg in args if arg.removeprefix("--") not in DISTRIBUTED]
+    check(not all(told.values()), "--distributed and --no-distributed: give one")
+    if told["no-distributed"] or not (look or told["distributed"]):
+        return
+    place = start.find()
+    if place is not None:
+        start.join(place)
+    elif not start.join_tpu_vm():
+        check(
+            not told["distributed"],
+            "--distributed: nothing here says where the other processes are: neither "
+            "JAX_COORDINATOR_ADDRESS nor SLURM (srun with several tasks), GKE or a TPU VM",
+        )
+    peers.watch()
+
+
+def _leave(failed: str, code: int) -> None:
+    """Ends the program; with code 0 it returns. failed: why, if the others must end for it."""
+    if others := peers.current():
+        if failed:
+            others.leave_failed(failed, code)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)  # JAX's own end would wait for the others
+        others.leave()
+        jax.distributed.shutdown()
+    if code:
+        sys.exit(code)
 
 
 def keep_programs() -> None:

@@ -1,6 +1,8 @@
 """Orbax checkpoints of the sharded state. One is either complete or not there."""
 
 import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +10,60 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from r1jax import sharding
+from r1jax import manifest, processes, sharding
 from r1jax.architecture import HOW_IT_RUNS, ModelConfig
 from r1jax.checks import InputError, check
 from r1jax.model.params import Weights, weight_specs
 from r1jax.optim import init_weights
 
 
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the `newest` ones, those of every so many steps (0: none), and the
+    best by `values`, which has the metric of a step where it is known (higher is better)."""
+
+    newest: int = 2
+    every: int = 0
+    values: Callable[[], Mapping[int, float]] = dict
+
+    def stays(self, steps: Sequence[int]) -> dict[int, str]:
+        """Of these steps those that stay, and why."""
+        found: dict[int, str] = {}
+        for step in sorted(steps, reverse=True)[: self.newest]:
+            found[step] = "newest"
+        known = {step: value for step, value in self.values().items() if step in steps}
+        if known:
+            best = max(known, key=lambda step: (known[step], step))
+            found[best] = " ".join(filter(None, (found.get(best), "best")))
+        for step in steps:
+            if self.every and step % self.every == 0:
+                found[step] = " ".join(filter(None, (found.get(step), f"every {self.every}")))
+        return found
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """As Orbax asks."""
+        stays = self.stays([info.step for info in checkpoints])
+        return [info.step in stays for info in checkpoints]
+
+
 class Checkpoints:
-    """The newest checkpoints of a run, in `folder`; a context manager.
+    """The checkpoints of a run, in `folder`; a context manager.
 
     Each holds the state (parameters, moments, reference, step counts; every array written by the
-    devices that own it) and a JSON note: the position in the data, and the model's configuration.
-    Orbax writes to a temporary folder and renames it, so a killed save leaves the one before it.
+    devices that own it), a JSON note (the position in the data, the model's configuration) and the
+    checksums of its files. Orbax writes to a temporary folder and renames it, so a killed save
+    leaves the one before it. A damaged one is passed over, and `say` says so.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    def __init__(self, folder: str | Path, keep: Keep = Keep(), say: Callable[[str], None] = print):
+        self._say = say
+        self._found: dict[int, tuple[manifest.State, str]] = {}
+        self._saving: int | None = None
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            create=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
+        )
         self._manager = ocp.CheckpointManager(Path(folder).resolve(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -39,14 +78,69 @@ class Checkpoints:
         state = _parts(state)
         note = {**note, "model": dataclasses.asdict(model), "parts": sorted(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), note=ocp.args.JsonSave(note))
+        self._manager.wait_until_finished()  # or `_sum_up` of the last one would take this step
+        self._saving = step
+        self._found[step] = "whole", ""
         if not self._manager.save(step, args=args):
+            del self._found[step]
             raise InputError(
                 f"{self._manager.directory}: the checkpoint of step {step} was not saved; the "
                 f"newest there is of step {self.newest()}"
             )
 
+    def _sum_up(self) -> None:
+        """The checksums of what was written, in the first process, before it is renamed: what is
+        there under its own name has them."""
+        root = Path(self._manager.directory)
+        # Where a file system cannot rename folders, Orbax writes in place, and a last file ends it.
+        written = [*root.glob(f"{self._saving}.orbax-checkpoint-tmp*")] or [
+            root / str(self._saving)
+        ]
+        for folder in written:
+            manifest.write(folder)
+
     def newest(self) -> int | None:
-        return self._manager.latest_step()
+        """The newest that is not damaged. Every process of a pod must ask; the first one looks."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            if self.state(step)[0] != "damaged":
+                return step
+        return None
+
+    def damaged(self) -> list[int]:
+        """Those newer than the newest that is not. Every process must ask."""
+        newest = self.newest() or 0
+        return [step for step in sorted(self._manager.all_steps()) if step > newest]
+
+    def state(self, step: int) -> tuple[manifest.State, str]:
+        """Whether a checkpoint is whole, and what is wrong with it; looked at once."""
+        if step not in self._found:
+            folder = Path(self._manager.directory) / str(step)
+
+            def look() -> list[list[str]]:
+                return [list(manifest.damage(folder))] if jax.process_index() == 0 else []
+
+            [(state, wrong)] = processes.gather(look)
+            self._found[step] = state, wrong
+            if state == "damaged":
+                self._say(f"warning: {folder} is damaged ({wrong}) and is passed over")
+        return self._found[step]
+
+    def set_aside(self) -> None:
+        """Moves the damaged ones out of the way of what is saved from here on, beside the others.
+        Every process must ask."""
+        folder = Path(self._manager.directory)
+        for step in self.damaged():
+
+            def move(step: int = step) -> list:
+                if jax.process_index() == 0:
+                    aside = folder.parent / f"damaged_checkpoint_{step}"
+                    shutil.rmtree(aside, ignore_errors=True)
+                    (folder / str(step)).rename(aside)
+                return []
+
+            processes.gather(move)
+            del self._found[step]
+        self._manager.reload()
 
     def restore(self, abstract: Any, model: ModelConfig) -> tuple[int, Any, dict[str, Any]]:
         """(step, state, note) of the newest checkpoint, straight to the shards that `abstract`
@@ -73,7 +167,7 @@ class Checkpoints:
         """The parts of a state that `abstract` asks for."""
         how = ocp.checkpoint_utils.construct_restore_args(abstract)
         args = ocp.args.PyTreeRestore(abstract, restore_args=how, partial_restore=True)
-        found = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        found = self._restored(step, state=args)
         for path, leaf in jax.tree_util.tree_leaves_with_path(found):
             absent = isinstance(leaf, jax.ShapeDtypeStruct)  # as it was asked for
             part = jax.tree_util.keystr(path[:1], simple=True)
@@ -90,9 +184,20 @@ class Checkpoints:
         step = self.newest()
         if step is None:
             raise InputError(f"{self._manager.directory}: no complete checkpoint")
-        note = self._manager.restore(step, args=ocp.args.Composite(note=ocp.args.JsonRestore()))
-        self._check_model(note["note"]["model"], model)
-        return step, note["note"]
+        note = self._restored(step, note=ocp.args.JsonRestore())
+        self._check_model(note["model"], model)
+        return step, note
+
+    def _restored(self, step: int, **item: Any) -> Any:
+        """One item of a checkpoint, as Orbax reads it. Raises InputError where it cannot."""
+        try:
+            [found] = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            told = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"{self._manager.directory}: the checkpoint of step {step} cannot be read: {told}"
+            ) from error
+        return found
 
     def _check_model(self, saved: dict[str, Any], model: ModelConfig) -> None:
         ours = _shape_fields(dataclasses.asdict(model))

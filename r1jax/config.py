@@ -424,6 +424,12 @@ class CorpusConfig:
         )
 
 
+def check_kept(cfg) -> None:
+    for field in ("checkpoint_keep_every", "hang_minutes"):
+        value = getattr(cfg, field)
+        check(value >= 0, f"{type(cfg).__name__}.{field} must not be negative, got {value}")
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """A complete run of R1-Zero."""
@@ -456,6 +462,11 @@ class RunConfig:
     final_samples: int = 1024  # and at the first and the last
     checkpoint_every: int = 10  # steps
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
+    checkpoint_keep: int = 2  # the newest ones stay
+    checkpoint_keep_every: int = 0  # and those of every so many steps; 0: none
+    #: And the best by a metric of metrics.jsonl, such as heldout/accuracy, or -nll for the lowest.
+    checkpoint_best: str = ""
+    hang_minutes: float = 30.0  # a step of ten usual ones that takes longer ends the run; 0: never
     log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     #: Writes every reply, of training and held out, to replies.jsonl, which experiments.emergence
     #: reads; samples.jsonl has a few a step in any case. About 0.5 kB a reply of 90 tokens.
@@ -480,6 +491,7 @@ class RunConfig:
             "evaluate_samples",
             "final_samples",
             "checkpoint_every",
+            "checkpoint_keep",
             "grading_workers",
         )
         check_seed(self.seed, "RunConfig.seed")
@@ -493,6 +505,7 @@ class RunConfig:
             self.evaluate_dense >= 0 and self.checkpoint_minutes >= 0,
             "RunConfig.evaluate_dense and checkpoint_minutes must not be negative",
         )
+        check_kept(self)
         check(
             0 < self.heldout_share < 1,
             f"RunConfig.heldout_share must lie in (0, 1), got {self.heldout_share}",
@@ -544,17 +557,24 @@ class SFTConfig:
     log_every: int = 1  # updates
     checkpoint_every: int = 100  # updates
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
+    checkpoint_keep: int = 2  # the newest ones stay
+    checkpoint_keep_every: int = 0  # and those of every so many steps; 0: none
+    #: And the best by a metric of metrics.jsonl, such as heldout/accuracy, or -nll for the lowest.
+    checkpoint_best: str = ""
+    hang_minutes: float = 30.0  # a step of ten usual ones that takes longer ends the run; 0: never
     log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     #: As in R1's distillation; a cosine is as long as the run, whatever its own steps.
     optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
 
     def __post_init__(self):
         check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
+        check_positive(self, "checkpoint_keep")
         check_seed(self.seed, "SFTConfig.seed")
         check(self.steps >= 0, f"SFTConfig.steps must not be negative, got {self.steps}")
         check(
             self.checkpoint_minutes >= 0,
             f"SFTConfig.checkpoint_minutes must not be negative, got {self.checkpoint_minutes}",
         )
+        check_kept(self)
         check_moves(self.model, self.optim.lr)
         check_learns(self.optim)

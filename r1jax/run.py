@@ -23,7 +23,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -33,17 +33,19 @@ import numpy as np
 import r1jax
 from r1jax import processes
 from r1jax.architecture import ModelConfig
-from r1jax.checkpoint import Checkpoints
+from r1jax.checkpoint import Checkpoints, Keep
 from r1jax.checks import InputError, check
 from r1jax.config import Resume
 from r1jax.config_file import save_config
 from r1jax.files import write_whole
+from r1jax.flight import Watchdog
 from r1jax.lock import locked
-from r1jax.metrics import MetricsLog, Progress, Row
+from r1jax.metrics import MetricsLog, Progress, Row, read_jsonl
 from r1jax.trackers import trackers_of
 
 Status = Literal["running", "finished", "stopped"]
 STOPS = (signal.SIGINT, signal.SIGTERM)
+PACKAGE = Path(__file__).parent
 
 
 # Of a configuration: what a run begins with, and which of its problems are never trained on.
@@ -52,11 +54,11 @@ BEGINNING = ("base", "corpus", "heldout_share")
 
 class Stopped(Exception):
     """A signal has ended a run, or what had to be made before one could begin. `where` it was, and
-    the command to go on with."""
+    the command to go on with. at_once: in the midst of a step, so in this process alone."""
 
-    def __init__(self, where: str, by: signal.Signals, way_on: str):
+    def __init__(self, where: str, by: signal.Signals, way_on: str, at_once: bool = False):
         super().__init__(f"{where}; to go on: {way_on}")
-        self.where, self.by = where, by
+        self.where, self.by, self.at_once = where, by, at_once
 
 
 class Config(Protocol):
@@ -81,6 +83,17 @@ class Config(Protocol):
     def checkpoint_minutes(self) -> float:
         """Also at the end of the first step that ends so long after the last one; 0: never."""
 
+    # And where it has them, of OPTIONAL: checkpoint_keep, the newest that stay;
+    # checkpoint_keep_every; checkpoint_best, a metric; hang_minutes (`r1jax/flight.py`).
+
+
+OPTIONAL = {
+    "checkpoint_keep": 2,
+    "checkpoint_keep_every": 0,
+    "checkpoint_best": "",
+    "hang_minutes": 30.0,
+}
+
 
 class Run:
     """A context manager. `first` is the step to begin with, `stopped` the signal that ended it,
@@ -93,7 +106,7 @@ class Run:
     SIGTERM, and Ctrl-C the first time, end the run after the step that it is in, with a checkpoint;
     a second Ctrl-C ends it at once, as does one before the first step and after the last, where
     nothing is to be saved. What was being saved is saved all the same: that no Ctrl-C ends. On
-    several processes a signal to one ends all at the same step.
+    several processes a signal to one ends all at the same step. SIGUSR1 writes a flight record.
 
     One run at a time holds a folder (`r1jax/lock.py`).
 
@@ -110,13 +123,14 @@ class Run:
         steps: int,
         say: Callable[[str], None] = print,
         preset: str = "",
+        data: Callable[[], Iterable[str]] = tuple,
     ):
         check(bool(cfg.out), "--out= is empty: expected a folder")
         trackers_of(cfg.log)  # before anything is made
         self.cfg, self.out, self.total, self.say = cfg, Path(cfg.out), steps, say
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
-        self._model, self._preset = model, preset
+        self._model, self._preset, self._data = model, preset, data
         self.changes: dict[str, tuple[Any, Any]] = {}
         self.changed: list[str] = []  # a line for each start that did it otherwise
         self._taken = False  # the folder, so that it tells of this start
@@ -131,11 +145,15 @@ class Run:
         self.folder = self.out / f"process_{index}" if index else self.out
 
     def __enter__(self) -> "Run":
+        processes.check_same(self._told_to_others())
         with contextlib.ExitStack() as opened:
             self._check_resumable((self.out / "checkpoints").is_dir())
             processes.gather(lambda: self._lock(opened))
             opened.callback(self._listen())  # until the last checkpoint is written
-            self._checkpoints = opened.enter_context(Checkpoints(self.out / "checkpoints"))
+            self._watchdog = Watchdog(self.folder, self._option("hang_minutes"))
+            self._checkpoints = opened.enter_context(
+                Checkpoints(self.out / "checkpoints", self._keep(), self.say)
+            )
             self._begin()
             if self.first > 0:
                 self._preset = self._preset or preset_of(self.folder) or ""
@@ -145,8 +163,43 @@ class Run:
                     self.say(f"{self.out} goes on with changes: {self._said_changes()}")
             else:
                 self._take(opened)
+            opened.enter_context(self._watchdog)
             self._opened = opened.pop_all()
         return self
+
+    def _option(self, name: str) -> Any:
+        return getattr(self.cfg, name, OPTIONAL[name])
+
+    def _told_to_others(self) -> dict[str, Any]:
+        """What must be the same in all processes of a pod; {} where there is one."""
+        if processes.count() == 1:
+            return {}
+        devices = jax.local_devices()
+        return {
+            "version": f"r1jax {r1jax.__version__}, jax {jax.__version__}",
+            "code": processes.digest(p.read_bytes() for p in sorted(PACKAGE.rglob("*.py"))),
+            **{f"--{name.replace('_', '-')}": value for name, value in _flat_of(self.cfg).items()},
+            "data hash": processes.digest(text.encode() for text in self._data()),
+            "devices": f"{len(devices)} x {devices[0].device_kind}",
+        }
+
+    def _keep(self) -> Keep:
+        self._best: dict[int, float] = {}
+        log = self.folder / "metrics.jsonl"
+        for row in read_jsonl(log) if self._best_by() and log.exists() else ():
+            self._note_best(row["step"], row)
+        newest, every = (self._option(f"checkpoint_{name}") for name in ("keep", "keep_every"))
+        return Keep(newest, every, lambda: self._best)
+
+    def _best_by(self) -> str:
+        return self._option("checkpoint_best").removeprefix("-")
+
+    def _note_best(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """A step's line is of the weights that its checkpoint holds."""
+        value = metrics.get(self._best_by())
+        if value is not None:
+            sign = -1 if self._option("checkpoint_best").startswith("-") else 1
+            self._best[step] = sign * float(value)
 
     def _take(self, opened: contextlib.ExitStack) -> None:
         """From here on the folder says what this start does. Of a run that goes on it keeps what
@@ -172,9 +225,9 @@ class Run:
                 self._write_status(status)
         if isinstance(error, KeyboardInterrupt):
             where = f"stopped by Ctrl-C; {self._newest()}"
-            raise Stopped(where, signal.SIGINT, self._way_on()) from None
+            raise Stopped(where, signal.SIGINT, self._way_on(), at_once=True) from None
         if isinstance(error, Stopped):  # in what was made for this run, which makes it again
-            raise Stopped(error.where, error.by, self._way_on()) from None
+            raise Stopped(error.where, error.by, self._way_on(), error.at_once) from None
 
     def _lock(self, opened: contextlib.ExitStack) -> list:
         """In the first process, for all."""
@@ -184,8 +237,12 @@ class Run:
 
     def _begin(self) -> None:
         """Looks at what the folder holds."""
-        newest = self._checkpoints.newest()
+        newest, damaged = self._checkpoints.newest(), self._checkpoints.damaged()
         if newest is None:
+            check(
+                not damaged,
+                f"{self.out}: every checkpoint is damaged; begin again in another --out",
+            )
             self._check_resumable(False)
             if self.cfg.resume == "auto":
                 self.say(f"{self.out}: no complete checkpoint, so it starts anew")
@@ -208,7 +265,7 @@ class Run:
             before = _flat(json.loads((self.folder / "config.json").read_text()))
         except (OSError, ValueError):  # another process of a pod, or a folder put together by hand
             return {}
-        now = _flat(dataclasses.asdict(self.cfg))  # type: ignore[call-overload]
+        now = _flat_of(self.cfg)
         return {
             name: (before[name], value)
             for name, value in now.items()
@@ -241,6 +298,7 @@ class Run:
         if self._saved is None:
             return None
         step, state, note = self._checkpoints.restore(abstract, self._model)
+        self._checkpoints.set_aside()
         without = f"without its {' and '.join(note['left_out'])}" if note["left_out"] else ""
         before = _told_in(self.folder) or {}
         self._resumed = [*before.get("resumed", []), self._began | {"step": step}]
@@ -259,7 +317,9 @@ class Run:
         for step in range(self.first, self.total):
             if self.stopped is not None:
                 break
+            self._watchdog.begins(step)
             yield step
+            self._watchdog.ends(counts=step > self.first)
         self._saves = False
 
     def log(
@@ -274,6 +334,7 @@ class Run:
         `batch` (host arrays, or arrays this process can read) is then saved and named."""
         self._check_finite(step, metrics, batch)
         self._log.log(step, metrics, rows, replies)
+        self._note_best(step, metrics)
         self._progress.update(min(step + 1, self.total), metrics)
 
     def end_step(
@@ -335,6 +396,7 @@ class Run:
             advice = "Start again with another --seed or --optim.lr"
         else:
             advice = "The same step follows from --resume: change --seed or --optim.lr with it"
+        self._watchdog.record(f"the {wrong[0]} of step {step} is not finite: {values}", "nan")
         raise InputError(
             f"step {step}: the {wrong[0]} is not finite{saved}; {self._newest()}. {advice}"
         )
@@ -411,6 +473,10 @@ def _told_in(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):  # a kill, or an older version's
         return None
     return told if isinstance(told, dict) else None
+
+
+def _flat_of(cfg: Config) -> dict[str, Any]:
+    return _flat(dataclasses.asdict(cfg))  # type: ignore[call-overload]
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

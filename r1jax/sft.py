@@ -108,7 +108,8 @@ def train(
     if cfg.optim.schedule == "cosine":
         own = dataclasses.replace(cfg.optim, steps=max(steps, cfg.optim.warmup + 1))
         cfg = dataclasses.replace(cfg, optim=own)
-    with Run(cfg, cfg.model, steps, say) as run, jax.set_mesh(mesh):
+    read = functools.partial(map, repr, documents)
+    with Run(cfg, cfg.model, steps, say, data=read) as run, jax.set_mesh(mesh):
         restored = run.restore({"train": abstract_state(cfg.model, cfg.optim, mesh)})
         if restored:
             state = restored[0]["train"]

@@ -8,6 +8,7 @@ time, where they are used. Experts stay where they are: tokens travel to them (`
 Changing the parallelism means editing one table, `RULES`; for drawing replies, `SAMPLING_RULES`.
 """
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from r1jax import processes
 from r1jax.checks import InputError, check
 
 FSDP, EXPERT = "fsdp", "expert"
@@ -62,18 +64,27 @@ def make_mesh(text: str) -> Mesh:
     # too late, JAX raises, and the count below decides.
     with contextlib.suppress(RuntimeError):
         emulated = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
-        if not jax.distributed.is_initialized() and emulated < wanted:
-            jax.config.update("jax_num_cpu_devices", wanted)
+        mine = -(-wanted // processes.count())  # each process of a pod emulates its part
+        if emulated < mine:
+            jax.config.update("jax_num_cpu_devices", mine)
     devices = jax.devices()
     on_cpu = devices[0].platform == "cpu"
+    more = on_cpu and len(devices) > wanted and processes.count() == 1
     check(
-        len(devices) == wanted or (on_cpu and len(devices) > wanted),
+        len(devices) == wanted or more,
         f"--mesh={text} needs {wanted} devices, but there are {len(devices)} "
-        f"({devices[0].device_kind})",
+        f"({devices[0].device_kind}{_of_each(devices)})",
     )
     return jax.make_mesh(
         shape, (FSDP, EXPERT), axis_types=(AxisType.Auto,) * 2, devices=devices[:wanted]
     )
+
+
+def _of_each(devices) -> str:
+    """How many each process has, where there are several."""
+    counts = collections.Counter(device.process_index for device in devices)
+    each = (f"{n} of process {index}" for index, n in sorted(counts.items()))
+    return f": {', '.join(each)}" if len(counts) > 1 else ""
 
 
 def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh, rules=RULES) -> P:

@@ -303,7 +303,8 @@ def train(
     task, left_out = fit_prompts(task, cfg.sampling.max_prompt, cfg.long_prompts)
     if left_out:
         say(left_out)
-    run = Run(cfg, cfg.model, cfg.steps, say, preset)
+    read = functools.partial(map, repr, (*task.train, *task.heldout))
+    run = Run(cfg, cfg.model, cfg.steps, say, preset, data=read)
     with (
         new_grader(cfg, mesh, task.conversation, functions) as grader,
         run,

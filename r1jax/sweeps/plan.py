@@ -111,6 +111,10 @@ def is_finished(member: Member) -> bool:
     return done and (member.folder / "report.html").exists()
 
 
+# Fields that a member may go on with otherwise.
+FREE = ("out", "resume", "log", "hang_minutes")
+
+
 def check_folders(members: Sequence[Member], resume: bool) -> None:
     """Raises InputError if a run is already where a member would be and may not go on there: it
     was made with other fields, or nobody said --resume."""
@@ -137,7 +141,7 @@ def check_folders(members: Sequence[Member], resume: bool) -> None:
             if name == "model.vocab":  # 0: as the tokenizer has it
                 same = same or value == 0
             check(
-                same or name in ("out", "resume", "log", "checkpoint_every", "checkpoint_minutes"),
+                same or name in FREE or name.startswith("checkpoint_"),
                 f"{member.folder} was made with {name}={was[name]}, and the grid says {value}: "
                 "choose another --out",
             )

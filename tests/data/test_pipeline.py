@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from two_processes import finish, start
+from two_processes import JOINED, finish, start
 
 from r1jax.checks import InputError
 from r1jax.data.pipeline import batches, shard, stream
@@ -135,7 +135,7 @@ print(json.dumps(seen))
 
 def two_processes(first_step: int, last_step: int, cache: Path) -> list[list]:
     """What each of two processes of one mesh saw in these steps."""
-    both = start(PROCESS, [str(first_step), str(last_step)], cache, devices=1)
+    both = start(JOINED + PROCESS, [str(first_step), str(last_step)], cache, devices=1)
     return [json.loads(said.splitlines()[-1]) for said, _ in finish(both)]
 
 

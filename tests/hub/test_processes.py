@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from checkpoints import DEEPSEEK, deepseek_shapes, random_values, write
 from safetensors.numpy import load_file
-from two_processes import finish, start
+from two_processes import JOINED, finish, start
 
 PROCESS = """
 from pathlib import Path
@@ -22,7 +22,7 @@ assert (Path(out) / "config.json").exists()
 def test_two_processes(tmp_path):
     values = random_values(deepseek_shapes())
     source = write(tmp_path / "source", DEEPSEEK, values, files=2)
-    finish(start(PROCESS, [str(source), str(tmp_path / "out")], tmp_path / "cache"))
+    finish(start(JOINED + PROCESS, [str(source), str(tmp_path / "out")], tmp_path / "cache"))
     files = (tmp_path / "out").glob("*.safetensors")
     again = {name: value for file in files for name, value in load_file(file).items()}
     assert again.keys() == values.keys()

@@ -38,7 +38,10 @@ TRACKED = "tracked"  # greedy replies to the same few problems: shown, not count
 ENOUGH = 50  # held-out replies at a step for it to be the base or the end
 SERIES = ("reflection", "length", "accuracy")
 # Fields of a configuration in which runs of one configuration may differ.
-_OWN = ("seed", "out", "resume", "log", "mesh", "checkpoint_every", "checkpoint_minutes")
+_OWN = (
+    "seed", "out", "resume", "log", "mesh", "hang_minutes", "checkpoint_every",
+    "checkpoint_minutes", "checkpoint_keep", "checkpoint_keep_every", "checkpoint_best",
+)  # fmt: skip
 # The kinds of control that a configuration of this project tells of, each with the section that
 # does; of a run that is several, the first is its kind.
 _TOLD_BY = {
