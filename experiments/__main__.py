@@ -7,7 +7,7 @@ HERE = Path(__file__).parent
 # Every command, by what one wants with it; a package by its name.
 GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
-    "use": ("generate", "grade", "report", "export"),
+    "use": ("generate", "serve", "grade", "report", "export"),
     "data": ("filter_data",),
     "reflection": ("emergence", "intervene", "baseline", "ablate_reflection"),
     "measure": (
