@@ -113,10 +113,10 @@ def assign(
 
 
 def _longest(p: bytes, held: dict[int, bytes]) -> tuple[int | None, int]:
-    """(the slot that has most of `p`, the last used one of several, how many tokens); None if none
-    has enough to be worth a copy."""
-    found, most = None, WORTH - 1
+    """(the slot that has most of `p`, the last used one of several, how many tokens); (None, 0) if
+    none has enough to be worth a copy."""
+    found, most = None, max(1, min(WORTH, len(p) // 4))
     for slot, text in held.items():
-        if (n := common(p, text)) >= max(most, WORTH):
+        if (n := common(p, text)) >= most:
             found, most = slot, n
-    return found, most if found is not None else 0
+    return (None, 0) if found is None else (found, most)

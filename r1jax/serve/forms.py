@@ -154,7 +154,7 @@ class TextForm:
         """A prompt's tokens; the first has no probability."""
         if tops is None:
             return []
-        first = self._tokenizer.bytes_of(ids[0]).decode("utf-8", "replace")
+        first = self._tokenizer.decode(ids[:1], skip_special_tokens=True)
         found: list[dict[str, Any]] = [{"token": first, "logprob": None, "top_logprobs": None}]
         for i, token in enumerate(ids[1:]):
             found.append(entry(self._tokenizer, token, tops, i, count))
