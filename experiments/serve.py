@@ -95,7 +95,7 @@ def engine_of(cfg: ServeConfig):
         max_prompt=context - 1,
         max_tokens=min(cfg.max_tokens or context - 1, context - 1),
         slots=cfg.slots,
-        refill=next(n for n in (4, 3, 2, 1) if cfg.slots % n == 0),
+        refill=1,  # nobody waits for others to be read together with
     )
     ends = sorted(conversation.tokenizer.end_ids)
     engine = Engine(

@@ -117,7 +117,7 @@ class App:
         if not self.served.manner.key:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not self.served.is_key(given.strip()):
+        if scheme.lower() != "bearer" or not self.served.is_key(given.strip().encode("latin-1")):
             raise Refused(401, "a wrong API key, or none", code="invalid_api_key")
 
     async def _body(self, request: Request) -> dict[str, Any]:

@@ -151,13 +151,16 @@ class TextForm:
         self._offsets: dict[int, int] = {}
 
     def echo(self, ids: Sequence[int], tops: Tops | None, count: int) -> list[dict[str, Any]]:
-        """A prompt's tokens; the first has no probability."""
+        """A prompt's tokens; the first has no probability. Joined they are its text, whose first
+        word has no blank before it, and no special token."""
         if tops is None:
             return []
-        first = self._tokenizer.decode(ids[:1], skip_special_tokens=True)
-        found: list[dict[str, Any]] = [{"token": first, "logprob": None, "top_logprobs": None}]
-        for i, token in enumerate(ids[1:]):
-            found.append(entry(self._tokenizer, token, tops, i, count))
+        found: list[dict[str, Any]] = [{"token": "", "logprob": None, "top_logprobs": None}]
+        found += [entry(self._tokenizer, token, tops, i, count) for i, token in enumerate(ids[1:])]
+        for token, one in zip(ids, found, strict=True):
+            one["token"] = self._tokenizer.decode([token], skip_special_tokens=True)
+            if one["token"]:
+                break
         return found
 
     def logprobs(self, index: int, entries: Sequence[dict[str, Any]]) -> Any:

@@ -81,9 +81,9 @@ class Served:
         """Whether it is asked one question at a time, having no chat template."""
         return "many" if self.conversation.template is not None else "one"
 
-    def is_key(self, given: str) -> bool:
+    def is_key(self, given: bytes) -> bool:
         """Compared in a time that says nothing about where they differ."""
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self.manner.key.encode())
+        return hmac.compare_digest(given, self.manner.key.encode())
 
     def check_model(self, name: str | None) -> bool:
         return name is None or name == self.name or (self.manner.strict and name in _DEEPSEEK)
