@@ -175,11 +175,13 @@ class Served:
         rule, param = self._grammar(ask)
         budget = asks.budget(ask.drawing, max_tokens)
         opens = opens or (self._opens(prompt) and (rule is not None or budget is not None))
+        allowed = self._language(ask.drawing)
+        guided = rule is not None or budget is not None or opens or allowed is not None
         found = []
         for index in range(ask.drawing.n):
             matcher = None if rule is None else self.grammars.matcher(rule, param)
             plan = None
-            if matcher or budget is not None or opens or self._language(ask.drawing):
+            if guided:
                 plan = Plan(
                     self.conversation,
                     prompt,
@@ -187,7 +189,7 @@ class Served:
                     self.engine.model.vocab,
                     budget,
                     matcher,
-                    self._language(ask.drawing),
+                    allowed,
                     opens,
                 )
             reading = Reading(

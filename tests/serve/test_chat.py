@@ -144,6 +144,12 @@ def test_no_thought_at_all(server):
     assert not message["reasoning_content"].strip() and message["content"].startswith("<answer>")
 
 
+def test_a_language_alone(server):
+    """Its words are all English, so nothing is forbidden."""
+    a, b = server.chat(seed=2, max_tokens=160), server.chat(seed=2, max_tokens=160, language="en")
+    assert a["choices"] == b["choices"] and a["choices"][0]["script_switches"] == 0
+
+
 def test_a_budget_that_is_not_reached_changes_nothing(server):
     a, b = server.chat(seed=2, max_tokens=160), server.chat(seed=2, max_tokens=160, thinking_budget=100)
     assert a["choices"] == b["choices"]

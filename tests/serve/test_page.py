@@ -28,7 +28,7 @@ expect = playwright.expect
 def server(data_dir, tmp_path_factory):
     folder = data_dir / "stories260k" / "hf"
     copy = chatty(folder, tmp_path_factory.mktemp("page") / "hf", TEMPLATE)
-    with serving(model=str(copy), context=448) as one:
+    with serving(model=str(copy), max_tokens=90) as one:
         yield one
 
 
@@ -120,7 +120,7 @@ def test_stop(page, server, monkeypatch):
 def test_an_error_is_said(page, server):
     one = page(390)
     say(one, "story " * 700)
-    expect(one.locator(".bad")).to_contain_text("context is 448 tokens", timeout=30_000)
+    expect(one.locator(".bad")).to_contain_text("context is 512 tokens", timeout=30_000)
     shot(one, "error-390")
     one.route("**/v1/chat/completions", lambda route: route.abort())
     say(one, "Again")
