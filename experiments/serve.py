@@ -98,9 +98,7 @@ def engine_of(cfg: ServeConfig):
         refill=1,  # nobody waits for others to be read together with
     )
     ends = sorted(conversation.tokenizer.end_ids)
-    engine = Engine(
-        model, sampling, mesh, ends, positions=context, reuse=cfg.prefix_cache
-    )
+    engine = Engine(model, sampling, mesh, ends, positions=context, reuse=cfg.prefix_cache)
     engine.load(source.weights(model, mesh))
     return conversation, engine
 

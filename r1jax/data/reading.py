@@ -6,7 +6,7 @@ pieces joined are the text of the whole.
 
 from collections.abc import Sequence
 
-from r1jax.data.chat import Split, ThinkingSplitter, overlap, opens_thinking
+from r1jax.data.chat import Split, ThinkingSplitter, opens_thinking, overlap
 from r1jax.data.conversation import Conversation
 
 

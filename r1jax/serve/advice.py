@@ -1,9 +1,9 @@
 """How DeepSeek says its two R1s are to be asked, as changes to a conversation.
 
-    r1       January 2025 (the model card's usage recommendations): no system prompt, all
-             instructions in the user's turn, and the reply is made to begin with <think>
-    r1_0528  May 2025: a system prompt with the date, where the request has none of its own, and no
-             need to force the thought
+r1       January 2025 (the model card's usage recommendations): no system prompt, all
+         instructions in the user's turn, and the reply is made to begin with <think>
+r1_0528  May 2025: a system prompt with the date, where the request has none of its own, and no
+         need to force the thought
 """
 
 import datetime

@@ -38,7 +38,7 @@ class App:
     def __init__(
         self,
         served: Served,
-        limits: Limits = Limits(),  # noqa: B008: frozen
+        limits: Limits = Limits(),
         prefix: str = "r1jax",
         loopback: bool = False,
     ):
@@ -199,9 +199,7 @@ class App:
             LOG.info("completions: %r", ask.prompts)
         d = ask.drawing
         replies = self._replies(wanted, sum(map(len, prompts)), d.tops, False)
-        form = forms.TextForm(
-            served.name, self.fingerprint, d.tops is not None, served.tokenizer
-        )
+        form = forms.TextForm(served.name, self.fingerprint, d.tops is not None, served.tokenizer)
         if wanted:
             replies.submit()
         try:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from r1jax.serve.errors import Refused, bad
+from r1jax.serve.errors import bad
 
 
 def read_json(body: bytes) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class ChatForm:
         if piece.text or piece.tops:
             add({"content": piece.text}, self._logprobs((), piece.tops))
         for call in piece.calls:
-            add({"tool_calls": [as_openai(call.index, call, self._id(i, call.index))]})
+            add({"tool_calls": [as_openai(call.number, call, self._id(i, call.number))]})
         if piece.finish:
             add({}, None, piece.finish)
         return b"".join(found)
@@ -105,7 +105,7 @@ class ChatForm:
         for delta in piece.calls:
             if delta.name is not None:
                 calls.append([delta.name, ""])
-            calls[delta.index][1] += delta.arguments
+            calls[delta.number][1] += delta.arguments
         self._finish[i] = piece.finish or self._finish[i]
 
     def whole(self, u: Usage, switches: Sequence[int]) -> dict[str, Any]:

@@ -3,6 +3,7 @@ they came to at the end."""
 
 import asyncio
 import dataclasses
+import functools
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -74,7 +75,7 @@ class Replies:
         try:
             self._tickets = self._worker.submit(
                 [
-                    (w.request, w.request.seed, lambda e, i=i: self._told_event(i, e))
+                    (w.request, w.request.seed, functools.partial(self._told_event, i))
                     for i, w in enumerate(self._wanted)
                 ]
             )

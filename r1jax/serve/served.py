@@ -63,7 +63,7 @@ class Served:
         name: str,
         conversation: Conversation,
         engine: Engine,
-        manner: Manner = Manner(),  # noqa: B008: frozen
+        manner: Manner = Manner(),
     ):
         self.name, self.conversation, self.engine, self.manner = name, conversation, engine, manner
         self.tokenizer = conversation.tokenizer
@@ -98,8 +98,7 @@ class Served:
             if told and not own:
                 messages = tools.told(messages, told)
             try:
-                given = {"tools": [t.whole for t in told]} if own else {}
-                return template.render(messages, **given)
+                return template.render(messages, tools=[t.whole for t in told] if own else None)
             except InputError as error:
                 raise bad("messages", str(error)) from None
         if told:
@@ -196,7 +195,9 @@ class Served:
                 self.conversation, prompt, ids, max_tokens, ask.drawing.stop, apart=True
             )
             found.append(
-                Wanted(self._request(ids, index, ask.drawing, max_tokens, plan), reading, plan, prompt)
+                Wanted(
+                    self._request(ids, index, ask.drawing, max_tokens, plan), reading, plan, prompt
+                )
             )
         return found
 
@@ -274,7 +275,7 @@ class Served:
             seed=secrets.randbits(32) if d.seed is None else d.seed,
             temperature=None if strict else d.temperature,
             top_p=None if strict else d.top_p,
-            top_k=None if d.top_k is None or strict else max(0, d.top_k),
+            top_k=None if d.top_k is None or strict else min(max(0, d.top_k), vocab),
             max_tokens=max_tokens,
             bias=d.bias,
             tops=d.tops is not None,

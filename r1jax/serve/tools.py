@@ -44,7 +44,7 @@ def told(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
 class Delta(NamedTuple):
     """What is new of a call: its name with the first, then pieces of its arguments."""
 
-    index: int
+    number: int
     name: str | None
     arguments: str
 

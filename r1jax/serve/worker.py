@@ -8,6 +8,7 @@ slow, is waited for.
 
 import asyncio
 import collections
+import functools
 import logging
 import threading
 import time
@@ -134,7 +135,7 @@ class Worker:
                 failures += 1
                 lost, tickets = list(tickets.values()), {}
                 self.engine.clear()
-                self._tell(lambda lost=lost, error=error: self._lost(lost, error))
+                self._tell(functools.partial(self._lost, lost, error))
                 if failures >= MOST_FAILURES:
                     self._tell(lambda: setattr(self, "alive", False))
                     return
@@ -147,7 +148,7 @@ class Worker:
             for event in events:
                 if event.finish:
                     del tickets[event.id]
-            self._tell(lambda told=told: self._deliver(told))
+            self._tell(functools.partial(self._deliver, told))
 
     def _take(self, what: str, value: Any, tickets: dict[int, Ticket]) -> bool:
         if what == "submit":

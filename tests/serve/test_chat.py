@@ -11,15 +11,15 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 pytest.importorskip("prometheus_client")
 
-from serving import ASKED, joined, serving  # noqa: E402
+from serving import ASKED, joined, serving
 
-from r1jax.base import EMBEDDED, load_weights  # noqa: E402
-from r1jax.config import SamplingConfig  # noqa: E402
-from r1jax.data.countdown import VOCABULARY  # noqa: E402
-from r1jax.data.tokenizer import Tokenizer  # noqa: E402
-from r1jax.published import tiny  # noqa: E402
-from r1jax.sampling.engine import Engine, Request  # noqa: E402
-from r1jax.sharding import make_mesh  # noqa: E402
+from r1jax.base import EMBEDDED, load_weights
+from r1jax.config import SamplingConfig
+from r1jax.data.countdown import VOCABULARY
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.published import tiny
+from r1jax.sampling.engine import Engine, Request
+from r1jax.sharding import make_mesh
 
 WORDS = Tokenizer.words(VOCABULARY)
 MESSAGES = [{"role": "user", "content": ASKED}]
@@ -55,7 +55,13 @@ def whole(choice: dict) -> str:
 def test_a_reply_is_told_in_its_parts(server):
     reply = server.chat(seed=0, max_tokens=160)
     (choice,) = reply["choices"]
-    assert set(choice["message"]) == {"role", "content", "reasoning_content", "reasoning", "refusal"}
+    assert set(choice["message"]) == {
+        "role",
+        "content",
+        "reasoning_content",
+        "reasoning",
+        "refusal",
+    }
     assert choice["message"]["content"].startswith("<answer> 9 ")
     assert choice["message"]["reasoning"] == choice["message"]["reasoning_content"]
     assert choice["finish_reason"] == "stop" and reply["object"] == "chat.completion"
@@ -74,7 +80,9 @@ def test_the_same_seed_draws_what_a_rollout_draws(server):
 
 
 def test_under_load_too_each_in_its_own_stream(server):
-    questions = [f"use 9 {a} {b} 2 to make {t}" for a in (8, 7) for b in (5, 4) for t in range(4, 12)]
+    questions = [
+        f"use 9 {a} {b} 2 to make {t}" for a in (8, 7) for b in (5, 4) for t in range(4, 12)
+    ]
     want = drawn([(question, seed, 0) for seed, question in enumerate(questions)])
 
     def ask(seed: int) -> str:
@@ -91,7 +99,9 @@ def test_under_load_too_each_in_its_own_stream(server):
 def test_n_replies_are_those_of_as_many_samples(server):
     reply = server.chat(seed=3, n=4, max_tokens=160)
     assert [c["index"] for c in reply["choices"]] == [0, 1, 2, 3]
-    assert [whole(c) for c in reply["choices"]] == drawn([(ASKED, 3, sample) for sample in range(4)])
+    assert [whole(c) for c in reply["choices"]] == drawn(
+        [(ASKED, 3, sample) for sample in range(4)]
+    )
     one = server.chat(seed=3, max_tokens=160)["usage"]
     assert reply["usage"]["prompt_tokens"] == one["prompt_tokens"]
     assert reply["usage"]["completion_tokens"] > 3 * one["completion_tokens"] / 2
@@ -100,7 +110,9 @@ def test_n_replies_are_those_of_as_many_samples(server):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_stream_comes_to_the_reply(server, seed):
     body = {"messages": MESSAGES, "seed": seed, "n": 2, "max_tokens": 40}
-    chunks = server.stream("/v1/chat/completions", {**body, "stream_options": {"include_usage": True}})
+    chunks = server.stream(
+        "/v1/chat/completions", {**body, "stream_options": {"include_usage": True}}
+    )
     reply = server.post("/v1/chat/completions", body).json()
     for i in range(2):
         found, message = joined(chunks, i), reply["choices"][i]["message"]
@@ -123,10 +135,14 @@ def test_cut_while_thinking_is_never_an_empty_answer(server):
     assert server.metric("cut_while_thinking_total") == before + 1
 
 
-@pytest.mark.parametrize("fields", [
-    {"thinking_budget": 6}, {"thinking": {"type": "enabled", "budget_tokens": 6}},
-    {"reasoning_effort": "low", "max_tokens": 30},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"thinking_budget": 6},
+        {"thinking": {"type": "enabled", "budget_tokens": 6}},
+        {"reasoning_effort": "low", "max_tokens": 30},
+    ],
+)
 def test_a_budget_closes_the_thought_and_the_answer_comes(server, fields):
     free = server.chat(seed=1, max_tokens=160)["choices"][0]["message"]
     before = server.metric("thoughts_closed_by_budget_total")
@@ -151,7 +167,10 @@ def test_a_language_alone(server):
 
 
 def test_a_budget_that_is_not_reached_changes_nothing(server):
-    a, b = server.chat(seed=2, max_tokens=160), server.chat(seed=2, max_tokens=160, thinking_budget=100)
+    a, b = (
+        server.chat(seed=2, max_tokens=160),
+        server.chat(seed=2, max_tokens=160, thinking_budget=100),
+    )
     assert a["choices"] == b["choices"]
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 pytest.importorskip("prometheus_client")
 
-from serving import ASKED, serving  # noqa: E402
+from serving import ASKED, serving
 
 MESSAGES = [{"role": "user", "content": ASKED}]
 
@@ -26,7 +26,9 @@ def openai(server):
     import httpx
 
     http = httpx.Client(trust_env=False)
-    return module.OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=http, max_retries=0)
+    return module.OpenAI(
+        base_url=f"{server.url}/v1", api_key="none", http_client=http, max_retries=0
+    )
 
 
 def test_openai_chat(openai):
@@ -44,7 +46,11 @@ def test_openai_chat(openai):
 def test_openai_stream(openai):
     whole = openai.chat.completions.create(model="tested", messages=MESSAGES, seed=1)
     stream = openai.chat.completions.create(
-        model="tested", messages=MESSAGES, seed=1, stream=True, stream_options={"include_usage": True}
+        model="tested",
+        messages=MESSAGES,
+        seed=1,
+        stream=True,
+        stream_options={"include_usage": True},
     )
     content = thought = ""
     for chunk in stream:
@@ -61,8 +67,13 @@ def test_openai_stream(openai):
 def test_openai_text_models_and_errors(openai):
     import openai as module
 
-    text = openai.completions.create(model="tested", prompt=f"{ASKED} <think>", max_tokens=5, logprobs=2, echo=True)
-    assert text.choices[0].text.startswith(ASKED) and text.choices[0].logprobs.token_logprobs[0] is None
+    text = openai.completions.create(
+        model="tested", prompt=f"{ASKED} <think>", max_tokens=5, logprobs=2, echo=True
+    )
+    assert (
+        text.choices[0].text.startswith(ASKED)
+        and text.choices[0].logprobs.token_logprobs[0] is None
+    )
     assert [m.id for m in openai.models.list()] == ["tested"]
     with pytest.raises(module.NotFoundError) as error:
         openai.chat.completions.create(model="gpt", messages=MESSAGES)

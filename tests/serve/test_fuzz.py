@@ -16,20 +16,60 @@ from serving import ASKED, serving, wait  # noqa: E402
 
 from r1jax.serve.served import Limits  # noqa: E402
 
-ODD = (None, True, False, 0, -1, 1, 2, 3.5, 1e400, 10**40, "", "x", "é\ud83d", [], {}, [[]], [None], ["x"], {"x": 1})  # fmt: skip
+ODD = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    3.5,
+    1e400,
+    10**40,
+    "",
+    "x",
+    "é\ud83d",
+    [],
+    {},
+    [[]],
+    [None],
+    ["x"],
+    {"x": 1},
+)
 RIGHT = {
-    "temperature": (0, 0.6, 1, 2), "top_p": (0.1, 1), "top_k": (0, 5), "n": (1, 2), "seed": (1, 2**40, -4),
-    "max_tokens": (1, 5, 20), "stop": (" +", ["</answer>", "8"]), "stream": (True, False),
-    "logprobs": (True,), "top_logprobs": (2,), "logit_bias": ({"3": 5},), "thinking_budget": (0, 4),
-    "reasoning_effort": ("low", "none"), "stream_options": ({"include_usage": True},),
-    "response_format": ({"type": "text"},), "tool_choice": ("none",), "user": ("me",), "language": ("en", "zh"),
-    "max_completion_tokens": (7,), "model": ("tested",), "thinking": ({"type": "disabled"},), "echo": (True, False),
-    "tools": ([],), "messages": ([{"role": "user", "content": ASKED}],), "prompt": (f"{ASKED} <think>", [4, 5], [ASKED]),
-}  # fmt: skip
+    "temperature": (0, 0.6, 1, 2),
+    "top_p": (0.1, 1),
+    "top_k": (0, 5),
+    "n": (1, 2),
+    "seed": (1, 2**40, -4),
+    "max_tokens": (1, 5, 20),
+    "stop": (" +", ["</answer>", "8"]),
+    "stream": (True, False),
+    "logprobs": (True,),
+    "top_logprobs": (2,),
+    "logit_bias": ({"3": 5},),
+    "thinking_budget": (0, 4),
+    "reasoning_effort": ("low", "none"),
+    "stream_options": ({"include_usage": True},),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none",),
+    "user": ("me",),
+    "language": ("en", "zh"),
+    "max_completion_tokens": (7,),
+    "model": ("tested",),
+    "thinking": ({"type": "disabled"},),
+    "echo": (True, False),
+    "tools": ([],),
+    "messages": ([{"role": "user", "content": ASKED}],),
+    "prompt": (f"{ASKED} <think>", [4, 5], [ASKED]),
+}
 
 
 def made(rng: random.Random) -> tuple[str, bytes]:
-    path = rng.choice(["/v1/chat/completions"] * 4 + ["/v1/completions"] * 2 + ["/tokenize", "/detokenize"])
+    path = rng.choice(
+        ["/v1/chat/completions"] * 4 + ["/v1/completions"] * 2 + ["/tokenize", "/detokenize"]
+    )
     names = rng.sample(sorted(RIGHT), rng.randrange(9))
     body = {name: rng.choice(RIGHT[name]) for name in names}
     body.setdefault("max_tokens", 6)
@@ -42,7 +82,11 @@ def made(rng: random.Random) -> tuple[str, bytes]:
     data = json.dumps(body).replace("Infinity", "1e999").encode()
     if rng.random() < 0.05:  # cut, or with a byte changed
         at = rng.randrange(len(data))
-        data = data[:at] if rng.random() < 0.5 else data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
+        data = (
+            data[:at]
+            if rng.random() < 0.5
+            else data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
+        )
     return path, data
 
 
@@ -70,7 +114,11 @@ def fuzz(count: int) -> dict[int, int]:
             for request, status in zip(requests, pool.map(ask, requests), strict=True):
                 assert status in (200, 400, 404), request
                 seen[status] = seen.get(status, 0) + 1
-        wait(lambda: server.metric("num_requests_running") + server.metric("num_requests_waiting") == 0)
+        wait(
+            lambda: (
+                server.metric("num_requests_running") + server.metric("num_requests_waiting") == 0
+            )
+        )
         assert server.chat(seed=0)["choices"][0]["message"]["content"].startswith("<answer>")
     return seen
 

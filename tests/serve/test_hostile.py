@@ -12,9 +12,9 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 pytest.importorskip("prometheus_client")
 
-from serving import ASKED, serving  # noqa: E402
+from serving import ASKED, serving
 
-from r1jax.serve.served import Limits  # noqa: E402
+from r1jax.serve.served import Limits
 
 MESSAGES = [{"role": "user", "content": ASKED}]
 DEEP = "[" * 100_000
@@ -42,16 +42,52 @@ CHAT = {  # body -> what the error names
     "role a list": ({"messages": [{"role": ["user"], "content": "use"}]}, "messages"),
     "content missing": ({"messages": [{"role": "user"}]}, "messages"),
     "content a number": ({"messages": [{"role": "user", "content": 3}]}, "messages"),
-    "content an image": ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]}, "messages"),
-    "content empty": ({"messages": [{"role": "user", "content": ""}], "max_tokens": -1}, "max_tokens"),
-    "a word it does not know": ({"messages": [{"role": "user", "content": "{{ 7*7 }}"}]}, "messages"),
+    "content an image": (
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}],
+                }
+            ]
+        },
+        "messages",
+    ),
+    "content empty": (
+        {"messages": [{"role": "user", "content": ""}], "max_tokens": -1},
+        "max_tokens",
+    ),
+    "a word it does not know": (
+        {"messages": [{"role": "user", "content": "{{ 7*7 }}"}]},
+        "messages",
+    ),
     "half a surrogate pair": ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
     "NUL": ({"messages": [{"role": "user", "content": "\0"}]}, "messages"),
-    "a system prompt without a template": ({"messages": [{"role": "system", "content": "use"}, *MESSAGES]}, "messages"),
+    "a system prompt without a template": (
+        {"messages": [{"role": "system", "content": "use"}, *MESSAGES]},
+        "messages",
+    ),
     "two turns without a template": ({"messages": MESSAGES * 2}, "messages"),
-    "tool_calls a string": ({"messages": [{"role": "assistant", "content": "1", "tool_calls": "x"}]}, "messages[0].tool_calls"),
-    "tool call without a function": ({"messages": [{"role": "assistant", "content": "1", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
-    "arguments an object": ({"messages": [{"role": "assistant", "content": "1", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]}, "messages[0].tool_calls[0].function.arguments"),
+    "tool_calls a string": (
+        {"messages": [{"role": "assistant", "content": "1", "tool_calls": "x"}]},
+        "messages[0].tool_calls",
+    ),
+    "tool call without a function": (
+        {"messages": [{"role": "assistant", "content": "1", "tool_calls": [{}]}]},
+        "messages[0].tool_calls[0].function",
+    ),
+    "arguments an object": (
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": "1",
+                    "tool_calls": [{"function": {"name": "f", "arguments": {}}}],
+                }
+            ]
+        },
+        "messages[0].tool_calls[0].function.arguments",
+    ),
     "model a number": (chat(model=3), "model"),
     "temperature a string": (chat(temperature="hot"), "temperature"),
     "temperature true": (chat(temperature=True), "temperature"),
@@ -92,14 +128,29 @@ CHAT = {  # body -> what the error names
     "a language of their own": (chat(language="xx"), "language"),
     "response_format a string": (chat(response_format="json"), "response_format"),
     "response_format of no type": (chat(response_format={}), "response_format.type"),
-    "a schema that is none": (chat(response_format={"type": "json_schema", "json_schema": {"schema": 1}}), "response_format.json_schema.schema"),
+    "a schema that is none": (
+        chat(response_format={"type": "json_schema", "json_schema": {"schema": 1}}),
+        "response_format.json_schema.schema",
+    ),
     "tools a string": (chat(tools="all"), "tools"),
-    "a tool without a name": (chat(tools=[{"type": "function", "function": {}}]), "tools[0].function.name"),
-    "a tool with a name of marks": (chat(tools=[{"type": "function", "function": {"name": "<｜tool▁sep｜>"}}]), "tools[0].function.name"),
+    "a tool without a name": (
+        chat(tools=[{"type": "function", "function": {}}]),
+        "tools[0].function.name",
+    ),
+    "a tool with a name of marks": (
+        chat(tools=[{"type": "function", "function": {"name": "<｜tool▁sep｜>"}}]),
+        "tools[0].function.name",
+    ),
     "a choice of no tool": (chat(tool_choice="required"), "tool_choice"),
-    "a tool that is not there": (chat(tool_choice={"type": "function", "function": {"name": "f"}}), "tool_choice"),
-    "tools without a template": (chat(tools=[{"type": "function", "function": {"name": "f"}}]), "tools"),
-}  # fmt: skip
+    "a tool that is not there": (
+        chat(tool_choice={"type": "function", "function": {"name": "f"}}),
+        "tool_choice",
+    ),
+    "tools without a template": (
+        chat(tools=[{"type": "function", "function": {"name": "f"}}]),
+        "tools",
+    ),
+}
 TEXT = {
     "no prompt": ({}, "prompt"),
     "prompt a number": ({"prompt": 1}, "prompt"),
@@ -179,16 +230,27 @@ def test_a_form_of_another_site_is_no_request(server, kind):
     assert response.status_code == 415
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""]
+)
 def test_another_name_of_this_machine_is_not_answered(server, host):
     for path in ("/", "/v1/models", "/metrics", "/health"):
         assert server.client.get(path, headers={"Host": host}).status_code == 421
 
 
-@pytest.mark.parametrize("path", [
-    "/../../etc/passwd", "/v1/models/../../../etc/passwd", "/assets/base.safetensors",
-    "/%2e%2e/%2e%2e/etc/passwd", "/v1/models/%00", "/docs", "/v1/chat", "/static/x",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/v1/models/../../../etc/passwd",
+        "/assets/base.safetensors",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/v1/models/%00",
+        "/docs",
+        "/v1/chat",
+        "/static/x",
+    ],
+)
 def test_no_file_is_read(server, path):
     response = server.client.get(path)
     assert response.status_code in (404, 405) and "error" in response.json()
@@ -201,12 +263,18 @@ def test_other_methods(server, method):
     assert response.status_code == 405 and response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("data", [
-    b"\x16\x03\x01\x02\x00\x01\x00", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 50, b"A" * 70_000,
-    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\r\n" * 50,
+        b"A" * 70_000,
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
+    ],
+)
 def test_what_is_no_http(server, data):
     with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), 5) as sock:
         sock.sendall(data)

@@ -82,7 +82,9 @@ def test_three_turns_with_thoughts(page, server, width, scheme):
     one = page(width, scheme)
     shot(one, f"empty-{width}-{scheme}")
     one.fill("#budget", "24")
-    for turn, text in enumerate(["Tell me of a dog and its ball.", "And then?", "How did it end?"], 1):
+    for turn, text in enumerate(
+        ["Tell me of a dog and its ball.", "And then?", "How did it end?"], 1
+    ):
         say(one, text)
         expect(one.locator(".note")).to_have_count(turn)
         expect(one.locator(".note").last).to_contain_text("tokens a second", timeout=30_000)

@@ -50,12 +50,17 @@ def slow(engine, monkeypatch):
 
 
 def start(server, pool, count, **fields):
-    return [pool.submit(server.post, "/v1/chat/completions", {**BODY, **fields}) for _ in range(count)]
+    return [
+        pool.submit(server.post, "/v1/chat/completions", {**BODY, **fields}) for _ in range(count)
+    ]
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_try_again(slow):
     gate = slow.pop("gate")
-    with serving(**slow, limits=Limits(queue=3)) as server, concurrent.futures.ThreadPoolExecutor(9) as pool:
+    with (
+        serving(**slow, limits=Limits(queue=3)) as server,
+        concurrent.futures.ThreadPoolExecutor(9) as pool,
+    ):
         taken = start(server, pool, 5)
         wait(lambda: server.app.worker.running + server.app.worker.waiting == 5)
         refused = server.post("/v1/chat/completions", BODY)
@@ -77,7 +82,9 @@ def test_past_its_deadline_a_request_ends_and_frees_its_slot(slow):
         response = server.post("/v1/chat/completions", BODY)
         assert response.status_code == 504 and time.monotonic() - begun < 3
         assert response.json()["error"]["code"] == "deadline_exceeded"
-        with server.client.stream("POST", "/v1/chat/completions", json={**BODY, "stream": True}) as r:
+        with server.client.stream(
+            "POST", "/v1/chat/completions", json={**BODY, "stream": True}
+        ) as r:
             lines = [line for line in r.iter_lines() if line]
         assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
         wait(lambda: server.app.worker.running == 0)
@@ -105,12 +112,16 @@ def test_who_does_not_read_holds_nobody_up(engine):
     """And loses nothing: it may read later."""
     conversation, one = engine
     one.clear()
-    with serving(conversation=conversation, engine=one) as server:
-        with server.client.stream("POST", "/v1/chat/completions", json={**BODY, "n": 2, "stream": True}) as r:
-            with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as other:
-                for _ in range(3):
-                    assert other.post("/v1/chat/completions", json=BODY).status_code == 200
-            assert [line for line in r.iter_lines() if line][-1] == "data: [DONE]"
+    with (
+        serving(conversation=conversation, engine=one) as server,
+        server.client.stream(
+            "POST", "/v1/chat/completions", json={**BODY, "n": 2, "stream": True}
+        ) as r,
+    ):
+        with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as other:
+            for _ in range(3):
+                assert other.post("/v1/chat/completions", json=BODY).status_code == 200
+        assert [line for line in r.iter_lines() if line][-1] == "data: [DONE]"
 
 
 def test_an_engine_that_fails_tells_all_and_goes_on(slow, monkeypatch):
@@ -141,7 +152,11 @@ def test_a_key(engine):
     one.clear()
     with serving(conversation=conversation, engine=one, manner=Manner(key="s3cret-é")) as server:
         for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
-            for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("POST", "/tokenize")):
+            for method, path in (
+                ("GET", "/v1/models"),
+                ("POST", "/v1/chat/completions"),
+                ("POST", "/tokenize"),
+            ):
                 r = server.client.request(method, path, headers=given)
                 assert r.status_code == 401 and r.json()["error"]["code"] == "invalid_api_key"
         right = {"Authorization": "Bearer s3cret-é".encode()}
@@ -153,16 +168,24 @@ def test_sigterm_finishes_what_was_accepted(tmp_path):
     """By the command itself, which also says where it is and that nothing was lost."""
     env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
     command = [sys.executable, "-m", "experiments.serve", "--port=0", "--slots=2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
         try:
             url = re.search(r"http://127.0.0.1:\d+", process.stdout.readline())[0]
-            with httpx.Client(base_url=url, timeout=120, trust_env=False) as client, concurrent.futures.ThreadPoolExecutor(6) as pool:
+            with (
+                httpx.Client(base_url=url, timeout=120, trust_env=False) as client,
+                concurrent.futures.ThreadPoolExecutor(6) as pool,
+            ):
+
                 def ask(seed):
-                    with client.stream("POST", "/v1/chat/completions", json={**BODY, "seed": seed, "stream": True}) as r:
+                    with client.stream(
+                        "POST", "/v1/chat/completions", json={**BODY, "seed": seed, "stream": True}
+                    ) as r:
                         return r.status_code, [line for line in r.iter_lines() if line][-1]
 
                 asked = [pool.submit(ask, seed) for seed in range(6)]
-                wait(lambda: "running{model_name=\"embedded\"} 2" in client.get("/metrics").text)
+                wait(lambda: 'running{model_name="embedded"} 2' in client.get("/metrics").text)
                 process.send_signal(signal.SIGTERM)
                 assert {f.result() for f in asked} == {(200, "data: [DONE]")}
                 assert process.wait(60) == 0
@@ -174,15 +197,18 @@ def test_sigterm_finishes_what_was_accepted(tmp_path):
             process.kill()
 
 
-@pytest.mark.parametrize("flags, said", [
-    (["--port=99999"], "--port must lie between 0 and 65535"),
-    (["--slots=0"], "--slots must be positive"),
-    (["--model=/nowhere"], "no such directory"),
-    (["--context=4096"], "--context=4096: the model's is 256"),
-    (["--language=xx"], "language 'xx' is not known"),
-    (["--key-file=/dev/null"], "the file is empty"),
-    (["--host=256.1.1.1"], "--host=256.1.1.1 --port=8000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--port=99999"], "--port must lie between 0 and 65535"),
+        (["--slots=0"], "--slots must be positive"),
+        (["--model=/nowhere"], "no such directory"),
+        (["--context=4096"], "--context=4096: the model's is 256"),
+        (["--language=xx"], "language 'xx' is not known"),
+        (["--key-file=/dev/null"], "the file is empty"),
+        (["--host=256.1.1.1"], "--host=256.1.1.1 --port=8000"),
+    ],
+)
 def test_bad_flags_are_one_clear_line(flags, said):
     from experiments import serve
     from r1jax.checks import InputError

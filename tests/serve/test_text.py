@@ -11,9 +11,9 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 pytest.importorskip("prometheus_client")
 
-from serving import chatty, joined, serving  # noqa: E402
+from serving import chatty, joined, serving
 
-from r1jax.data.tokenizer import Tokenizer  # noqa: E402
+from r1jax.data.tokenizer import Tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
@@ -56,7 +56,14 @@ def test_loglikelihood_as_harnesses_ask_for_it(server, folder):
     tokenizer = Tokenizer.load(folder)
     texts = ["Lily saw a big red ball.", "Tim had", "Once upon a time, there was a dog named Spot"]
     prompts = [tokenizer.encode_prompt(t) for t in texts]
-    body = {"prompt": prompts, "max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 0, "seed": 1}
+    body = {
+        "prompt": prompts,
+        "max_tokens": 1,
+        "logprobs": 1,
+        "echo": True,
+        "temperature": 0,
+        "seed": 1,
+    }
     choices = server.post("/v1/completions", body).json()["choices"]
     for ids, text, choice in zip(prompts, texts, choices, strict=True):
         model, want, best = llama.Llama(folder), [], []
@@ -96,11 +103,16 @@ def streams(server, count: int) -> None:
     seen = 0
     for seed in range(count):
         body = {
-            "messages": [{"role": "user", "content": rng.choice(["Once", "Lily", "<think>", "é中"])}],
-            "seed": seed, "temperature": rng.choice([0.7, 1.2, 2.0]), "top_p": 1,
-            "max_tokens": rng.randrange(1, 90), "stop": rng.sample(stops, rng.randrange(3)),
+            "messages": [
+                {"role": "user", "content": rng.choice(["Once", "Lily", "<think>", "é中"])}
+            ],
+            "seed": seed,
+            "temperature": rng.choice([0.7, 1.2, 2.0]),
+            "top_p": 1,
+            "max_tokens": rng.randrange(1, 90),
+            "stop": rng.sample(stops, rng.randrange(3)),
             "thinking_budget": rng.choice([0, 3, 17, None]),
-        }  # fmt: skip
+        }
         whole = server.post("/v1/chat/completions", body).json()["choices"][0]
         chunks = server.stream("/v1/chat/completions", body)
         found, message = joined(chunks), whole["message"]
@@ -138,7 +150,11 @@ def test_turns_of_a_chat_find_what_was_said_before(chat_server):
         cached.append(usage["prompt_tokens_details"]["cached_tokens"])
         assert cached[-1] < usage["prompt_tokens"]
         answer = reply["choices"][0]["message"]["content"] or ""
-        turns = [*turns, {"role": "assistant", "content": answer}, {"role": "user", "content": "And?"}]
+        turns = [
+            *turns,
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": "And?"},
+        ]
     assert cached[0] < 10 and cached[1] > 60 and cached[2] > cached[1]
     other = [system, {"role": "user", "content": "Tell of a cat."}]
     body = {"messages": other, "max_tokens": 30, "seed": 0}
@@ -149,11 +165,16 @@ def test_turns_of_a_chat_find_what_was_said_before(chat_server):
 
 def test_the_cache_changes_no_reply(chat_server, folder, tmp_path):
     copy = chatty(folder, tmp_path / "hf", TEMPLATE)
-    texts = [f"Tell a story of {a} and {b} in the garden." for a in ("Lily", "Tom") for b in ("Ann", "Ben")]
+    texts = [
+        f"Tell a story of {a} and {b} in the garden."
+        for a in ("Lily", "Tom")
+        for b in ("Ann", "Ben")
+    ]
     bodies = [
         {"messages": [{"role": "user", "content": t}], "max_tokens": 40, "seed": s}
-        for s in range(2) for t in texts
-    ]  # fmt: skip
+        for s in range(2)
+        for t in texts
+    ]
     with serving(model=str(copy), prefix_cache=False) as plain:
         want = [plain.post("/v1/chat/completions", b).json()["choices"] for b in bodies]
         usage = plain.post("/v1/chat/completions", bodies[0]).json()["usage"]
