@@ -51,7 +51,7 @@ setup(
         "gym": ["reasoning-gym"],
         "parquet": ["pyarrow"],
         # python -m experiments.serve; and the clients that its tests speak to it with.
-        "serve": ["starlette>=1.0", "uvicorn>=0.40", "prometheus-client>=0.20", "llguidance>=1.9,<2"],
+        "serve": ["starlette>=1", "uvicorn>=0.40", "prometheus-client", "llguidance>=1.9,<2"],
         "serve-test": ["httpx", "openai>=3", "litellm>=1.100"],
         # Side by side with Transformers: tests/parity and experiments.bench.
         "parity": ["torch==2.13.0", "transformers==5.24.0"],

@@ -31,7 +31,8 @@ def sample(
     """Returns (token_S, logp_S).
 
     `logp` is of the distribution sampled from: after biases, `may_SM` (a bit a token: what may be
-    drawn), temperature, top-k and top-p, renormalised. Temperature 0 is a point mass on the largest logit, so its log-probability is 0.
+    drawn), temperature, top-k and top-p, renormalised. Temperature 0 is a point mass on the largest
+    logit, so its log-probability is 0.
     """
     if filters is not None:
         # Row by row, as in `model.cache.update`.

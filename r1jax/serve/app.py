@@ -27,6 +27,7 @@ from r1jax.serve.served import Limits, Served, check_strict
 from r1jax.serve.worker import Worker
 
 READING = 30.0  # seconds that a body may take to come
+DEFAULTS = Limits()
 LOG = logging.getLogger("r1jax.serve")
 _LOOPBACK = re.compile(r"(localhost|127(?:\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
@@ -38,7 +39,7 @@ class App:
     def __init__(
         self,
         served: Served,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULTS,
         prefix: str = "r1jax",
         loopback: bool = False,
     ):

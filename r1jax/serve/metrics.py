@@ -7,7 +7,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Of one server; `prefix` stands before each name: r1jax, or vllm for dashboards as they are."""
+    """Of one server; `prefix` stands before each name: r1jax, or vllm for its dashboards."""
 
     def __init__(self, model: str, prefix: str = "r1jax"):
         self.registry = CollectorRegistry()

@@ -98,7 +98,8 @@ def test_a_client_that_leaves_frees_its_slot(slow, stream):
     with serving(**slow) as server:
         url = server.url.removeprefix("http://").split(":")
         body = json.dumps({**BODY, "stream": stream}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Length: {len(body)}\r\n"
         with socket.create_connection((url[0], int(url[1]))) as sock:
             sock.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
             wait(lambda: server.app.worker.running == 1)

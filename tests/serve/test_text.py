@@ -1,5 +1,6 @@
 """stories260K: texts, their scores against an oracle in NumPy, and streams of anything."""
 
+import itertools
 import random
 
 import llama
@@ -67,7 +68,7 @@ def test_loglikelihood_as_harnesses_ask_for_it(server, folder):
     choices = server.post("/v1/completions", body).json()["choices"]
     for ids, text, choice in zip(prompts, texts, choices, strict=True):
         model, want, best = llama.Llama(folder), [], []
-        for a, b in zip(ids[:-1], ids[1:], strict=True):
+        for a, b in itertools.pairwise(ids):
             logits = model.feed(a)
             logp = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
             want.append(logp[b])
@@ -139,7 +140,7 @@ def test_streams_of_anything_500(chat_server):
 
 
 def test_turns_of_a_chat_find_what_was_said_before(chat_server):
-    """A system prompt, and the turns: tokens that were read are not read again, and change nothing."""
+    """A system prompt, and the turns: what was read is not read again."""
     system = {"role": "system", "content": "You tell stories of Lily and her friends. " * 3}
     turns = [system, {"role": "user", "content": "Tell of a dog that lost its ball."}]
     cached = []
