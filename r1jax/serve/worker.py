@@ -125,8 +125,10 @@ class Worker:
                     self._failed(what, value, error)
             if not self.engine.busy:
                 continue
-            # Who has just come sees a first token at once.
-            steps = 1 if new else min(WINDOW, max(1, int(PACE / a_step))) if a_step else BURST
+            # Who comes to an idle engine sees a first token at once, and others soon.
+            steps = min(WINDOW, max(1, int(PACE / a_step))) if a_step else BURST
+            if new:
+                steps = 1 if len(tickets) == 1 else min(steps, BURST)
             started, before = time.perf_counter(), self.engine.stats.decode_steps
             try:
                 events = self.engine.step(steps)
