@@ -50,6 +50,9 @@ setup(
         # Logic puzzles as tasks (r1jax/rewards/gym.py).
         "gym": ["reasoning-gym"],
         "parquet": ["pyarrow"],
+        # python -m experiments.serve; and the clients that its tests speak to it with.
+        "serve": ["starlette>=1", "uvicorn>=0.40", "prometheus-client", "llguidance>=1.9,<2"],
+        "serve-test": ["httpx", "openai>=3", "litellm>=1.100"],
         # Side by side with Transformers: tests/parity and experiments.bench.
         "parity": ["torch==2.13.0", "transformers==5.24.0"],
         # What the files in launch/ are tested with.

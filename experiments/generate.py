@@ -43,8 +43,9 @@ from r1jax import sharding
 from r1jax.checks import InputError, check, check_seed
 from r1jax.config import MOST_REPLIES, ConversationName, Long, SamplingConfig, TaskName
 from r1jax.data.asked import Asked, read_lines, read_prompts, read_questions
-from r1jax.data.chat import Message, Split, ThinkingSplitter, opens_thinking
+from r1jax.data.chat import Message, Split
 from r1jax.data.conversation import Conversation
+from r1jax.data.reading import Reading
 from r1jax.model.params import Weights
 from r1jax.models import OnDisk, open_model
 from r1jax.sampling.engine import Engine, Request
@@ -87,49 +88,6 @@ class GenerateConfig:
         given = [f for f in ("prompt", "prompts", "data", "chat") if getattr(self, f)]
         check(len(given) < 2, f"--{' and --'.join(given)} exclude each other")
         check(not self.chat or self.n == 1, "--chat goes on from one reply: leave out --n")
-
-
-class Reading:
-    """One reply as it comes in: tokens to text, thinking apart from answer."""
-
-    def __init__(
-        self, conversation: Conversation, prompt: str, ids: Sequence[int], max_tokens: int
-    ):
-        self._conversation, self._prompt, self._max_tokens = conversation, prompt, max_tokens
-        self._decoder = conversation.tokenizer.stream(skip_special_tokens=True)
-        for token in ids:  # the first token of a text loses its blank; a reply goes on with one
-            self._decoder.feed(token)
-        self._decoder.flush()
-        self._splitter = ThinkingSplitter(opens_thinking(prompt))
-        self._ids: list[int] = []
-        self.thinking = self.text = self.finish_reason = ""
-
-    @property
-    def tokens(self) -> int:
-        return len(self._ids)
-
-    @property
-    def completion(self) -> str:
-        """The whole, as RL hands it to graders."""
-        return self._conversation.reply(self._prompt, self._ids) if self._ids else ""
-
-    def feed(self, tokens: Sequence[int]) -> Split:
-        """What is new, of thinking and of answer."""
-        self._ids += tokens
-        stopped = bool(tokens) and tokens[-1] in self._conversation.tokenizer.end_ids
-        piece = "".join(self._decoder.feed(t) for t in tokens[: len(tokens) - stopped])
-        if stopped or self.tokens == self._max_tokens:
-            self.finish_reason = "stop" if stopped else "length"
-            piece += self._decoder.flush()
-        thinking, text = self._splitter.feed(piece)
-        if self.finish_reason:
-            rest = self._splitter.flush()
-            thinking, text = thinking + rest.thinking, text + rest.answer
-        self.thinking += thinking
-        if self.thinking and not self.text:  # the blank lines between the two
-            text = text.lstrip()
-        self.text += text
-        return Split(thinking, text)
 
 
 class Writer:

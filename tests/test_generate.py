@@ -12,9 +12,10 @@ import pytest
 from test_bad_input import error_of  # noqa: F401
 
 from experiments import generate, grade
-from experiments.generate import Reading, Writer
+from experiments.generate import Writer
 from r1jax.data.chat import Split
 from r1jax.data.conversation import make_conversation
+from r1jax.data.reading import Reading
 from r1jax.data.tokenizer import Tokenizer
 
 # What llama2.c's doc/stories260K.md prints for temperature 0.

@@ -3,6 +3,7 @@ answer."""
 
 import datetime
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ class ChatTemplate:
         tokens: what templates call bos_token and so on. where: the file, for error messages."""
         self._tokens, self._where = dict(tokens), where
         env = _environment()
+        self.takes_tools = any(re.search(r"\btools\b", text) for text in sources.values())
         try:
             self._templates = {name: env.from_string(text) for name, text in sources.items()}
         except jinja2.TemplateSyntaxError as error:
@@ -155,6 +157,16 @@ class ThinkingSplitter:
         self._opened = opened
         self._place = "start"  # then "thinking", then "answer"
         self._held = ""  # what may turn out to be a tag
+        self.closed = False  # whether the thought's end was seen
+
+    @property
+    def answering(self) -> bool:
+        return self._place == "answer"
+
+    @property
+    def inside(self) -> bool:
+        """Whether a reply that ended now would have ended in its thought."""
+        return self._place == "thinking" or (self._place == "start" and self._opened)
 
     def feed(self, text: str) -> Split:
         """What is now certain, of each."""
@@ -171,17 +183,16 @@ class ThinkingSplitter:
             return Split("", text)
         thinking, tag, answer = text.partition(CLOSE)
         if tag:
-            self._place = "answer"
+            self._place, self.closed = "answer", True
         else:
-            cut = len(thinking) - _overlap(thinking, CLOSE)
+            cut = len(thinking) - overlap(thinking, CLOSE)
             thinking, self._held = thinking[:cut], thinking[cut:]
         return Split(thinking, answer)
 
     def flush(self) -> Split:
         """What was held back, at the end of the reply: it was no tag."""
         text, self._held = self._held, ""
-        inside = self._place == "thinking" or (self._place == "start" and self._opened)
-        return Split(text, "") if inside else Split("", text)
+        return Split(text, "") if self.inside else Split("", text)
 
 
 def split_thinking(reply: str, opened: bool = False) -> Split:
@@ -196,7 +207,7 @@ def opens_thinking(prompt: str) -> bool:
     return prompt.rstrip().endswith(OPEN)
 
 
-def _overlap(text: str, tag: str) -> int:
+def overlap(text: str, tag: str) -> int:
     """The length of the longest end of text that is a beginning of tag, not all of it."""
     return next(n for n in reversed(range(len(tag))) if text.endswith(tag[:n]))
 

@@ -6,6 +6,8 @@ Neither direction adds or removes anything by itself: `encode` adds no special t
 
 import codecs
 import copy
+import functools
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -156,6 +158,43 @@ class Tokenizer:
         embedding) is left out."""
         ids = [int(i) for i in ids]
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What one token adds to a text that goes on with it; nothing for an id that none has. A
+        character may be spread over several."""
+        name = self._backend.id_to_token(int(token))
+        if name is None:
+            return b""
+        if token in self.added_ids:
+            return name.encode()
+        if isinstance(self._backend.decoder, decoders.ByteLevel):
+            return bytes(_BYTE_OF[char] for char in name if char in _BYTE_OF)
+        if _RAW_BYTE.fullmatch(name):
+            return bytes([int(name[3:5], 16)])
+        # After another token, as only the first of all loses its blank.
+        before = next((i for i in self._plain_ids if i != token), token)
+        start, whole = self.decode([before]), self.decode([before, token])
+        return whole.removeprefix(start).encode()
+
+    @functools.cached_property
+    def _plain_ids(self) -> list[int]:
+        """A few tokens that are text by themselves."""
+        found = (i for i in range(self.vocab_size) if i not in self.added_ids)
+        plain = (i for i in found if self.decode([i]).isalnum())
+        return list(itertools.islice(plain, 2))
+
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are no text: they are left out where special tokens are skipped."""
+        added = self._backend.get_added_tokens_decoder()
+        return frozenset(i for i, token in added.items() if token.special)
+
+    def id_of(self, name: str) -> int | None:
+        """The one token of this name, if there is one."""
+        return self._backend.token_to_id(name)
+
+    def to_json(self) -> str:
+        """As a tokenizer.json has it."""
+        return self._backend.to_str()
 
     def stream(self, skip_special_tokens: bool = False) -> "Decoder":
         """Decodes one reply an id at a time, as `decode` does the whole."""

@@ -12,6 +12,9 @@ token is left to the loop, so that all tokens are drawn there.
 What a request draws depends on its key, question, sample and position alone (`sample_keys`).
 
 On a mesh every device admits its own slots; slot s is of device s // (slots a device).
+
+Features cost where they are used: a guided reply ends a burst where its guide has to be asked, and
+a reply that is told its likeliest tokens has them sorted out in that burst.
 """
 
 import collections
@@ -33,11 +36,13 @@ from r1jax.sampling.admission import Admission, assign
 from r1jax.sampling.layout import lay_out
 from r1jax.sampling.requests import (
     MOST_BIASES,
+    MOST_TOPS,
     Completion,
     EngineStats,
     Event,
     How,
     Request,
+    Tops,
     how,
 )
 from r1jax.sampling.rows import begin, blank
@@ -66,14 +71,17 @@ class Reply:
     how: How
     key: np.ndarray  # its data
     prefix: bytes  # the prompt but for its last token
-    drawn: list[int]  # where strings may end it
+    drawn: list[int]  # where strings may end it, or it is to be found again
+    cached: int = 0  # tokens of the prefix that were in the cache
 
 
 class Engine:
     """For a model and a mesh, over whose devices cfg.slots are rounded up to divide. `cfg` says how
     requests are drawn that do not say so, and what they may need at most. `text` of tokens is read
     for stop strings alone. biases: how many tokens a request may bias. routing: requests may ask
-    for experts, which are recorded beside the cache."""
+    for experts, which are recorded beside the cache. positions: of prompt and reply together, at
+    most; 0: cfg.max_prompt + cfg.max_tokens. reuse: what has been read stays in the cache, and
+    prompts that begin with it are read from there on, also after the engine was idle."""
 
     def __init__(
         self,
@@ -84,12 +92,15 @@ class Engine:
         text: Text | None = None,
         biases: int = MOST_BIASES,
         routing: bool = False,
+        positions: int = 0,
+        reuse: bool = False,
     ):
         check(
-            cfg.max_prompt + cfg.max_tokens <= model.context,
-            f"max_prompt + max_tokens = {cfg.max_prompt + cfg.max_tokens} exceeds "
+            (positions or cfg.max_prompt + cfg.max_tokens) <= model.context,
+            f"max_prompt + max_tokens = {positions or cfg.max_prompt + cfg.max_tokens} exceeds "
             f"ModelConfig.context={model.context}",
         )
+        self.positions, self.reuse = positions or cfg.max_prompt + cfg.max_tokens, reuse
         self.cfg, self.model, self.mesh, self.stop = cfg, model, mesh, tuple(stop)
         check(
             not routing or model.moe_layers > 0,
@@ -110,6 +121,7 @@ class Engine:
         self._prefix: dict[int, bytes] = {}  # by slot, also of those that have finished
         self._cache: Cache | None = None
         self._per = self._length = 0  # slots a device, positions of the cache
+        self._tops: tuple[np.ndarray, ...] = ()  # of the last burst
         self._rows = blank(0, self.model.vocab, len(self.stop), self.biases)
 
     def load(self, weights: Weights | None) -> None:
@@ -190,6 +202,11 @@ class Engine:
             "Request.stop_strings: the engine was given no way to read text",
         )
         check(self.routing or not request.routing, "Request.routing: the engine records none")
+        together = len(request.prompt) + found.max_tokens
+        check(
+            together <= self.positions,
+            f"prompt and max_tokens are {together} tokens together, more than {self.positions}",
+        )
         prefix = np.asarray(request.prompt[:-1], np.int32).tobytes()
         self._next += 1
         self._waiting.append(Reply(self._next, request, found, key, prefix, []))
@@ -212,6 +229,30 @@ class Engine:
             self._fit()
             return self._decode(steps)
 
+    def score(self, texts: Sequence[Sequence[int]]) -> list[Tops]:
+        """What the model itself thinks of all tokens of each text but the first. Raises InputError
+        for a text that is empty or longer than the engine's positions."""
+        assert self._weights is not None, "load() comes first"
+        for text in texts:
+            fits = 0 < len(text) <= self.positions
+            check(fits, f"a text of {len(text)} tokens: takes 1 to {self.positions}")
+        found: list[Tops] = []
+        at, n, k = 0, self.mesh.size, min(MOST_TOPS, self.model.vocab)
+        while at < len(texts):
+            rows = n * self._at_once(-(-(len(texts) - at) // n))
+            some = texts[at : at + rows]
+            tokens = np.zeros((rows, self._positions_read(max(map(len, some)))), np.int32)
+            for row, text in enumerate(some):
+                tokens[row, : len(text)] = text
+            with jax.set_mesh(self.mesh):
+                told = slots.score(self._weights, tokens, model=self.model, k=k)
+            logp, token, best = (np.asarray(a) for a in told)
+            for row, text in enumerate(some):
+                mine = slice(0, len(text) - 1)
+                found.append(Tops(logp[row, mine], token[row, mine], best[row, mine]))
+            at += rows
+        return found
+
     def _admit(self) -> None:
         """Gives waiting requests free slots, once these are enough (cfg.refill) or all."""
         n, waiting = self.mesh.size, len(self._waiting)
@@ -220,25 +261,44 @@ class Engine:
             return
         batch = [self._waiting.popleft() for _ in range(min(free, waiting))]
         longest = max(len(r.request.prompt) for r in batch)
-        prompt = ladder(longest - 1, LEAST_PROMPT, self.cfg.max_prompt)
-        if not self._running:  # nothing to be kept: only what is needed
+        prompt = self._positions_read(longest - 1)
+        if not self._running and not self.reuse:  # nothing to be kept: only what is needed
             self._cache, self._per, self._length = None, 0, 0
             self._prefix.clear()
         length = max(prompt, longest + min(ROOM, self.cfg.max_tokens))
         wanted = -(-min(self._most * n, len(self._running) + waiting) // n)
-        self._refit(max(self._per, self._slots(wanted)), max(self._length, self._positions(length)))
-        found = assign(batch, n, self._per, self._running, self._prefix)
+        per = self._slots(wanted)  # fewer than before only where all that is there is at rest
+        per = max(self._per, per) if self._running else per
+        self._refit(per, max(self._length, self._positions(length)))
+        found = assign(batch, n, self._per, self._running, self._prefix, self.reuse)
         self._share(found)
+        self._extend(found)
         self._prefill(found, prompt)
         for slot, reply in found.slots.items():
             self._running[slot] = reply
+            reply.cached = found.cached[slot]
             begin(self._rows, slot, reply.request, reply.how, reply.key, self.model.vocab)
+        self.stats = dataclasses.replace(
+            self.stats,
+            prefilled=self.stats.prefilled + sum(map(len, found.read)),
+            prompt_tokens=self.stats.prompt_tokens + sum(len(r.request.prompt) for r in batch),
+            cached_tokens=self.stats.cached_tokens + sum(found.cached.values()),
+        )
 
     def _slots(self, wanted: int) -> int:
         return ladder(wanted, max(1, LEAST_SLOTS // self.mesh.size), self._most)
 
     def _positions(self, wanted: int) -> int:
-        return ladder(wanted, LEAST_LENGTH, self.cfg.max_prompt + self.cfg.max_tokens)
+        return ladder(wanted, LEAST_LENGTH, self.positions)
+
+    def _positions_read(self, longest: int) -> int:
+        """Of texts that are read at a time."""
+        return ladder(longest, LEAST_PROMPT, max(self.cfg.max_prompt, longest))
+
+    def _at_once(self, left: int) -> int:
+        """Of so many texts a device: 1, 4, 16, ... or cfg.refill."""
+        most = -(-self.cfg.refill // self.mesh.size)
+        return min(most, 4 ** -(-(left - 1).bit_length() // 2))
 
     def _share(self, found: Admission) -> None:
         if any(found.shared):
@@ -248,9 +308,8 @@ class Engine:
     def _prefill(self, found: Admission, length: int) -> None:
         """Reads the new prompts, 1, 4, 16, ... or cfg.refill at a time."""
         n, at = self.mesh.size, 0
-        most = -(-self.cfg.refill // n)  # on each device
         while (left := max(len(read) for read in found.read) - at) > 0:
-            rows = min(most, 4 ** -(-(left - 1).bit_length() // 2))
+            rows = self._at_once(left)
             tokens = np.zeros((n * rows, length), np.int32)
             moves: list[list[tuple[int, int]]] = [[] for _ in range(n)]
             for d, read in enumerate(found.read):
@@ -262,9 +321,29 @@ class Engine:
             where = self._moves(moves)
             self._cache = slots.place(self._cache, fresh, *where, model=self.model)
             at += rows
-        self.stats = dataclasses.replace(
-            self.stats, prefilled=self.stats.prefilled + sum(map(len, found.read))
-        )
+
+    def _extend(self, found: Admission) -> None:
+        """Reads what prompts have behind a beginning that their rows hold."""
+        n, at = self.mesh.size, 0
+        while (left := max(len(rest) for rest in found.rest) - at) > 0:
+            rows = self._at_once(left)
+            some = [rest[at : at + rows] for rest in found.rest]
+            longest = max(len(p) // 4 - r.held for rest in some for p, r in rest)
+            tokens = np.zeros((n * rows, self._positions_read(longest)), np.int32)
+            from_R, start_R = np.zeros((2, n * rows), np.int32)
+            moves: list[list[tuple[int, int]]] = [[] for _ in range(n)]
+            for d, rest in enumerate(some):
+                for row, (p, r) in enumerate(rest):
+                    ids = np.frombuffer(p, np.int32)[r.held :]
+                    tokens[d * rows + row, : len(ids)] = ids
+                    from_R[d * rows + row], start_R[d * rows + row] = r.rows[0], r.held
+                    moves[d] += [(row, target) for target in r.rows]
+            fresh = slots.extend(
+                self._weights, self._cache, from_R, tokens, start_R, model=self.model
+            )
+            where = self._moves(moves)
+            self._cache = slots.place(self._cache, fresh, *where, model=self.model)
+            at += rows
 
     def _moves(self, moves: list[list[tuple[int, int]]]) -> tuple[np.ndarray, ...]:
         """Of each device, (from, to) on it -> from_X, to_X, count_D."""
@@ -276,8 +355,12 @@ class Engine:
         return from_to[0].reshape(-1), from_to[1].reshape(-1), counts
 
     def _free(self, slot: int) -> None:
-        del self._running[slot]
+        reply = self._running.pop(slot)
         self._rows.active_S[slot] = False
+        if self.reuse:  # all that was read, as what was used last
+            whole = np.array([*reply.request.prompt, *reply.drawn], np.int32)
+            self._prefix.pop(slot, None)
+            self._prefix[slot] = whole[: self._rows.position_S[slot]].tobytes()
 
     def _fit(self) -> None:
         """More positions where the cache is full, and fewer slots where few would do."""
@@ -314,7 +397,7 @@ class Engine:
             moved: dict[int, int] = {}
             for d in range(n):
                 mine = range(d * old, d * old + old)
-                stay = [s for s in mine if per >= old or s in self._running]
+                stay = list(mine) if per >= old else self._staying(mine, per)
                 for to, s in enumerate(stay, start=d * per):
                     from_S[to], taken[to], moved[s] = s - d * old, True, to
             self._cache = slots.refit(self._cache, from_S, model=self.model, length=length)
@@ -324,6 +407,29 @@ class Engine:
             self._running = {moved[s]: r for s, r in self._running.items()}
             self._prefix = {moved[s]: p for s, p in self._prefix.items() if s in moved}
         self._per, self._length = per, length
+
+    def _staying(self, mine: range, per: int) -> list[int]:
+        """Of a device's slots, those that stay where there will be fewer: the running ones, and
+        where prompts are found again what was used last."""
+        stay = [s for s in mine if s in self._running]
+        last = [s for s in self._prefix if s in mine and s not in self._running]
+        return sorted(stay + last[len(last) - min(len(last), per - len(stay)) :] * self.reuse)
+
+    def _guided(self) -> tuple[np.ndarray | None, int]:
+        """(a bit a token of what each slot may draw, None where none is told; for how many steps
+        this holds)."""
+        steps, may_SM = WINDOW, None
+        for slot, reply in self._running.items():
+            if reply.request.guide is None:
+                continue
+            may_M, holds = reply.request.guide.next()
+            steps = min(steps, max(1, holds))
+            if may_M is not None:
+                if may_SM is None:
+                    words = -(-self.model.vocab // 32)
+                    may_SM = np.full((len(self._rows.token_S), words), 2**32 - 1, np.uint32)
+                may_SM[slot] = may_M
+        return may_SM, steps
 
     def _decode(self, steps: int) -> list[Event]:
         n, running = self.mesh.size, len(self._running)
@@ -335,10 +441,20 @@ class Engine:
         rows, steps = self._rows, min(steps, WINDOW, self._length - self._far())
         if not any(r.how.filters for r in self._running.values()):
             rows = rows.replace(filters=None)
-        self._cache, *drawn = slots.decode(
-            self._weights, self._cache, rows, np.int32(keep), np.int32(steps), model=self.model
+        may_SM, holds = self._guided()
+        rows, steps = rows.replace(may_SM=may_SM), min(steps, holds)
+        told = any(r.request.tops for r in self._running.values())
+        self._cache, *drawn, tops = slots.decode(
+            self._weights,
+            self._cache,
+            rows,
+            np.int32(keep),
+            np.int32(steps),
+            model=self.model,
+            k=min(MOST_TOPS, self.model.vocab) if told else 0,
         )
         token_WS, logp_WS, made = (np.asarray(a) for a in drawn)
+        self._tops = tuple(np.asarray(a) for a in tops)
         count_S = np.sum(token_WS >= 0, axis=0)
         s = self.stats
         self.stats = dataclasses.replace(
@@ -387,17 +503,30 @@ class Engine:
         rows.token_S[slot] = tokens[-1]
         rows.left_S[slot] -= count
         stopped = int(tokens[-1]) in reply.how.stop
+        new = tokens.tolist()
         if strings := reply.request.stop_strings:
             assert self.text is not None
-            new = tokens.tolist()
             if keep := kept(reply.drawn, new, strings, self.text):
                 stopped, tokens, logps = True, tokens[:keep], logps[:keep]
+        if strings or self.reuse:
             reply.drawn += new
+        if reply.request.guide is not None:
+            reply.request.guide.feed(new)
+        tops = None
+        if reply.request.tops:
+            tops = Tops(*(a[: len(tokens), slot] for a in self._tops))
         rows.position_S[slot] += len(tokens)
         finish = "stop" if stopped else "" if rows.left_S[slot] else "length"
         if finish:
             self._free(slot)
-        return Event(reply.id, tokens.copy(), logps.copy(), finish)  # type: ignore[arg-type]
+        return Event(
+            reply.id,
+            tokens.copy(),
+            logps.copy(),
+            finish,  # type: ignore[arg-type]
+            tops=tops,
+            cached=reply.cached,
+        )
 
 
 def _completion(events: Sequence[Event]) -> Completion:

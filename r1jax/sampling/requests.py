@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -12,6 +12,24 @@ from r1jax.config import SamplingConfig
 
 MOST_BIASES = 32  # biased tokens of a request, where an engine is not made for more
 MOST_STOPS = 8  # stop tokens of a request, where the engine's own are not more
+MOST_TOPS = 20  # likeliest tokens that a request may be told of at each position
+
+
+class Guide(Protocol):
+    """Says what a reply may draw next: a budget, a grammar, a script. It sees the reply's tokens
+    alone, so that a guided reply, too, depends on nothing else."""
+
+    #: Tokens after which it is asked anew at once, whatever `next` said.
+    pauses: Sequence[int]
+
+    def next(self) -> tuple[np.ndarray | None, int]:
+        """(which tokens may be drawn, for how many of them this holds at most). The first is a bit
+        a token in uint32 words, lowest bit first, at least one set; None: all may."""
+        ...
+
+    def feed(self, tokens: Sequence[int]) -> None:
+        """What was drawn since."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +49,8 @@ class Request:
     stop_strings: Sequence[str] = ()  # end it with the token that completes one
     bias: Mapping[int, float] = dataclasses.field(default_factory=dict)  # added to logits, by token
     routing: bool = False  # the reply says which experts its tokens went to
+    tops: bool = False  # the reply says which tokens were likeliest, by the model itself
+    guide: Guide | None = None  # of this reply alone: it has a state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +93,7 @@ def how(
         bias=r.bias,
     )
     t, most = found.temperature, max(MOST_STOPS, len(stop))
+    marks = len(found.stop) + len(r.guide.pauses if r.guide else ())
     check(0 <= t < math.inf, f"Request.temperature must be finite and not negative, got {t}")
     check(0 < found.top_p <= 1, f"Request.top_p must lie in (0, 1], got {found.top_p}")
     check(found.top_k >= 0, f"Request.top_k must not be negative, got {found.top_k}")
@@ -85,7 +106,7 @@ def how(
         not isinstance(r.stop_strings, str) and all(r.stop_strings),
         f"Request.stop_strings must be texts with something in them, got {r.stop_strings!r}",
     )
-    check(len(found.stop) <= most, f"Request.stop has {len(found.stop)} tokens, at most {most}")
+    check(marks <= most, f"Request.stop has {marks} tokens, at most {most}")
     check(
         len(found.bias) <= biases,
         f"Request.bias has {len(found.bias)} tokens, at most {biases}",
@@ -112,6 +133,20 @@ class Completion:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tops:
+    """Of T tokens under the model's own distribution, before temperature, bias or guide: each one's
+    log-probability, and the K likeliest at its place, likeliest first (K: MOST_TOPS, or the
+    vocabulary where that is smaller)."""
+
+    logp_T: np.ndarray
+    token_TK: np.ndarray
+    logp_TK: np.ndarray
+
+    def __getitem__(self, which: slice) -> "Tops":
+        return Tops(self.logp_T[which], self.token_TK[which], self.logp_TK[which])
+
+
+@dataclasses.dataclass(frozen=True)
 class Event:
     """What a reply has drawn since the last one."""
 
@@ -120,6 +155,8 @@ class Event:
     logps: np.ndarray  # float32
     finish: Literal["", "stop", "length"]  # "": it goes on
     experts: np.ndarray | None = None  # with the last one: see Completion
+    tops: Tops | None = None  # where Request.tops asks for it
+    cached: int = 0  # tokens of the prompt that were found in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +167,8 @@ class EngineStats:
     slot_steps: int = 0  # of the slots that were there at each step
     tokens: int = 0  # drawn
     prefilled: int = 0  # prompts that were read; the others found them read
+    prompt_tokens: int = 0  # of all prompts
+    cached_tokens: int = 0  # of these, found in the cache
 
     def __sub__(self, before: "EngineStats") -> "EngineStats":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(before), strict=True)

@@ -1,6 +1,6 @@
 """All about the slots but the cache. The host knows it, and hands it to every call of `decode`.
 
-S slots  E stop tokens  N biased tokens  K numbers of a key's data
+S slots  E stop tokens  N biased tokens  K numbers of a key's data  M words of a bit a token
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ from r1jax.sampling.samplers import Filters
 
 
 class Rows(flax.struct.PyTreeNode):
-    """`filters` is None where no active slot needs them. On the host, arrays of numpy."""
+    """`filters` is None where no active slot needs them, and so is `may_SM`, which tokens each may
+    draw (see `Guide`). On the host, arrays of numpy."""
 
     token_S: Any  # to be read next
     position_S: Any  # where it stands
@@ -26,6 +27,7 @@ class Rows(flax.struct.PyTreeNode):
     temperature_S: Any
     stop_SE: Any  # -1: none
     filters: Filters | None
+    may_SM: Any = None  # uint32
 
 
 def blank(slots: int, vocab: int, stops: int, biases: int = MOST_BIASES) -> Rows:
@@ -63,7 +65,8 @@ def begin(rows: Rows, slot: int, request: Request, how: How, key: np.ndarray, vo
     rows.question_S[slot], rows.sample_S[slot] = request.question, request.sample
     rows.temperature_S[slot] = how.temperature
     rows.stop_SE[slot] = -1
-    rows.stop_SE[slot, : len(how.stop)] = how.stop
+    marks = [*how.stop, *(request.guide.pauses if request.guide else ())]
+    rows.stop_SE[slot, : len(marks)] = marks
     filters: Any = rows.filters
     filters.top_k_S[slot], filters.top_p_S[slot] = how.top_k, how.top_p
     filters.biased_SN[slot] = vocab

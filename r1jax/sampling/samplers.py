@@ -26,16 +26,20 @@ def sample(
     keys_S: jax.Array,
     temperature_S: jax.Array,
     filters: Filters | None = None,
+    may_SM: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (token_S, logp_S).
 
-    `logp` is of the distribution sampled from: after biases, temperature, top-k and top-p,
-    renormalised. Temperature 0 is a point mass on the largest logit, so its log-probability is 0.
+    `logp` is of the distribution sampled from: after biases, `may_SM` (a bit a token: what may be
+    drawn), temperature, top-k and top-p, renormalised. Temperature 0 is a point mass on the largest
+    logit, so its log-probability is 0.
     """
     if filters is not None:
         # Row by row, as in `model.cache.update`.
         add = jax.vmap(lambda logits_V, at_N, bias_N: logits_V.at[at_N].add(bias_N, mode="drop"))
         logits_SV = add(logits_SV, filters.biased_SN, filters.bias_SN)
+    if may_SM is not None:
+        logits_SV = jnp.where(unpacked(may_SM, logits_SV.shape[1]), logits_SV, -jnp.inf)
     greedy_S = temperature_S == 0
     logits_SV = logits_SV / jnp.where(greedy_S, 1.0, temperature_S)[:, None]
     if filters is not None:
@@ -48,6 +52,21 @@ def sample(
     drawn_S = jnp.take_along_axis(logits_SV, token_S[:, None], axis=1)[:, 0]
     logp_S = drawn_S - jax.nn.logsumexp(logits_SV, axis=1)
     return token_S, jnp.where(greedy_S, 0.0, logp_S)
+
+
+def unpacked(bits_SM: jax.Array, vocab: int) -> jax.Array:
+    """[S, V] bool of uint32 words, lowest bit first."""
+    shift_1W = jnp.arange(32, dtype=jnp.uint32)[None, None]
+    set_SMW = (bits_SM[:, :, None] >> shift_1W) & 1
+    return set_SMW.reshape(len(bits_SM), -1)[:, :vocab] > 0
+
+
+def tops(logits: jax.Array, drawn: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of logits [..., V] and the tokens drawn [...]: (their log-probabilities, the k likeliest
+    tokens, theirs)."""
+    logp = jax.nn.log_softmax(logits)
+    best, tokens = jax.lax.top_k(logp, k)
+    return jnp.take_along_axis(logp, drawn[..., None], axis=-1)[..., 0], tokens, best
 
 
 def first_largest(logits_SV: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ into its own, and never between devices.
 
 S slots  R prompts read at a time  P positions of a prompt  L positions of the cache
 W most steps of a call  E stop tokens  X moves, on all devices together  N biased tokens
+K likeliest tokens that are told
 """
 
 import functools
@@ -22,9 +23,10 @@ from r1jax.model.head import unembed
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward
 from r1jax.sampling.rows import Rows
-from r1jax.sampling.samplers import reply_key, sample
+from r1jax.sampling.samplers import reply_key, sample, tops
 
 WINDOW = 128  # most steps of one call
+SCORED = 64  # positions whose logits are there at a time
 
 
 @functools.partial(jax.jit, static_argnames=("model", "slots", "length", "routing"))
@@ -41,6 +43,49 @@ def prefill(
     empty = _pin(init_cache(model, rows, length, routing), model)
     tokens_RP = sharding.constrain(tokens_RP, "batch", None)
     return _pin(forward(weights, tokens_RP, model, cache=empty).cache, model)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def extend(
+    weights: Weights, cache: Cache, from_R, tokens_RP, start_R, *, model: ModelConfig
+) -> Cache:
+    """As `prefill`, of prompts whose first start_R tokens are in the cache: in rows from_R, each
+    numbered on its device. `tokens_RP` are those that follow."""
+    axis = int(model.scan_layers)
+
+    def local(cache, from_R):
+        return jax.tree.map(lambda a: jnp.take(a, from_R, axis=axis), cache)
+
+    begun = _pin(_on_each(local, model)(cache, from_R), model)
+    tokens_RP = sharding.constrain(tokens_RP, "batch", None)
+    positions_RP = start_R[:, None] + jnp.arange(tokens_RP.shape[1])[None]
+    out = forward(weights, tokens_RP, model, positions_BT=positions_RP, cache=begun)
+    return _pin(out.cache, model)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "k"))
+def score(weights: Weights, tokens_RP: jax.Array, *, model: ModelConfig, k: int):
+    """What the model itself thinks of each token but the first: `tops` of [R, P - 1] places."""
+    tokens_RP = sharding.constrain(tokens_RP, "batch", None)
+    rows, length = tokens_RP.shape
+    hidden_RPD = forward(weights, tokens_RP, model).hidden_BTD
+    more = -length % SCORED
+
+    def apart(a):  # over positions, so that few logits are there at a time
+        a = jnp.pad(a, [(0, 0), (0, more)] + [(0, 0)] * (a.ndim - 2))
+        return jnp.moveaxis(a.reshape(rows, -1, SCORED, *a.shape[2:]), 1, 0)
+
+    def some(part):
+        hidden, next_token = part
+        return tops(unembed(weights.params, hidden, model), next_token, k)
+
+    found = jax.lax.map(some, (apart(hidden_RPD), apart(jnp.roll(tokens_RP, -1, axis=1))))
+    return jax.tree.map(
+        lambda a: _everywhere(
+            jnp.moveaxis(a, 0, 1).reshape(rows, -1, *a.shape[3:])[:, : length - 1]
+        ),
+        found,
+    )
 
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
@@ -90,12 +135,15 @@ def routing_of(recorded: jax.Array, from_X: jax.Array, *, model: ModelConfig) ->
     return _everywhere(found.reshape(found.shape[-3:]))
 
 
-@functools.partial(jax.jit, static_argnames="model", donate_argnames="cache")
-def decode(weights: Weights, cache: Cache, rows: Rows, keep, steps, *, model: ModelConfig):
+@functools.partial(jax.jit, static_argnames=("model", "k"), donate_argnames="cache")
+def decode(
+    weights: Weights, cache: Cache, rows: Rows, keep, steps, *, model: ModelConfig, k: int = 0
+):
     """Decodes until at most `keep` slots are active, or `steps` steps (at most W) are made.
 
-    Returns (cache, token_WS, logp_WS, steps made). A slot's tokens are the first of its column; -1
-    after its last. No active slot may come to stand past the cache's end.
+    Returns (cache, token_WS, logp_WS, steps made, and for k > 0 `tops` of [W, S] places, else ()).
+    A slot's tokens are the first of its column; -1 after its last. No active slot may come to stand
+    past the cache's end.
     """
     rows = jax.tree.map(_by_slot, rows)
     count = rows.token_S.shape[0]
@@ -104,13 +152,16 @@ def decode(weights: Weights, cache: Cache, rows: Rows, keep, steps, *, model: Mo
     )
 
     def step(state):
-        cache, token_S, position_S, left_S, active_S, token_WS, logp_WS, made = state
+        cache, token_S, position_S, left_S, active_S, token_WS, logp_WS, told, made = state
         at = {"positions_BT": position_S[:, None], "cache": cache}
         out = forward(weights, token_S[:, None], model, **at)
         position_S = position_S + active_S
         keys_S = jax.vmap(jax.random.fold_in)(reply_S, position_S)
         logits_SV = unembed(weights.params, out.hidden_BTD[:, 0], model)
-        drawn_S, logp_S = sample(logits_SV, keys_S, rows.temperature_S, rows.filters)
+        drawn_S, logp_S = sample(logits_SV, keys_S, rows.temperature_S, rows.filters, rows.may_SM)
+        if k:
+            new = tops(logits_SV, drawn_S, k)
+            told = tuple(a.at[made].set(b) for a, b in zip(told, new, strict=True))
         token_S = jnp.where(active_S, drawn_S, token_S)
         token_WS = token_WS.at[made].set(jnp.where(active_S, drawn_S, -1))
         logp_WS = logp_WS.at[made].set(logp_S)
@@ -118,7 +169,7 @@ def decode(weights: Weights, cache: Cache, rows: Rows, keep, steps, *, model: Mo
         stopped_S = jnp.any(token_S[:, None] == rows.stop_SE, axis=1)
         active_S = active_S & (left_S > 0) & ~stopped_S
         small = jax.tree.map(_by_slot, (token_S, position_S, left_S, active_S))
-        return _pin(out.cache, model), *small, token_WS, logp_WS, made + 1
+        return _pin(out.cache, model), *small, token_WS, logp_WS, told, made + 1
 
     def goes_on(state):
         return (jnp.sum(state[4]) > keep) & (state[-1] < steps)
@@ -126,9 +177,19 @@ def decode(weights: Weights, cache: Cache, rows: Rows, keep, steps, *, model: Mo
     token_WS = jnp.full((WINDOW, count), -1, jnp.int32)
     begin = cache, rows.token_S, rows.position_S, rows.left_S, rows.active_S
     logp_WS = jnp.zeros((WINDOW, count), jnp.float32)
-    state = jax.lax.while_loop(goes_on, step, (*begin, token_WS, logp_WS, jnp.int32(0)))
-    cache, (token_WS, logp_WS, made) = state[0], state[-3:]
-    return cache, _everywhere(token_WS), _everywhere(logp_WS), made
+    told = _untold((WINDOW, count), k)
+    state = jax.lax.while_loop(goes_on, step, (*begin, token_WS, logp_WS, told, jnp.int32(0)))
+    cache, (token_WS, logp_WS, told, made) = state[0], state[-4:]
+    told = jax.tree.map(_everywhere, told)
+    return cache, _everywhere(token_WS), _everywhere(logp_WS), made, told
+
+
+def _untold(shape: tuple[int, int], k: int) -> tuple[jax.Array, ...]:
+    """Where `tops` goes."""
+    if not k:
+        return ()
+    kinds = (((), jnp.float32), ((k,), jnp.int32), ((k,), jnp.float32))
+    return tuple(jnp.zeros((*shape, *more), dtype) for more, dtype in kinds)
 
 
 def _move(cache, fresh, from_X, to_X, count_D, *, axis: int):

@@ -1,0 +1,1 @@
+"""A model behind OpenAI's API: the engine that draws rollouts, behind a queue."""
