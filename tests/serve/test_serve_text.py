@@ -131,7 +131,7 @@ def streams(server, count: int) -> None:
 
 
 def test_streams_of_anything(chat_server):
-    streams(chat_server, 40)
+    streams(chat_server, 12)
 
 
 @pytest.mark.slow
