@@ -439,8 +439,10 @@ class Engine:
             few = self._few()
             keep = few * n if running > few * n else few
         rows, steps = self._rows, min(steps, WINDOW, self._length - self._far())
-        if not any(r.how.filters for r in self._running.values()):
-            rows = rows.replace(filters=None)
+        if not any(r.how.cut for r in self._running.values()):
+            rows = rows.replace(cutoffs=None)
+        if not any(r.how.bias for r in self._running.values()):
+            rows = rows.replace(biases=None)
         may_SM, holds = self._guided()
         rows, steps = rows.replace(may_SM=may_SM), min(steps, holds)
         told = any(r.request.tops for r in self._running.values())

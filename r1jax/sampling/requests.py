@@ -65,9 +65,9 @@ class How:
     bias: Mapping[int, float]
 
     @property
-    def filters(self) -> bool:
-        """Whether it needs more than a temperature."""
-        return bool(self.top_k or self.top_p < 1 or self.bias)
+    def cut(self) -> bool:
+        """Whether some tokens may not be drawn for being unlikely."""
+        return bool(self.top_k or self.top_p < 1)
 
 
 def how(

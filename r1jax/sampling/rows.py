@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from r1jax.sampling.requests import MOST_BIASES, MOST_STOPS, How, Request
-from r1jax.sampling.samplers import Filters
+from r1jax.sampling.samplers import Biases, Cutoffs
 
 
 class Rows(flax.struct.PyTreeNode):
-    """`filters` is None where no active slot needs them, and so is `may_SM`, which tokens each may
+    """What no active slot needs is None: `cutoffs`, `biases` and `may_SM`, which tokens each may
     draw (see `Guide`). On the host, arrays of numpy."""
 
     token_S: Any  # to be read next
@@ -26,7 +26,8 @@ class Rows(flax.struct.PyTreeNode):
     sample_S: Any
     temperature_S: Any
     stop_SE: Any  # -1: none
-    filters: Filters | None
+    cutoffs: Cutoffs | None
+    biases: Biases | None
     may_SM: Any = None  # uint32
 
 
@@ -47,9 +48,8 @@ def blank(slots: int, vocab: int, stops: int, biases: int = MOST_BIASES) -> Rows
         sample_S=zeros(),
         temperature_S=zeros(dtype=np.float32),
         stop_SE=zeros(max(MOST_STOPS, stops)),
-        filters=Filters(
-            top_k_S=zeros(),
-            top_p_S=zeros(dtype=np.float32) + np.float32(1),
+        cutoffs=Cutoffs(top_k_S=zeros(), top_p_S=zeros(dtype=np.float32) + np.float32(1)),
+        biases=Biases(
             biased_SN=zeros(biases) + np.int32(vocab),
             bias_SN=zeros(biases, dtype=np.float32),
         ),
@@ -67,8 +67,9 @@ def begin(rows: Rows, slot: int, request: Request, how: How, key: np.ndarray, vo
     rows.stop_SE[slot] = -1
     marks = [*how.stop, *(request.guide.pauses if request.guide else ())]
     rows.stop_SE[slot, : len(marks)] = marks
-    filters: Any = rows.filters
-    filters.top_k_S[slot], filters.top_p_S[slot] = how.top_k, how.top_p
-    filters.biased_SN[slot] = vocab
-    filters.biased_SN[slot, : len(how.bias)] = list(how.bias)
-    filters.bias_SN[slot, : len(how.bias)] = list(how.bias.values())
+    cutoffs: Any = rows.cutoffs
+    cutoffs.top_k_S[slot], cutoffs.top_p_S[slot] = how.top_k, how.top_p
+    biases: Any = rows.biases
+    biases.biased_SN[slot] = vocab
+    biases.biased_SN[slot, : len(how.bias)] = list(how.bias)
+    biases.bias_SN[slot, : len(how.bias)] = list(how.bias.values())

@@ -11,12 +11,17 @@ import jax
 import jax.numpy as jnp
 
 
-class Filters(flax.struct.PyTreeNode):
-    """What few requests ask for, and those that do not should not pay for: a sort of the
-    vocabulary, and a scatter into it."""
+class Cutoffs(flax.struct.PyTreeNode):
+    """Which few tokens may be drawn; it costs a sort of the vocabulary, so it is left out where no
+    slot asks for it."""
 
     top_k_S: jax.Array  # int32; 0: off
     top_p_S: jax.Array  # 1: off
+
+
+class Biases(flax.struct.PyTreeNode):
+    """Likewise: a scatter into the vocabulary."""
+
     biased_SN: jax.Array  # int32, tokens; V: none
     bias_SN: jax.Array  # added to their logits
 
@@ -25,7 +30,8 @@ def sample(
     logits_SV: jax.Array,
     keys_S: jax.Array,
     temperature_S: jax.Array,
-    filters: Filters | None = None,
+    cutoffs: Cutoffs | None = None,
+    biases: Biases | None = None,
     may_SM: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (token_S, logp_S).
@@ -34,16 +40,16 @@ def sample(
     drawn), temperature, top-k and top-p, renormalised. Temperature 0 is a point mass on the largest
     logit, so its log-probability is 0.
     """
-    if filters is not None:
+    if biases is not None:
         # Row by row, as in `model.cache.update`.
         add = jax.vmap(lambda logits_V, at_N, bias_N: logits_V.at[at_N].add(bias_N, mode="drop"))
-        logits_SV = add(logits_SV, filters.biased_SN, filters.bias_SN)
+        logits_SV = add(logits_SV, biases.biased_SN, biases.bias_SN)
     if may_SM is not None:
         logits_SV = jnp.where(unpacked(may_SM, logits_SV.shape[1]), logits_SV, -jnp.inf)
     greedy_S = temperature_S == 0
     logits_SV = logits_SV / jnp.where(greedy_S, 1.0, temperature_S)[:, None]
-    if filters is not None:
-        logits_SV = keep_top(logits_SV, filters.top_k_S, filters.top_p_S)
+    if cutoffs is not None:
+        logits_SV = keep_top(logits_SV, cutoffs.top_k_S, cutoffs.top_p_S)
     # The largest of logits and Gumbel noise is a draw: as in jax.random.categorical, whose argmax
     # would be a second one beside that of greedy slots, and slow on XLA:CPU.
     size = logits_SV.shape[1]
@@ -61,7 +67,9 @@ def unpacked(bits_SM: jax.Array, vocab: int) -> jax.Array:
     return set_SMW.reshape(len(bits_SM), -1)[:, :vocab] > 0
 
 
-def tops(logits: jax.Array, drawn: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def likeliest(
+    logits: jax.Array, drawn: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of logits [..., V] and the tokens drawn [...]: (their log-probabilities, the k likeliest
     tokens, theirs)."""
     logp = jax.nn.log_softmax(logits)

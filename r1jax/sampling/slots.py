@@ -23,7 +23,7 @@ from r1jax.model.head import unembed
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward
 from r1jax.sampling.rows import Rows
-from r1jax.sampling.samplers import reply_key, sample, tops
+from r1jax.sampling.samplers import likeliest, reply_key, sample
 
 WINDOW = 128  # most steps of one call
 SCORED = 64  # positions whose logits are there at a time
@@ -65,7 +65,7 @@ def extend(
 
 @functools.partial(jax.jit, static_argnames=("model", "k"))
 def score(weights: Weights, tokens_RP: jax.Array, *, model: ModelConfig, k: int):
-    """What the model itself thinks of each token but the first: `tops` of [R, P - 1] places."""
+    """What the model itself thinks of each token but the first: `likeliest` of [R, P - 1]."""
     tokens_RP = sharding.constrain(tokens_RP, "batch", None)
     rows, length = tokens_RP.shape
     hidden_RPD = forward(weights, tokens_RP, model).hidden_BTD
@@ -77,7 +77,7 @@ def score(weights: Weights, tokens_RP: jax.Array, *, model: ModelConfig, k: int)
 
     def some(part):
         hidden, next_token = part
-        return tops(unembed(weights.params, hidden, model), next_token, k)
+        return likeliest(unembed(weights.params, hidden, model), next_token, k)
 
     found = jax.lax.map(some, (apart(hidden_RPD), apart(jnp.roll(tokens_RP, -1, axis=1))))
     return jax.tree.map(
@@ -141,7 +141,7 @@ def decode(
 ):
     """Decodes until at most `keep` slots are active, or `steps` steps (at most W) are made.
 
-    Returns (cache, token_WS, logp_WS, steps made, and for k > 0 `tops` of [W, S] places, else ()).
+    Returns (cache, token_WS, logp_WS, steps made, and for k > 0 `likeliest` of [W, S], else ()).
     A slot's tokens are the first of its column; -1 after its last. No active slot may come to stand
     past the cache's end.
     """
@@ -158,9 +158,11 @@ def decode(
         position_S = position_S + active_S
         keys_S = jax.vmap(jax.random.fold_in)(reply_S, position_S)
         logits_SV = unembed(weights.params, out.hidden_BTD[:, 0], model)
-        drawn_S, logp_S = sample(logits_SV, keys_S, rows.temperature_S, rows.filters, rows.may_SM)
+        drawn_S, logp_S = sample(
+            logits_SV, keys_S, rows.temperature_S, rows.cutoffs, rows.biases, rows.may_SM
+        )
         if k:
-            new = tops(logits_SV, drawn_S, k)
+            new = likeliest(logits_SV, drawn_S, k)
             told = tuple(a.at[made].set(b) for a, b in zip(told, new, strict=True))
         token_S = jnp.where(active_S, drawn_S, token_S)
         token_WS = token_WS.at[made].set(jnp.where(active_S, drawn_S, -1))
@@ -185,7 +187,7 @@ def decode(
 
 
 def _untold(shape: tuple[int, int], k: int) -> tuple[jax.Array, ...]:
-    """Where `tops` goes."""
+    """Where `likeliest` goes."""
     if not k:
         return ()
     kinds = (((), jnp.float32), ((k,), jnp.int32), ((k,), jnp.float32))

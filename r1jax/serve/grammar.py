@@ -51,7 +51,8 @@ class Grammars:
         self._own, self._vocab = tokenizer, vocab
         self.end = bits(tokenizer.end_ids, vocab)
         ends = sorted(tokenizer.end_ids)
-        given = Words(tokenizer) if form == "embedded" else tokenizer.to_json()
+        # Of what it takes, the words have what is read: its own wrapper is for other tokenizers.
+        given: Any = Words(tokenizer) if form == "embedded" else tokenizer.to_json()
         self._tokenizer = LLTokenizer(given, n_vocab=vocab, eos_token=ends)
 
     def json(self, schema: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 import small
 
 from r1jax.config import SamplingConfig
-from r1jax.sampling.samplers import Filters, keep_top, sample, sample_keys
+from r1jax.sampling.samplers import Biases, Cutoffs, keep_top, sample, sample_keys
 
 KEY = jax.random.key(0)
 LOGITS_SV = np.random.default_rng(0).normal(size=(50, 9)).astype(np.float32)
@@ -49,13 +49,14 @@ def draw(logits_SV, cfgs, key=KEY, bias=None):
     def rows(name, dtype):
         return jnp.asarray([getattr(cfgs[i % len(cfgs)], name) for i in range(n)], dtype)
 
-    filters = None
-    if bias is not None or any(c.top_k or c.top_p < 1 for c in cfgs):
+    cutoffs = biases = None
+    if any(c.top_k or c.top_p < 1 for c in cfgs):
+        cutoffs = Cutoffs(rows("top_k", jnp.int32), rows("top_p", jnp.float32))
+    if bias is not None:
         biased = jnp.tile(jnp.int32([[0, 1, 9]]), (n, 1))  # 9 is no token
-        values = jnp.tile(jnp.float32([[*(bias or (0, 0)), 99]]), (n, 1))
-        filters = Filters(rows("top_k", jnp.int32), rows("top_p", jnp.float32), biased, values)
+        biases = Biases(biased, jnp.tile(jnp.float32([[*bias, 99]]), (n, 1)))
     keys = sample_keys(key, at, at * 0, at * 0)
-    return sample(jnp.asarray(logits_SV), keys, rows("temperature", jnp.float32), filters)
+    return sample(jnp.asarray(logits_SV), keys, rows("temperature", jnp.float32), cutoffs, biases)
 
 
 @pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)

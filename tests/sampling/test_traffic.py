@@ -45,7 +45,7 @@ def engine(request):
 
 @pytest.mark.parametrize("filters", [False, True])
 def test_decoding_sends_tokens_and_no_cache(engine, filters):
-    rows = engine._rows if filters else engine._rows.replace(filters=None)
+    rows = engine._rows if filters else engine._rows.replace(cutoffs=None, biases=None)
     with jax.set_mesh(engine.mesh):
         lowered = slots.decode.lower(
             engine._weights, engine._cache, rows, np.int32(0), np.int32(1), model=engine.model
@@ -111,7 +111,7 @@ from r1jax.model.params import weight_specs
 from r1jax.sampling import slots
 from r1jax.sampling.layout import lay_out
 from r1jax.sampling.rows import Rows
-from r1jax.sampling.samplers import Filters
+from r1jax.sampling.samplers import Biases, Cutoffs
 
 mesh = topology_mesh("v5e:2x4", "2x4")
 model = small.config(**MODEL, dtype="bfloat16")
@@ -142,7 +142,7 @@ i, f = jnp.int32, jnp.float32
 rows = Rows(
     array(i, 16), array(i, 16), array(i, 16), array(jnp.bool_, 16), array(jnp.uint32, 16, 2),
     array(i, 16), array(i, 16), array(f, 16), array(i, 16, 8),
-    Filters(array(i, 16), array(f, 16), array(i, 16, 32), array(f, 16, 32)),
+    Cutoffs(array(i, 16), array(f, 16)), Biases(array(i, 16, 32), array(f, 16, 32)),
 )
 with jax.set_mesh(mesh):
     weights = like(lay_out.lower(weights, model=model).compile())
@@ -155,7 +155,7 @@ with jax.set_mesh(mesh):
     place = slots.place.lower(cache, fresh, x, x, count, model=model).compile()
     decode = [
         slots.decode.lower(weights, cache, r, array(i), array(i), model=model).compile()
-        for r in (rows, rows.replace(filters=None))
+        for r in (rows, rows.replace(cutoffs=None, biases=None))
     ]
 sent = [largest(p.as_text()) for p in (prefill, *decode, place)]
 assert sent == [8 * 128 * 16, slots.WINDOW * 16, slots.WINDOW * 16, 0], sent
