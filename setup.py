@@ -51,8 +51,16 @@ setup(
         "gym": ["reasoning-gym"],
         "parquet": ["pyarrow"],
         # python -m experiments.serve; and the clients that its tests speak to it with.
-        "serve": ["starlette>=1", "uvicorn>=0.40", "prometheus-client", "llguidance>=1.9,<2"],
-        "serve-test": ["httpx", "openai>=3", "litellm>=1.100"],
+        "serve": [
+            "starlette>=1",
+            "uvicorn>=0.40",
+            # Which uvicorn takes where they are: three times the requests a second.
+            "httptools",
+            "uvloop; sys_platform != 'win32'",
+            "prometheus-client",
+            "llguidance>=1.9,<2",
+        ],
+        "serve-test": ["httpx", "openai>=3", "litellm>=1.100", "playwright"],
         # Side by side with Transformers: tests/parity and experiments.bench.
         "parity": ["torch==2.13.0", "transformers==5.24.0"],
         # What the files in launch/ are tested with.
