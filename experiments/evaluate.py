@@ -87,6 +87,7 @@ class EvaluateConfig:
 
     def __post_init__(self):
         self.asks()
+        check(self.k is None or self.k > 0, f"--k must be positive, got {self.k}")
         check(self.limit >= 0, f"--limit must not be negative, got {self.limit}")
         check(3 <= self.tier <= 6, f"--tier must lie between 3 and 6, got {self.tier}")
         check(self.workers > 0, f"--workers must be positive, got {self.workers}")

@@ -88,6 +88,8 @@ def engine_of(cfg: ServeConfig):
         model = dataclasses.replace(model, dtype=cfg.dtype, param_dtype=cfg.dtype)
     mesh = sharding.make_mesh(cfg.mesh)
     check(jax.process_count() == 1, "a server runs in one process: leave out --distributed")
+    hot = f"--temperature must lie between 0 and 2, as a request's, got {cfg.temperature}"
+    check(0 <= cfg.temperature <= 2, hot)
     sampling = SamplingConfig(
         cfg.temperature,
         cfg.top_k,

@@ -13,6 +13,7 @@ code 2) and Ctrl-C are not tried again. SIGTERM and Ctrl-C go to all.
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -174,6 +175,8 @@ def main(args: list[str]) -> int:
         _number(flags, name) for name in ("processes", "devices", "restarts")
     )
     check(bool(count), "--processes=0: expected at least 1")
+    check(devices != 0, "--devices=0: expected at least 1")
+    check(shutil.which(command[0]) is not None, f"{command[0]}: no such command")
     out = next((arg.split("=", 1)[1] for arg in command if arg.startswith("--out=")), "runs/local")
     logs = Path(flags["logs"] or Path(out) / "logs")
     return launch(command, count or 1, devices, logs, restarts or 0)

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -65,7 +66,8 @@ def make_mesh(text: str) -> Mesh:
     with contextlib.suppress(RuntimeError):
         emulated = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
         mine = -(-wanted // processes.count())  # each process of a pod emulates its part
-        if emulated < mine:
+        told = processes.count() > 1 and "JAX_NUM_CPU_DEVICES" in os.environ
+        if emulated < mine and not told:
             jax.config.update("jax_num_cpu_devices", mine)
     devices = jax.devices()
     on_cpu = devices[0].platform == "cpu"

@@ -142,6 +142,8 @@ def test_processes_do_not_outlive_their_launcher(tmp_path):
         (["--processes=2", "--"], "no command after --"),
         (["--procs=2", "--", "true"], "--procs=2: no such flag"),
         (["--processes=0", "--", "true"], "--processes=0: expected at least 1"),
+        (["--processes=2", "--devices=0", "--", "true"], "--devices=0: expected at least 1"),
+        (["--", "nosuchcommand"], "nosuchcommand: no such command"),
         (["--processes=two", "--", "true"], "--processes=two: how many?"),
     ],
 )

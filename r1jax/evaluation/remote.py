@@ -11,6 +11,7 @@ again, later each time. What is refused for good ends the run; all replies that 
 
 import http.client
 import json
+import math
 import queue
 import random
 import threading
@@ -62,16 +63,25 @@ class Remote:
         self.form: Form = "chat" if api == "chat" else conversation
         self._key, self._concurrency, self._retries = key, concurrency, retries
         self._timeout_s, self._pause_s = timeout_s, pause_s
-        self.model = model or self._first_model()
+        self.model, self.context = self._served(model)
         self.name = f"{self.url} {self.model}"
 
-    def _first_model(self) -> str:
-        found = self._call("/models", None)
+    def _served(self, name: str) -> tuple[str, float]:
+        """(the model of that name, or the first; the tokens of its context, as far as is said)."""
+        try:
+            found = self._call("/models", None)
+        except Refusal:
+            if not name:
+                raise
+            found = None  # a server need not tell
         data = found.get("data") if isinstance(found, dict) else None
-        name = data[0].get("id") if isinstance(data, list) and data else None
-        if not isinstance(name, str):
+        some = [one for one in data or () if isinstance(one, dict)] if data else []
+        first = next((one for one in some if not name or one.get("id") == name), {})
+        name = name or first.get("id", "")
+        if not isinstance(name, str) or not name:
             raise InputError(f"{self.url}/models names no model: pass --served-model=NAME")
-        return name
+        context = first.get("max_model_len")
+        return name, context if isinstance(context, int) and context > 0 else math.inf
 
     def prompt(self, text: str) -> str:
         """Of a chat, the question: its prompt is the server's to make."""
@@ -113,8 +123,9 @@ class Remote:
             for count in range(len(asks)):
                 i, reply = found.get()
                 if isinstance(reply, InputError):
-                    kept = "" if not count else f"; {count:,} replies of this run are kept"
-                    raise InputError(f"{reply}{kept}: the same command goes on from there")
+                    kept = f"{count:,} replies of this run are kept" if count else ""
+                    way = "" if isinstance(reply, Refusal) else "the same command goes on"
+                    raise InputError("; ".join(filter(None, (str(reply), kept, way))))
                 on_reply(i, reply)
         finally:
             stopped.set()
@@ -125,9 +136,10 @@ class Remote:
             "model": self.model,
             "temperature": p.temperature,
             "top_p": p.top_p,
-            "max_tokens": p.max_tokens,
             "seed": seed,
         }
+        if not (self.api == "chat" and self.context <= p.max_tokens):
+            body["max_tokens"] = p.max_tokens  # else a reply ends where the context does
         if p.top_k:
             body["top_k"] = p.top_k
         if self.api == "chat":
@@ -183,12 +195,17 @@ class Remote:
             except urllib.error.HTTPError as error:
                 last = f"{error.code} {error.reason}: {_told(error)}"
                 if error.code not in (408, 409, 425, 429) and error.code < 500:
-                    raise InputError(f"{self.url}{path} refuses: {last}") from None
+                    raise Refusal(f"{self.url}{path} refuses: {last}") from None
             except (OSError, http.client.HTTPException) as error:  # also URLError, and time-outs
                 last = str(getattr(error, "reason", error)) or type(error).__name__
             except ValueError as error:
                 last = f"not JSON: {error}"
-        raise InputError(f"{self.url}{path}: {last}, tried {self._retries + 1:,} times")
+        tried = "once" if not self._retries else f"{self._retries + 1:,} times"
+        raise InputError(f"{self.url}{path}: {last}, tried {tried}")
+
+
+class Refusal(InputError):
+    """What is asked again is refused again."""
 
 
 def with_thought(content: str, thought: str, cut: bool) -> str:

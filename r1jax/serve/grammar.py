@@ -35,6 +35,7 @@ class Matcher:
         if self._matcher.is_stopped() or self._matcher.is_error():
             return self._end
         may = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
+        may = may[: self._end.size]  # it has a word more where 32 divides the vocabulary
         return may if may.any() else self._end
 
     def feed(self, tokens: Sequence[int]) -> None:
@@ -89,7 +90,7 @@ class Grammars:
         made = Matcher(self._tokenizer, grammar, self.end)
         if made.error:
             raise bad(param, f"{param}: {' '.join(made.error.split())[:300]}")
-        if made.next() is self.end:
+        if not np.any(made.next() & ~self.end):
             raise bad(param, f"{param}: the words that this model knows cannot write it")
         return made
 

@@ -254,3 +254,10 @@ def test_a_prompt_seen_before_is_found_in_the_cache(server):
     assert first["usage"]["prompt_tokens_details"]["cached_tokens"] <= 1
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] == 8
     assert again["usage"]["prompt_cache_miss_tokens"] == 1
+
+
+def test_what_its_words_cannot_write_is_refused(server):
+    pytest.importorskip("llguidance")
+    body = {"messages": MESSAGES, "response_format": {"type": "json_object"}}
+    said = server.refusal("/v1/chat/completions", body)["message"]
+    assert said.endswith("the words that this model knows cannot write it")

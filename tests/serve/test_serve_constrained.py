@@ -57,7 +57,7 @@ def made(data_dir):
     folder = data_dir / "tokenizers" / "deepseek_r1"
     tokenizer = Tokenizer.load(folder)
     conversation = make_conversation(tokenizer, folder)
-    model = small.config(vocab=tokenizer.vocab_size + 1, context=1024)
+    model = small.config(vocab=129_280, context=1024)  # as published: 32 divides it
     cfg = SamplingConfig(1.0, max_prompt=1023, max_tokens=1023, slots=4, refill=1)
     ends = sorted(conversation.tokenizer.end_ids)
     engine = Engine(model, cfg, make_mesh("1"), ends, positions=1024, reuse=True)
