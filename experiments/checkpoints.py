@@ -105,7 +105,7 @@ def main(args: list[str]) -> None:
     wrong_ones = [step for step, (state, _) in states.items() if state == "damaged"]
     removed = set(wrong_ones) - set(stays) if prune else set()
     left = [step for step in wrong_ones if step not in removed]
-    check(not left, f"{run}: the checkpoints of steps {', '.join(map(str, left))} are damaged")
+    check(not left, f"{run}: damaged: step {', '.join(map(str, left))}")
 
 
 def remove(folder: Path) -> None:

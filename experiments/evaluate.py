@@ -18,8 +18,10 @@ Every reply is kept in OUT/replies.jsonl as soon as it ends: the same command go
 stopped. OUT/results.json has all figures (docs/evaluation.md).
 """
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +33,7 @@ from r1jax.checks import check
 from r1jax.config import ConversationName, Long, RewardConfig
 from r1jax.data.conversation import Form
 from r1jax.data.tasks import read_files
-from r1jax.evaluation.evaluate import Evaluation
+from r1jax.evaluation.evaluate import REPLIES, Evaluation
 from r1jax.evaluation.local import Local, Replier
 from r1jax.evaluation.protocol import PROTOCOLS, Protocol, ProtocolName
 from r1jax.evaluation.questions import Choice, Shuffle, load, named
@@ -158,6 +160,16 @@ def grader_of(cfg: EvaluateConfig, form: str) -> Grader:
     )
 
 
+@contextlib.contextmanager
+def _said_at_stop(out: Path, say: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = sum(1 for _ in (out / REPLIES).open("rb")) if (out / REPLIES).exists() else 0
+        say(f"{kept:,} replies are kept in {out / REPLIES}; the same command goes on")
+        raise
+
+
 def main(args: list[str]) -> None:
     cfg = cli.parse(EvaluateConfig, EvaluateConfig(), args, __doc__ or "")
     first = jax.process_index() == 0
@@ -173,7 +185,7 @@ def main(args: list[str]) -> None:
     )
     replier, identity = replier_of(cfg, say)
     identity |= {"shuffle": cfg.shuffle, "tier": cfg.tier}
-    with grader_of(cfg, replier.form) as grader:
+    with grader_of(cfg, replier.form) as grader, _said_at_stop(Path(cfg.out), say):
         found = Evaluation(
             replier,
             benchmarks,

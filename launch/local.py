@@ -70,8 +70,9 @@ class Pod:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
 
-    def wait(self) -> int:
-        """Until all have ended; the exit code of the one that ended badly first, 0 if none did."""
+    def wait(self, asked: Sequence[int] = ()) -> int:
+        """Until all have ended; the exit code of the one that ended badly first, 0 if none did,
+        which is said where no signal had `asked` for it."""
         first, until = None, None
         while any(process.poll() is None for process in self.processes):
             time.sleep(0.05)
@@ -90,7 +91,9 @@ class Pod:
         killed = [i for i, code in enumerate(codes) if code < 0]
         index = killed[0] if killed and first not in killed else first
         index = next(i for i, code in enumerate(codes) if code) if index is None else index
-        say(f"process {index} {_how(codes[index])} after {time.monotonic() - self.started:.0f} s")
+        if not asked:
+            took = time.monotonic() - self.started
+            say(f"process {index} {_how(codes[index])} after {took:.0f} s")
         return codes[index]
 
 
@@ -148,7 +151,7 @@ def launch(
             pods.append(Pod(command, count, devices, logs))
             if heard:  # while they were started
                 pods[-1].send(heard[-1])
-            code = pods[-1].wait()
+            code = pods[-1].wait(heard)
             if code in FINAL or heard:
                 break
             if attempt < restarts:

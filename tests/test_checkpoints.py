@@ -205,7 +205,7 @@ def test_they_are_listed_and_verified(listed, capsys):
     assert all(line.endswith("whole") for line in capsys.readouterr().out.splitlines())
     corrupt(listed, 4)
     (listed / "checkpoints" / "5" / manifest.NAME).unlink()
-    with pytest.raises(InputError, match=r"the checkpoints of steps 4 are damaged"):
+    with pytest.raises(InputError, match=r"damaged: step 4"):
         command.main([str(listed), "--verify"])
     said = capsys.readouterr().out.splitlines()
     assert "damaged: note/metadata has another checksum" in said[3] and "unchecked" in said[4]

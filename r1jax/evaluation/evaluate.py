@@ -49,6 +49,9 @@ def k_of(benchmark: Asked, protocol: Protocol) -> int:
     return protocol.k or benchmark.benchmark.k
 
 
+REPLIES = "replies.jsonl"
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What is asked of whom. drops: questions that cannot be asked are left out and counted, and
@@ -177,7 +180,7 @@ class _Work:
 
     def __init__(self, e: Evaluation, texts: Mapping[tuple[str, str], str], writes: bool):
         self.e, self.texts = e, texts
-        self.replies = Lines(e.out / "replies.jsonl", writes)
+        self.replies = Lines(e.out / REPLIES, writes)
         self.grades = Lines(e.out / "grades.jsonl", writes)
         self._tell_others()
         self._problems = {(b.name, q.id): q.problem for b in e.benchmarks for q in b.questions}

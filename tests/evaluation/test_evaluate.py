@@ -309,3 +309,14 @@ def test_a_runs_folder_and_the_state_that_it_is_in(tmp_path, error_of):  # noqa:
     assert "holds an evaluation with weights='step 1', not 'step 2'" in error_of(
         *flags, main=evaluate.main
     )
+
+
+def test_who_stops_it_is_told_what_is_kept(tmp_path, monkeypatch, capsys):
+    def stopped(self):
+        (tmp_path / "replies.jsonl").write_text("{}\n{}\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate.Evaluation, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main([f"--out={tmp_path}", "--workers=1"])
+    assert capsys.readouterr().out.startswith("2 replies are kept in ")
