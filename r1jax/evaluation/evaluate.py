@@ -37,6 +37,7 @@ from r1jax.lock import locked
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.rewards.shares import grade_shares
 
+REPLIES = "replies.jsonl"
 CHUNK = 64  # replies that are graded together
 EVERY = 10.0  # seconds between two lines of progress
 PENDING = 16  # chunks that may wait for their grades while others are drawn
@@ -47,9 +48,6 @@ def k_of(benchmark: Asked, protocol: Protocol) -> int:
     if protocol.temperature == 0 and not protocol.k:
         return 1
     return protocol.k or benchmark.benchmark.k
-
-
-REPLIES = "replies.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
