@@ -28,7 +28,6 @@ that is cut while it thinks has an empty text. experiments.grade reads these.
 
 import dataclasses
 import json
-import math
 import os
 import stat
 import sys
@@ -40,7 +39,7 @@ import jax
 
 from experiments import cli
 from r1jax import sharding
-from r1jax.checks import InputError, check, check_seed
+from r1jax.checks import InputError, check, check_drawing, check_seed
 from r1jax.config import MOST_REPLIES, ConversationName, Long, SamplingConfig, TaskName
 from r1jax.data.asked import Asked, read_lines, read_prompts, read_questions
 from r1jax.data.chat import Message, Split
@@ -77,10 +76,7 @@ class GenerateConfig:
     dtype: Literal["stored", "float32", "bfloat16"] = "stored"
 
     def __post_init__(self):
-        hot = f"--temperature must be finite and not negative, got {self.temperature}"
-        check(0 <= self.temperature < math.inf, hot)
-        check(0 < self.top_p <= 1, f"--top-p must lie in (0, 1], got {self.top_p}")
-        check(self.top_k >= 0, f"--top-k must not be negative, got {self.top_k}")
+        check_drawing(self.temperature, self.top_p, self.top_k)
         check(self.max_tokens > 0, f"--max-tokens must be positive, got {self.max_tokens}")
         most = f"--n must lie between 1 and {MOST_REPLIES:,}, got {self.n}"
         check(0 < self.n <= MOST_REPLIES, most)

@@ -29,7 +29,7 @@ import jax
 
 from experiments import cli
 from r1jax import sharding
-from r1jax.checks import InputError, check
+from r1jax.checks import InputError, check, check_drawing
 from r1jax.config import ConversationName, SamplingConfig
 from r1jax.models import open_model
 from r1jax.sampling.engine import Engine, Request
@@ -70,6 +70,9 @@ class ServeConfig:
         for name in ("deadline", "drain"):
             value = getattr(self, name)
             check(0 < value < math.inf, f"--{name} must be positive and finite, got {value}")
+        check_drawing(self.temperature, self.top_p, self.top_k)
+        most = f"--temperature must be at most 2, as a request's, got {self.temperature}"
+        check(self.temperature <= 2, most)
         check(0 <= self.port < 2**16, f"--port must lie between 0 and 65535, got {self.port}")
         check(self.max_tokens >= 0, f"--max-tokens must not be negative, got {self.max_tokens}")
         check(self.context >= 0, f"--context must not be negative, got {self.context}")
@@ -88,8 +91,6 @@ def engine_of(cfg: ServeConfig):
         model = dataclasses.replace(model, dtype=cfg.dtype, param_dtype=cfg.dtype)
     mesh = sharding.make_mesh(cfg.mesh)
     check(jax.process_count() == 1, "a server runs in one process: leave out --distributed")
-    hot = f"--temperature must lie between 0 and 2, as a request's, got {cfg.temperature}"
-    check(0 <= cfg.temperature <= 2, hot)
     sampling = SamplingConfig(
         cfg.temperature,
         cfg.top_k,

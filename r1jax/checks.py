@@ -1,6 +1,7 @@
 """What every room checks its input with, and the one error a user sees."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 
@@ -33,3 +34,11 @@ def check_positive(config, *fields: str) -> None:
 def check_seed(seed: int, name: str) -> None:
     """JAX's keys and NumPy's take 32 bits alike."""
     check(0 <= seed < 2**32, f"{name} must lie between 0 and 2^32 - 1, got {seed}")
+
+
+def check_drawing(temperature: float, top_p: float, top_k: int) -> None:
+    """Of a command's flags."""
+    hot = f"--temperature must be finite and not negative, got {temperature}"
+    check(0 <= temperature < math.inf, hot)
+    check(0 < top_p <= 1, f"--top-p must lie in (0, 1], got {top_p}")
+    check(top_k >= 0, f"--top-k must not be negative, got {top_k}")

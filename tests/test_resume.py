@@ -165,13 +165,7 @@ def test_a_checkpoint_of_one_mesh_goes_on_on_another(stopped, whole):
     resume(stopped, "--mesh=4x2")
     samples = read_jsonl(stopped / "samples.jsonl")
     assert samples == read_jsonl(whole / "samples.jsonl")
-    for got, want in zip(tiny_run.metrics(stopped), tiny_run.metrics(whole), strict=True):
-        assert got.keys() == want.keys()
-        for name, value in want.items():
-            if value is None:
-                assert got[name] is None
-            else:
-                np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    tiny_run.assert_same_metrics(stopped, whole)
 
 
 def test_a_finished_run_is_not_made_shorter(whole):

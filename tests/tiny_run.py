@@ -113,3 +113,14 @@ def environment(cache: Path) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+
+
+def assert_same_metrics(out: Path, other: Path) -> None:
+    """To rounding, as on another mesh."""
+    for got, want in zip(metrics(out), metrics(other), strict=True):
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            if value is None:
+                assert got[name] is None
+            else:
+                np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6, err_msg=name)

@@ -1,10 +1,9 @@
 """How a question is asked and how its replies are drawn, as DeepSeek evaluates."""
 
 import dataclasses
-import math
 from typing import Literal
 
-from r1jax.checks import check, check_seed
+from r1jax.checks import check, check_drawing, check_seed
 from r1jax.data.chat import Message, opens_thinking
 from r1jax.data.conversation import Conversation, Form
 from r1jax.data.problems import Kind, Problem
@@ -41,10 +40,7 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self):
-        hot = f"--temperature must be finite and not negative, got {self.temperature}"
-        check(0 <= self.temperature < math.inf, hot)
-        check(0 < self.top_p <= 1, f"--top-p must lie in (0, 1], got {self.top_p}")
-        check(self.top_k >= 0, f"--top-k must not be negative, got {self.top_k}")
+        check_drawing(self.temperature, self.top_p, self.top_k)
         check(self.max_tokens > 0, f"--max-tokens must be positive, got {self.max_tokens}")
         check(self.k >= 0, f"--k must not be negative, got {self.k}")
         check_seed(self.seed, "--seed")

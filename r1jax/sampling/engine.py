@@ -32,8 +32,9 @@ from r1jax.config import SamplingConfig
 from r1jax.model.cache import Cache
 from r1jax.model.params import Weights
 from r1jax.sampling import slots
-from r1jax.sampling.admission import Admission, assign
+from r1jax.sampling.admission import assign
 from r1jax.sampling.layout import lay_out
+from r1jax.sampling.reading import Reader
 from r1jax.sampling.requests import (
     MOST_BIASES,
     MOST_TOPS,
@@ -46,12 +47,13 @@ from r1jax.sampling.requests import (
     how,
 )
 from r1jax.sampling.rows import begin, blank
+from r1jax.sampling.sizes import ladder
 from r1jax.sampling.slots import WINDOW
 from r1jax.sampling.stops import Text, kept
 
 BURST = 8  # steps between two looks at what is drawn
 # The ladders' first rungs. Below them, what is saved is less than another program costs.
-LEAST_SLOTS, LEAST_LENGTH, LEAST_PROMPT = 8, 256, 16
+LEAST_SLOTS, LEAST_LENGTH = 8, 256
 ROOM = 32  # positions of the cache that a reply finds when it begins
 SHRINK = 4  # so many times fewer slots must do, before the running ones are moved together,
 SMALL = 32  # and so many are left on each device
@@ -107,6 +109,7 @@ class Engine:
             "Engine: the model has no MoE layers, so there is no routing to be recorded",
         )
         self.text, self.biases, self.routing = text, biases, routing
+        self._reader = Reader(model, mesh, cfg.refill, cfg.max_prompt, routing)
         self.stats = EngineStats()
         self._most = -(-cfg.slots // mesh.size)  # slots a device
         self._next = 0
@@ -236,22 +239,8 @@ class Engine:
         for text in texts:
             fits = 0 < len(text) <= self.positions
             check(fits, f"a text of {len(text)} tokens: takes 1 to {self.positions}")
-        found: list[Tops] = []
-        at, n, k = 0, self.mesh.size, min(MOST_TOPS, self.model.vocab)
-        while at < len(texts):
-            rows = n * self._at_once(-(-(len(texts) - at) // n))
-            some = texts[at : at + rows]
-            tokens = np.zeros((rows, self._positions_read(max(map(len, some)))), np.int32)
-            for row, text in enumerate(some):
-                tokens[row, : len(text)] = text
-            with jax.set_mesh(self.mesh):
-                told = slots.score(self._weights, tokens, model=self.model, k=k)
-            logp, token, best = (np.asarray(a) for a in told)
-            for row, text in enumerate(some):
-                mine = slice(0, len(text) - 1)
-                found.append(Tops(logp[row, mine], token[row, mine], best[row, mine]))
-            at += rows
-        return found
+        with jax.set_mesh(self.mesh):
+            return self._reader.score(self._weights, texts)
 
     def _admit(self) -> None:
         """Gives waiting requests free slots, once these are enough (cfg.refill) or all."""
@@ -261,7 +250,7 @@ class Engine:
             return
         batch = [self._waiting.popleft() for _ in range(min(free, waiting))]
         longest = max(len(r.request.prompt) for r in batch)
-        prompt = self._positions_read(longest - 1)
+        prompt = self._reader.length(longest - 1)
         if not self._running and not self.reuse:  # nothing to be kept: only what is needed
             self._cache, self._per, self._length = None, 0, 0
             self._prefix.clear()
@@ -271,9 +260,7 @@ class Engine:
         per = max(self._per, per) if self._running else per
         self._refit(per, max(self._length, self._positions(length)))
         found = assign(batch, n, self._per, self._running, self._prefix, self.reuse)
-        self._share(found)
-        self._extend(found)
-        self._prefill(found, prompt)
+        self._cache = self._reader.read(self._weights, self._cache, found, prompt, self._per)
         for slot, reply in found.slots.items():
             self._running[slot] = reply
             reply.cached = found.cached[slot]
@@ -290,69 +277,6 @@ class Engine:
 
     def _positions(self, wanted: int) -> int:
         return ladder(wanted, LEAST_LENGTH, self.positions)
-
-    def _positions_read(self, longest: int) -> int:
-        """Of texts that are read at a time."""
-        return ladder(longest, LEAST_PROMPT, max(self.cfg.max_prompt, longest))
-
-    def _at_once(self, left: int) -> int:
-        """Of so many texts a device: 1, 4, 16, ... or cfg.refill."""
-        most = -(-self.cfg.refill // self.mesh.size)
-        return min(most, 4 ** -(-(left - 1).bit_length() // 2))
-
-    def _share(self, found: Admission) -> None:
-        if any(found.shared):
-            moves = self._moves(found.shared)
-            self._cache = slots.share(self._cache, *moves, model=self.model)
-
-    def _prefill(self, found: Admission, length: int) -> None:
-        """Reads the new prompts, 1, 4, 16, ... or cfg.refill at a time."""
-        n, at = self.mesh.size, 0
-        while (left := max(len(read) for read in found.read) - at) > 0:
-            rows = self._at_once(left)
-            tokens = np.zeros((n * rows, length), np.int32)
-            moves: list[list[tuple[int, int]]] = [[] for _ in range(n)]
-            for d, read in enumerate(found.read):
-                for row, (prefix, targets) in enumerate(read[at : at + rows]):
-                    ids = np.frombuffer(prefix, np.int32)
-                    tokens[d * rows + row, : len(ids)] = ids
-                    moves[d] += [(row, target) for target in targets]
-            fresh = slots.prefill(self._weights, tokens, model=self.model, routing=self.routing)
-            where = self._moves(moves)
-            self._cache = slots.place(self._cache, fresh, *where, model=self.model)
-            at += rows
-
-    def _extend(self, found: Admission) -> None:
-        """Reads what prompts have behind a beginning that their rows hold."""
-        n, at = self.mesh.size, 0
-        while (left := max(len(rest) for rest in found.rest) - at) > 0:
-            rows = self._at_once(left)
-            some = [rest[at : at + rows] for rest in found.rest]
-            longest = max(len(p) // 4 - r.held for rest in some for p, r in rest)
-            tokens = np.zeros((n * rows, self._positions_read(longest)), np.int32)
-            from_R, start_R = np.zeros((2, n * rows), np.int32)
-            moves: list[list[tuple[int, int]]] = [[] for _ in range(n)]
-            for d, rest in enumerate(some):
-                for row, (p, r) in enumerate(rest):
-                    ids = np.frombuffer(p, np.int32)[r.held :]
-                    tokens[d * rows + row, : len(ids)] = ids
-                    from_R[d * rows + row], start_R[d * rows + row] = r.rows[0], r.held
-                    moves[d] += [(row, target) for target in r.rows]
-            fresh = slots.extend(
-                self._weights, self._cache, from_R, tokens, start_R, model=self.model
-            )
-            where = self._moves(moves)
-            self._cache = slots.place(self._cache, fresh, *where, model=self.model)
-            at += rows
-
-    def _moves(self, moves: list[list[tuple[int, int]]]) -> tuple[np.ndarray, ...]:
-        """Of each device, (from, to) on it -> from_X, to_X, count_D."""
-        from_to = np.zeros((2, self.mesh.size, self._per), np.int32)
-        for d, some in enumerate(moves):
-            if some:
-                from_to[:, d, : len(some)] = np.transpose(some)
-        counts = np.array([len(some) for some in moves], np.int32)
-        return from_to[0].reshape(-1), from_to[1].reshape(-1), counts
 
     def _free(self, slot: int) -> None:
         reply = self._running.pop(slot)
@@ -539,9 +463,3 @@ def _completion(events: Sequence[Event]) -> Completion:
         events[-1].finish == "length",
         events[-1].experts,
     )
-
-
-def ladder(wanted: int, least: int, most: int) -> int:
-    """The power of two that holds `wanted`, at least `least`; `most` where it is not far off."""
-    size = max(least, 1 << max(0, wanted - 1).bit_length())
-    return most if 3 * size >= 2 * most else size

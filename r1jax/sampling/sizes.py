@@ -1,4 +1,4 @@
-"""What the engine is compiled for, where prompts are asked once and are not a run's."""
+"""The sizes that the engine is compiled for: few, and near to what is needed."""
 
 import dataclasses
 
@@ -9,8 +9,9 @@ ROUND = 32  # prompts are padded to a multiple, so that a chat compiles for few 
 
 
 def sized(sampling: SamplingConfig, longest: int, replies: int, context: int) -> SamplingConfig:
-    """`sampling` for so many replies to prompts of at most `longest` tokens, which is less than
-    the model's context. Its max_tokens are fewer where the context leaves no more."""
+    """Where prompts are asked once and are not a run's: `sampling` for so many replies to prompts
+    of at most `longest` tokens, which is less than the model's context. Its max_tokens are fewer
+    where the context leaves no more."""
     max_tokens = min(sampling.max_tokens, context - longest)
     few = replies <= SLOTS
     return dataclasses.replace(
@@ -20,3 +21,9 @@ def sized(sampling: SamplingConfig, longest: int, replies: int, context: int) ->
         slots=replies if few else SLOTS,
         refill=replies if few else REFILL,
     )
+
+
+def ladder(wanted: int, least: int, most: int) -> int:
+    """The power of two that holds `wanted`, at least `least`; `most` where it is not far off."""
+    size = max(least, 1 << max(0, wanted - 1).bit_length())
+    return most if 3 * size >= 2 * most else size

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,6 +28,7 @@ from r1jax.serve.worker import Worker
 
 READING = 30.0  # seconds that a body may take to come
 DEFAULTS = Limits()
+Ask = TypeVar("Ask", asks.Chat, asks.Text)
 LOG = logging.getLogger("r1jax.serve")
 _LOOPBACK = re.compile(r"(localhost|127(?:\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 
@@ -141,6 +142,14 @@ class App:
             raise Refused(408, "the body took too long to come") from None
         return read_json(bytes(body))
 
+    async def _ask(self, request: Request, read: Callable[[dict[str, Any]], Ask]) -> Ask:
+        values = await self._body(request)
+        if self.served.manner.strict:
+            check_strict(values)
+        ask = read(values)
+        self._check_model(ask.model)
+        return ask
+
     def _check_model(self, name: str | None) -> None:
         if not self.worker.alive:
             raise Refused(503, "the engine is not running", code="overloaded")
@@ -151,12 +160,8 @@ class App:
     # Routes.
 
     async def chat(self, request: Request) -> Any:
-        values = await self._body(request)
+        ask = await self._ask(request, asks.chat)
         served, manner = self.served, self.served.manner
-        if manner.strict:
-            check_strict(values)
-        ask = asks.chat(values)
-        self._check_model(ask.model)
         wanted = served.chat(ask)
         if manner.log_prompts:
             LOG.info("chat: %r", wanted[0].prompt)
@@ -189,12 +194,8 @@ class App:
         return reply(form.whole(replies.usage, replies.switches))
 
     async def text(self, request: Request) -> Any:
-        values = await self._body(request)
+        ask = await self._ask(request, asks.text)
         served, manner = self.served, self.served.manner
-        if manner.strict:
-            check_strict(values)
-        ask = asks.text(values)
-        self._check_model(ask.model)
         prompts, wanted = served.text(ask)
         if manner.log_prompts:
             LOG.info("completions: %r", ask.prompts)

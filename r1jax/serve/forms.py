@@ -36,17 +36,22 @@ def usage(u: Usage) -> dict[str, Any]:
     }
 
 
+def _head(prefix: str, kind: str, model: str, fingerprint: str) -> dict[str, Any]:
+    """What a whole reply and each of its chunks begin with."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": fingerprint,
+    }
+
+
 class ChatForm:
     """reasoning: the fields that a thought is told in."""
 
     def __init__(self, model: str, fingerprint: str, n: int, reasoning: Sequence[str], tops: bool):
-        self._head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": fingerprint,
-        }
+        self._head = _head("chatcmpl", "chat.completion", model, fingerprint)
         self._reasoning, self._tops = reasoning, tops
         self._call_ids: dict[tuple[int, int], str] = {}
         self._messages: list[dict[str, Any]] = [{"calls": []} for _ in range(n)]
@@ -140,13 +145,7 @@ class TextForm:
     """told: the logprobs of echoed prompts, by choice."""
 
     def __init__(self, model: str, fingerprint: str, tops: bool, tokenizer: Tokenizer):
-        self._head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": fingerprint,
-        }
+        self._head = _head("cmpl", "text_completion", model, fingerprint)
         self._tops, self._tokenizer = tops, tokenizer
         self._offsets: dict[int, int] = {}
 

@@ -1,6 +1,7 @@
 """What a served reply may draw next: a thought within its budget, an answer within its grammar, and
 no other script than the language's."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,10 @@ FOREVER = 2**30
 class Plan:
     """A `Guide`. budget: tokens of the thought, its tags included; where it ends, CLOSE is written
     for the model. matcher: of the answer. allowed: a bit a token, thought or answer. opens: the
-    model is made to begin with a thought."""
+    model is made to begin with a thought.
+
+    It is asked in the midst of a step of all replies. So what goes wrong in it is kept as `failed`,
+    ends this one, and is raised nowhere."""
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class Plan:
         tokenizer = conversation.tokenizer
         self._tokenizer, self._vocab = tokenizer, vocab
         self._matcher, self._allowed = matcher, allowed
+        self._end = bits(tokenizer.end_ids, vocab)
         close = tokenizer.id_of(CLOSE)
         self.pauses: Sequence[int] = () if close is None or matcher is None else (close,)
         self._surely = close is not None  # one token ends the thought
@@ -47,9 +52,32 @@ class Plan:
         self._left = budget if thinks else None
         self._answering = not thinks and matcher is not None
         self.closed_by_budget = False
+        self.failed: Exception | None = None
         self._spend(0)
 
     def next(self) -> tuple[np.ndarray | None, int]:
+        if self.failed is None:
+            try:
+                may, holds = self._next()
+                assert may is None or may.shape == self._end.shape
+                return may, holds
+            except Exception as error:
+                self._fails(error)
+        return self._end, 1
+
+    def feed(self, tokens: Sequence[int]) -> None:
+        if self.failed is None:
+            try:
+                for token in tokens:
+                    self._one(token)
+            except Exception as error:
+                self._fails(error)
+
+    def _fails(self, error: Exception) -> None:
+        logging.getLogger(__name__).error("a reply could not be guided: %r", error)
+        self.failed = error
+
+    def _next(self) -> tuple[np.ndarray | None, int]:
         if self._forced:
             return bits(self._forced[:1], self._vocab), 1
         if self._answering and self._matcher is not None:
@@ -61,10 +89,6 @@ class Plan:
         if self._matcher is not None and not self._surely:
             holds = 1  # the thought may end at any token
         return self._allowed, holds
-
-    def feed(self, tokens: Sequence[int]) -> None:
-        for token in tokens:
-            self._one(token)
 
     def _one(self, token: int) -> None:
         if self._answering:

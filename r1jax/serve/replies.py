@@ -149,6 +149,8 @@ class Replies:
         if piece.finish:
             self._end(index, event)
             self._metrics.ended(piece.finish)
+            plan = self._wanted[index].plan
+            piece.error = plan.failed if plan is not None else None
         if piece.thinking or piece.text or piece.calls or piece.tops or piece.finish:
             self._pieces.put_nowait(piece)
 

@@ -17,7 +17,8 @@ from r1jax.config import SamplingConfig
 from r1jax.model.params import weight_specs
 from r1jax.sampling import engine as engine_module
 from r1jax.sampling import slots
-from r1jax.sampling.engine import BURST, Completion, Engine, EngineStats, Event, Request, ladder
+from r1jax.sampling.engine import BURST, Completion, Engine, EngineStats, Event, Request
+from r1jax.sampling.sizes import ladder
 from r1jax.sharding import make_mesh, shardings
 
 STOP = 0

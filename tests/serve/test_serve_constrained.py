@@ -1,8 +1,10 @@
 """JSON and tool calls of a random model with R1's tokenizer and template: whatever it draws, the
 answer has its form, and the thought before it is free."""
 
+import concurrent.futures
 import json
 
+import numpy as np
 import pytest
 import small
 
@@ -18,6 +20,7 @@ from r1jax.config import SamplingConfig
 from r1jax.data.conversation import make_conversation
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.sampling.engine import Engine
+from r1jax.serve.grammar import Grammars
 from r1jax.serve.served import Manner
 from r1jax.sharding import make_mesh
 
@@ -273,3 +276,22 @@ def test_deepseeks_advice(made):
         ids = server.post("/tokenize", {"messages": ASK}).json()["tokens"]
         text = server.post("/detokenize", {"tokens": ids}).json()["prompt"]
         assert "该助手为DeepSeek-R1，由深度求索公司创造。\n今天是" in text
+
+
+def test_a_reply_that_cannot_be_guided_ends_no_other(server, monkeypatch):
+    """A grammar of words of another size than the model's, and one that raises."""
+    asked = {"messages": ASK, "response_format": FORMAT, "thinking_budget": 8}
+    for broken in (lambda self: np.zeros(1, np.uint32), lambda self: 1 / 0):
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            other = pool.submit(ask, server, seed=3, max_tokens=300)
+            with monkeypatch.context() as patch:
+                made = Grammars.matcher  # which looks at the first word itself
+
+                def matcher(self, rule, param, made=made, broken=broken):
+                    found = made(self, rule, param)
+                    patch.setattr(type(found), "next", broken)
+                    return found
+
+                patch.setattr(Grammars, "matcher", matcher)
+                assert server.post("/v1/chat/completions", asked).status_code == 500
+            assert other.result()["finish_reason"] in ("stop", "length")
