@@ -183,7 +183,8 @@ class Checkpoints:
         """(step, note) of the newest checkpoint, which must be of this model."""
         step = self.newest()
         if step is None:
-            raise InputError(f"{self._manager.directory}: no complete checkpoint")
+            there = "every checkpoint is damaged" if self.damaged() else "no complete checkpoint"
+            raise InputError(f"{self._manager.directory}: {there}")
         note = self._restored(step, note=ocp.args.JsonRestore())
         self._check_model(note["model"], model)
         return step, note

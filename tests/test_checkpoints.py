@@ -152,6 +152,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path):
         ):
             pytest.fail("it began")
     assert (out / "metrics.jsonl").read_bytes() == before
+    with (
+        Checkpoints(out / "checkpoints") as found,
+        pytest.raises(InputError, match="checkpoints: every checkpoint is damaged"),
+    ):
+        found.restore(ABSTRACT, small.CONFIG)
 
 
 def steps(folder):
