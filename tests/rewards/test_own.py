@@ -163,7 +163,7 @@ def test_a_function_that_hangs_is_killed_and_not_tried_again(file):
         grader.grade([MATH], ["7 fine"])  # has started
         started = time.monotonic()
         grades = grader.grade([MATH] * 3, ["7 fine", "7 hang", "7 fine"])
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30  # it would sleep for 60
     assert [g.graded for g in grades] == [True, False, True]
     assert grades[1].detail == "trouble: took over 1 s"
 

@@ -115,7 +115,7 @@ def test_stop(page, server, monkeypatch):
         expect(one.locator("#send")).to_have_text("Stop")
         one.click("#send") if how == "click" else one.keyboard.press("Escape")
         expect(one.locator(".note").last).to_have_text("stopped")
-        wait(lambda: not engine.busy, 5)
+        wait(lambda: not engine.busy)
     assert page.errors == []
 
 
