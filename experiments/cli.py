@@ -271,9 +271,9 @@ def _headline(make: Callable[[], object]) -> str:
 
 def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
     """Runs main(sys.argv[1:]); bad input ends as one line on stderr and exit code 2, and so does a
-    full disk. trains: whether it is worth it to keep memory between steps, and to look whether this
-    is one process of several. Of those, one that fails tells the others, and all end."""
-    if trains and computes_on_cpu():
+    full disk. trains: whether to look if this is one process of several. Of those, one that fails
+    tells the others, and all end."""
+    if computes_on_cpu():
         keep_memory()
     keep_programs()
     quiet_when_full()

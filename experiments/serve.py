@@ -34,6 +34,8 @@ from r1jax.config import ConversationName, SamplingConfig
 from r1jax.models import open_model
 from r1jax.sampling.engine import Engine, Request
 
+READ = 2**15  # positions that are read at a time, where more than one prompt waits
+
 
 @dataclasses.dataclass(frozen=True)
 class ServeConfig:
@@ -98,10 +100,13 @@ def engine_of(cfg: ServeConfig):
         max_prompt=context - 1,
         max_tokens=min(cfg.max_tokens or context - 1, context - 1),
         slots=cfg.slots,
-        refill=1,  # nobody waits for others to be read together with
+        refill=1,  # nobody waits for others to come
     )
     ends = sorted(conversation.tokenizer.end_ids)
-    engine = Engine(model, sampling, mesh, ends, positions=context, reuse=cfg.prefix_cache)
+    together = max(1, min(cfg.slots, READ // context))  # of those that are there
+    engine = Engine(
+        model, sampling, mesh, ends, positions=context, reuse=cfg.prefix_cache, together=together
+    )
     engine.load(source.weights(model, mesh))
     return conversation, engine
 

@@ -201,6 +201,7 @@ class ModelConfig:
         return self.attention.qk_dim**-0.5 * temperature**2
 
 
+UNROLLED = 8  # layers, at most: a loop over few costs more than their code takes to compile
 #: Of a ModelConfig: how it runs, which may change between what made weights and what uses them.
 HOW_IT_RUNS = ("dtype", "param_dtype", "scan_layers", "remat", "experts_impl", "logits_chunk")
 

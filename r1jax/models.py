@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub, sharding
-from r1jax.architecture import ModelConfig, run_as
+from r1jax.architecture import UNROLLED, ModelConfig, run_as
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
 from r1jax.checks import check
 from r1jax.config import ConversationName, RunConfig, SFTConfig
@@ -39,7 +39,6 @@ class _Trained(Protocol):
 
 Trained = TypeVar("Trained", bound=_Trained)
 
-UNROLLED = 8  # layers, at most, that are compiled one by one where a preset says so
 LARGE = 100_000_000  # parameters, from which on training is to save memory
 
 
@@ -47,7 +46,6 @@ def to_train(model: ModelConfig) -> ModelConfig:
     """`model`, run as it is best trained: with float32 parameters, since small updates are lost in
     bfloat16 ones, and if it is large computing in bfloat16, keeping no activations within a layer,
     and few logits at a time."""
-    # A loop over few layers costs more than their code takes to compile.
     scan = model.scan_layers or model.layers > UNROLLED
     model = dataclasses.replace(model, param_dtype="float32", scan_layers=scan)
     if sharding.count(weight_specs(model).params) < LARGE:

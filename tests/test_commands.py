@@ -176,8 +176,8 @@ def test_a_reader_that_has_enough_is_no_error():
     assert done.stdout.startswith("usage: ") and done.stderr == ""
 
 
-@pytest.mark.parametrize("trains, accelerators, kept", [(1, 0, 1), (1, 1, 0), (0, 0, 0)])
-def test_memory_is_kept_where_the_cpu_trains(monkeypatch, tmp_path, trains, accelerators, kept):
+@pytest.mark.parametrize("accelerators, kept", [(0, 1), (1, 0)])
+def test_memory_is_kept_where_the_cpu_computes(monkeypatch, tmp_path, accelerators, kept):
     called = []
     monkeypatch.setattr(cli, "keep_memory", lambda: called.append(1))
     monkeypatch.setattr(cli, "ACCELERATORS", [str(tmp_path / "nvidia[0-9]")])
@@ -185,7 +185,7 @@ def test_memory_is_kept_where_the_cpu_trains(monkeypatch, tmp_path, trains, acce
     config = SimpleNamespace(jax_platforms=None, update=lambda name, value: None)
     monkeypatch.setattr(cli, "jax", SimpleNamespace(config=config))
     (tmp_path / ("nvidia0" if accelerators else "null")).touch()
-    cli.run(lambda args: None, trains=bool(trains))
+    cli.run(lambda args: None)
     assert len(called) == kept
 
 

@@ -10,7 +10,14 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from r1jax.architecture import GQAConfig, MLAConfig, ModelConfig, RopeConfig, RouterConfig
+from r1jax.architecture import (
+    UNROLLED,
+    GQAConfig,
+    MLAConfig,
+    ModelConfig,
+    RopeConfig,
+    RouterConfig,
+)
 from r1jax.checks import InputError, check
 from r1jax.hub.files import has_weights, stored_tensors
 
@@ -229,6 +236,7 @@ def _common(fields: Fields) -> dict[str, Any]:
         "init_std": fields.number("initializer_range", 0.02),
         "dtype": dtype,
         "param_dtype": dtype,
+        "scan_layers": fields.integer("num_hidden_layers") > UNROLLED,
     }
 
 

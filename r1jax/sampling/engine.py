@@ -83,7 +83,8 @@ class Engine:
     for stop strings alone. biases: how many tokens a request may bias. routing: requests may ask
     for experts, which are recorded beside the cache. positions: of prompt and reply together, at
     most; 0: cfg.max_prompt + cfg.max_tokens. reuse: what has been read stays in the cache, and
-    prompts that begin with it are read from there on, also after the engine was idle."""
+    prompts that begin with it are read from there on, also after the engine was idle. together:
+    prompts that are read at a time, at most; 0: cfg.refill."""
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class Engine:
         routing: bool = False,
         positions: int = 0,
         reuse: bool = False,
+        together: int = 0,
     ):
         check(
             (positions or cfg.max_prompt + cfg.max_tokens) <= model.context,
@@ -109,7 +111,7 @@ class Engine:
             "Engine: the model has no MoE layers, so there is no routing to be recorded",
         )
         self.text, self.biases, self.routing = text, biases, routing
-        self._reader = Reader(model, mesh, cfg.refill, cfg.max_prompt, routing)
+        self._reader = Reader(model, mesh, together or cfg.refill, cfg.max_prompt, routing)
         self.stats = EngineStats()
         self._most = -(-cfg.slots // mesh.size)  # slots a device
         self._next = 0

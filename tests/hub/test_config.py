@@ -139,3 +139,12 @@ def test_models_without_an_architecture():
 def test_layers_that_are_all_full_attention_are_read(tmp_path):
     layers = {"layer_types": ["full_attention"] * QWEN2["num_hidden_layers"]}
     assert read_config(write(tmp_path, QWEN2 | layers)) == read_config(write(tmp_path, QWEN2))
+
+
+@pytest.mark.parametrize("layers, scanned", [(5, False), (8, False), (9, True)])
+def test_few_layers_are_not_a_loop(tmp_path, layers, scanned):
+    """On a CPU a loop copies every layer's weights and cache at each turn: twice a step's time."""
+    model = dataclasses.replace(
+        MODELS["deepseek-r1-distill-qwen-1.5b"](), layers=layers, dense_layers=layers
+    )
+    assert read_config(write(tmp_path, write_config(model, "bfloat16"))).scan_layers == scanned

@@ -1,5 +1,6 @@
 """What serving asks of the engine: prompts found in part, guides, likeliest tokens and scores."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,6 +11,7 @@ import small
 from r1jax.checks import InputError
 from r1jax.config import SamplingConfig
 from r1jax.model.params import weight_specs
+from r1jax.sampling import slots
 from r1jax.sampling.admission import assign, common
 from r1jax.sampling.engine import Engine, Request
 from r1jax.sharding import make_mesh, shardings
@@ -20,11 +22,11 @@ SYSTEM = np.random.default_rng(0).integers(1, MODEL.vocab, 24).tolist()
 ASKED = [Request([*SYSTEM, *([q + 1] * (1 + q))], q, 0, q, max_tokens=12) for q in range(12)]
 
 
-def new(mesh="1", **more) -> Engine:
+def new(mesh="1", cfg=CFG, **more) -> Engine:
     mesh, weights = make_mesh(mesh), small.weights()
     if mesh.size > 1:
         weights = jax.device_put(weights, shardings(weight_specs(MODEL), mesh))
-    engine = Engine(MODEL, CFG, mesh, [STOP], positions=64, **more)
+    engine = Engine(MODEL, cfg, mesh, [STOP], positions=64, **more)
     engine.load(weights)
     return engine
 
@@ -67,6 +69,17 @@ def test_what_is_found_in_the_cache_changes_no_reply(mesh):
     same(again, plain()[3:4])
     assert again[0]["cached"] == len(ASKED[3].prompt) - 1 or mesh != "1"
     assert engine.stats.cached_tokens >= sum(cached)
+
+
+def test_prompts_that_wait_are_read_together_though_no_slot_waits(monkeypatch):
+    """refill=1: a slot is given away as soon as it is free, and yet 12 prompts are 2 reads."""
+    read, prefill = [], slots.prefill
+    monkeypatch.setattr(
+        slots, "prefill", lambda w, t, **how: (read.append(len(t)), prefill(w, t, **how))[1]
+    )
+    engine = new(cfg=dataclasses.replace(CFG, refill=1, slots=12), together=8)
+    same(run(engine, ASKED), plain())
+    assert read == [8, 4]
 
 
 def test_a_turn_goes_on_from_the_reply_before():
