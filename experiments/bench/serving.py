@@ -151,17 +151,19 @@ def random_model(cfg: ServingConfig, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def server(model: str, slots: int) -> Iterator[tuple[str, int]]:
-    """(host, port) of one in a process of its own."""
+def server(
+    model: str, slots: int, *flags: str
+) -> Iterator[tuple[tuple[str, int], subprocess.Popen[str]]]:
+    """((host, port), a process of its own)"""
     command = [sys.executable, "-m", "experiments.serve", f"--model={model}", "--port=0"]
-    command += [f"--slots={slots}", "--no-prefix-cache", "--queue=4096"]
+    command += [f"--slots={slots}", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             found = re.search(r"http://([\d.]+):(\d+)", process.stdout.readline())
             check(found is not None, "the server did not start")
             assert found is not None
-            yield found[1], int(found[2])
+            yield (found[1], int(found[2])), process
         finally:
             process.terminate()
 
@@ -231,7 +233,7 @@ def compare(cfg: ServingConfig, model: str) -> float:
             engine.step()
         return time.perf_counter() - started
 
-    with server(model, cfg.clients) as where:
+    with server(model, cfg.clients, "--no-prefix-cache", "--queue=4096") as (where, _):
         rates = in_turns(
             {
                 "the engine alone": lambda: (
