@@ -43,7 +43,7 @@ NEVER = -100.0  # an end token's logit bias
 
 @dataclasses.dataclass(frozen=True)
 class ServingConfig:
-    model: str = ""  # a folder or embedded; empty: random, of Qwen2's form, --layers of --width
+    model: str = ""  # a folder or embedded; empty: random, of Llama's form, --layers of --width
     layers: int = 4
     width: int = 256
     vocab: int = 4096
@@ -129,9 +129,7 @@ def random_model(cfg: ServingConfig, folder: Path) -> Path:
         layers=cfg.layers,
         dense_layers=cfg.layers,
         dense_ffn=4 * cfg.width,
-        attention=GQAConfig(
-            heads=cfg.width // 64, kv_heads=max(1, cfg.width // 128), head_dim=64, qkv_bias=True
-        ),
+        attention=GQAConfig(heads=cfg.width // 64, kv_heads=max(1, cfg.width // 128), head_dim=64),
         rope=RopeConfig(interleaved=False),
         context=1024,
         tied_head=True,
