@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
     "use": ("generate", "serve", "evaluate", "grade", "report", "export", "checkpoints"),
-    "data": ("filter_data",),
+    "data": ("filter_data", "rejection_sample"),
     "reflection": ("emergence", "intervene", "baseline", "ablate_reflection"),
     "measure": (
         "bench",

@@ -17,7 +17,7 @@ from r1jax.config import (
     RunConfig,
     SamplingConfig,
 )
-from r1jax.published import deepseek_v3, tiny
+from r1jax.published import deepseek_v3, tiny, tiny_student
 from r1jax.reward_models.recipe import RewardModelConfig
 
 
@@ -57,6 +57,14 @@ def r1_zero_tiny() -> RunConfig:
         evaluate_dense=0,
         evaluate_every=5,
         log_replies=True,
+    )
+
+
+def r1_zero_tiny_student() -> RunConfig:
+    """RL alone on the embedded student, whose base is made first: what distillation into it is to
+    be compared with (arXiv 2501.12948v1, section 4.1)."""
+    return dataclasses.replace(
+        r1_zero_tiny(), model=tiny_student(), base="train", out="runs/r1_zero_student"
     )
 
 
@@ -164,6 +172,7 @@ def r1_zero_tiny_dapo() -> RunConfig:
 RUNS: dict[str, Callable[[], RunConfig]] = {
     "tiny": r1_zero_tiny,
     "tiny_dapo": r1_zero_tiny_dapo,
+    "tiny_student": r1_zero_tiny_student,
     "small": r1_zero_small,
     "stories": stories,
     "r1_zero_paper": r1_zero_paper,
