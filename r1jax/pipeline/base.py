@@ -35,23 +35,23 @@ def model() -> ModelConfig:
 
 
 def recipe(out: str = "runs/world_base") -> SFTConfig:
-    """How the shipped base was made: as the embedded one (`presets.tiny_base`), for longer."""
+    """How the shipped base was made: as the embedded one (`presets.tiny_base`)."""
     return SFTConfig(
         model=model(),
         base="random",
         tokenizer="",
         out=out,
         resume="auto",
-        steps=1500,
+        steps=800,
         rows=32,
         length=192,
         log_every=20,
-        checkpoint_every=250,
+        checkpoint_every=200,
         optim=OptimConfig(
             lr=4e-3,
             schedule="cosine",
             warmup=50,
-            steps=1500,
+            steps=800,
             weight_decay=0.01,
             bias_rate=1e-3,
             balance_alpha=1e-4,

@@ -76,13 +76,16 @@ class At:
 
 
 class Stage(NamedTuple):
-    """needs: folders or files in OUT. about: what it is for, in a sentence."""
+    """needs: folders or files in OUT. about: what it does, and `mends` the flaw that it is for, each
+    as the page says them. gives, begins: what its model and the one it begins from are called."""
 
     name: str
     needs: tuple[str, ...]
     run: Callable[[At], None]
     about: str
-    gives: str = ""  # what its model is called
+    gives: str = ""
+    begins: str = ""
+    mends: str = ""
 
 
 def prepare(at: At) -> None:
@@ -206,14 +209,28 @@ def evaluate(at: At) -> None:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("zero", (), zero, "RL from the base, paid for right answers alone", "Zero"),
-    Stage("cold_start", ("zero",), cold_start,
-          "the base tuned on Zero's own readable replies", "Dev1"),
-    Stage("reasoning_rl", ("cold_start",), reasoning_rl,
-          "RL as before, and paid for one language", "Dev2"),
-    Stage("rejection_sft", ("reasoning_rl",), rejection_sft,
-          "the base tuned on Dev2's right replies and on general ones", "Dev3"),
-    Stage("all_scenarios", ("rejection_sft",), all_scenarios,
-          "RL by rules, then also by models of what people prefer", "R1"),
+    Stage(
+        "zero", (), zero, "RL from the base, paid for right answers and for form", "Zero", "Base",
+        "the base guesses, and rarely checks what it says",
+    ),
+    Stage(
+        "cold_start", ("zero",), cold_start, "The base tuned on Zero's own replies, those that are "
+        "right and in one language, rewritten to be read", "Dev1", "Base",
+        "Zero mixes languages, goes on when it is done, and gives bare answers",
+    ),
+    Stage(
+        "reasoning_rl", ("cold_start",), reasoning_rl, "RL as for Zero, and paid for a thought in "
+        "one language", "Dev2", "Dev1", "Dev1 has lost much of what Zero could do",
+    ),
+    Stage(
+        "rejection_sft", ("reasoning_rl",), rejection_sft, "The base tuned on Dev2's right replies "
+        "and on replies to other requests", "Dev3", "Base",
+        "Dev2 has learnt sums alone, and answers other requests out of form",
+    ),
+    Stage(
+        "all_scenarios", ("rejection_sft",), all_scenarios, "RL by rules, then also by models of "
+        "what people find helpful and safe", "R1", "Dev3",
+        "Dev3 is as good as its data: some replies are wrong, some harmful ones are given",
+    ),
     Stage("evaluate", (), evaluate, "every model asked the same held-out questions"),
 )  # fmt: skip
