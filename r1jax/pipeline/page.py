@@ -73,8 +73,9 @@ def _card(out: Path, stage, told: dict[str, Any]) -> dict[str, Any]:
         came += _moved(log, "heldout/accuracy", "held-out right")
         came += _moved(log, "reward/language", "thought in English")
     elif config:
-        count = sum(1 for _ in Path(config["data"]).open()) if Path(config["data"]).exists() else 0
-        given.append(f"{count:,} rows, {config['epochs']:g} times")
+        data = Path(config["data"])
+        count = f"{len(rows.read(data)):,}" if data.is_file() else "absent"
+        given.append(f"{count} rows, {config['epochs']:g} times")
         losses = first_and_last(log, "nll")
         came += [f"loss {losses[0]:.2f} → {losses[1]:.2f} nats a token"] if losses else []
     return {"name": stage.name, "gives": stage.gives, "about": stage.about, "mends": stage.mends,

@@ -76,8 +76,8 @@ class At:
 
 
 class Stage(NamedTuple):
-    """needs: folders or files in OUT. about: what it does, and `mends` the flaw that it is for, each
-    as the page says them. gives, begins: what its model and the one it begins from are called."""
+    """needs: folders or files in OUT. about: what it does; mends: the flaw that it is for; as the
+    page says them. gives, begins: what its model and the one it begins from are called."""
 
     name: str
     needs: tuple[str, ...]
