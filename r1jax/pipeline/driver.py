@@ -14,6 +14,7 @@ from r1jax.config_file import save_config
 from r1jax.files import write_whole
 from r1jax.lock import locked
 from r1jax.pipeline import stages
+from r1jax.pipeline.page import write_page
 from r1jax.pipeline.plan import R1Config
 from r1jax.pipeline.stages import At, Stage
 from r1jax.run import Stopped, program
@@ -48,7 +49,10 @@ def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
         at = At(cfg, say)
         stages.prepare(at)
         begin = every.index(first) if first else 0
-        return [stage.name for stage in stages.STAGES[begin : end + 1] if _run_stage(at, stage)]
+        ran = [s.name for s in stages.STAGES[begin : end + 1] if _run_stage(at, s)]
+        if jax.process_index() == 0:
+            say(f"the stages: {write_page(out)}")
+        return ran
 
 
 def _run_stage(at: At, stage: Stage) -> bool:

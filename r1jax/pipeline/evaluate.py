@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from r1jax.evaluation.benchmarks import Benchmark
+from r1jax.evaluation.benchmarks import BENCHMARKS, Benchmark
 from r1jax.evaluation.evaluate import REPLIES, Evaluation
 from r1jax.evaluation.protocol import Protocol
-from r1jax.evaluation.questions import Asked, Choice, load
+from r1jax.evaluation.questions import Asked, Choice, load, named
 from r1jax.evaluation.replies import Key, Lines, grade_of, reply_of
 from r1jax.files import write_whole
 from r1jax.pipeline import table
@@ -23,12 +23,12 @@ Say = Callable[[str], None]
 
 
 def sets(folder: Path, cfg: Evaluate) -> list[Asked]:
-    """The questions of each file in a folder, by its name."""
-    how = Choice(limit=cfg.limit)
-    return [
-        load(file.stem, Benchmark(file.stem, "problems"), str(file), how)
-        for file in sorted(folder.glob("*.jsonl"))
-    ]
+    """The questions of each file of problems in a folder, by its name; or of the benchmarks that it
+    holds, where a file is called as one."""
+    how, files = Choice(limit=cfg.limit), sorted(folder.glob("*.jsonl"))
+    if not files or any(file.stem in BENCHMARKS for file in files):
+        return [load(*one, how) for one in named("", str(folder))]
+    return [load(f.stem, Benchmark(f.stem, "problems"), str(f), how) for f in files]
 
 
 def evaluate(

@@ -20,13 +20,13 @@ WORLD = "world"  # a base, and data, that need no file
 
 @dataclasses.dataclass(frozen=True)
 class ColdStart:
-    """Stage 1: R1-Zero's own replies, chosen and rewritten; the base is tuned on them."""
+    """Stage 1: R1-Zero's own replies, chosen, and in the world rewritten by rule (`readable.py`);
+    the base is tuned on them."""
 
     sample: RejectionConfig
     sft: SFTConfig
     limit: int = 0  # problems that are asked, evenly spaced; 0: all
     data: str = ""  # rows of your own in place of R1-Zero's
-    rewriter: str = ""  # a model that rewrites them; empty: by rule (`readable.py`)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +75,15 @@ class Distillation:
 class Evaluate:
     """How every stage's model is asked at the end."""
 
-    k: int = 8  # replies to a question
+    k: int = 8  # replies to a question; 0: as many as the benchmark's published evaluation drew
     temperature: float = 0.6
     top_p: float = 0.95
     max_tokens: int = 32_768
     limit: int = 0  # questions of each set, evenly spaced; 0: all
 
     def __post_init__(self):
-        check_positive(self, "k", "max_tokens")
+        check_positive(self, "max_tokens")
+        check(self.k >= 0, f"Evaluate.k must not be negative, got {self.k}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,4 @@
-"""R1's stages, complete: those of the embedded world, and those that were published.
-
-Of `paper`, `SOURCES` says of every field that the papers speak of where its number is from; what
-they do not report is marked, and has this project's default.
-"""
+"""R1's stages, complete: those of the embedded world. (`paper`: those that were published.)"""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,6 +8,7 @@ from r1jax.architecture import GQAConfig, ModelConfig, RopeConfig
 from r1jax.config import OptimConfig, RewardConfig, RLConfig, RunConfig, SamplingConfig, SFTConfig
 from r1jax.pipeline import base, world
 from r1jax.pipeline.filters import FilterConfig
+from r1jax.pipeline.paper import paper
 from r1jax.pipeline.plan import (
     AllScenarios,
     ColdStart,
@@ -119,4 +116,4 @@ def student() -> ModelConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], R1Config]] = {"tiny": tiny}
+PRESETS: dict[str, Callable[[], R1Config]] = {"tiny": tiny, "paper": paper}

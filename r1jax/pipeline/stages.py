@@ -125,11 +125,13 @@ def _rewrite(problems: list[Problem], folder: Path) -> None:
     by_id = {problem.id: problem for problem in problems}
     good, bad = [], rows.read(folder / "drawn" / "dropped.jsonl")
     for row in rows.read(folder / "drawn" / "kept.jsonl"):
-        text, changed = readable.rewritten(by_id[row["id"]], row["completion"])
-        if not readable.checks(row["completion"]):
+        if by_id[row["id"]].kind != "countdown":
+            good.append(row)
+        elif readable.checks(row["completion"]):
+            text, changed = readable.rewritten(by_id[row["id"]], row["completion"])
+            good.append(row | {"completion": text, "drawn": row["completion"], "changed": changed})
+        else:
             bad.append(row | {"reason": "unchecked"})
-            continue
-        good.append(row | {"completion": text, "drawn": row["completion"], "changed": changed})
     check(bool(good), f"{folder}: no reply is fit to be learnt from: drawn/ has them all")
     rows.write(folder / "dropped.jsonl", bad)
     rows.write(folder / "rows.jsonl", good)
