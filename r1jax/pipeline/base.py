@@ -1,8 +1,9 @@
-"""The world's base model: how it is made, and the directory that the stages begin from.
+"""The world's base models: how they are made, and the directories that the stages begin from.
 
-The package ships one (`r1jax/assets/world.safetensors`), made by `recipe`; `make` makes it again.
-`write_model` puts it down as a Hugging Face directory, with the world's words as a tokenizer and a
-chat template that opens the thought, so that every command takes it as it takes a published model.
+The package ships two, made by `recipe`: the one that becomes R1, and its smaller student.
+`experiments.pretrain_world` makes them again. `write_model` puts one down as a Hugging Face
+directory, with the world's words as a tokenizer and a chat template that opens the thought, so that
+every command takes it as it takes a published model.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub, sft
-from r1jax.architecture import ModelConfig
+from r1jax.architecture import GQAConfig, ModelConfig, RopeConfig
 from r1jax.base import load_weights, save_weights
 from r1jax.config import OptimConfig, SFTConfig
 from r1jax.data import templates
@@ -25,7 +26,8 @@ from r1jax.pipeline import world
 from r1jax.pipeline.corpus import Shares, document
 from r1jax.published import tiny
 
-SHIPPED = Path(__file__).parents[1] / "assets" / "world.safetensors"
+ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED, SHIPPED_STUDENT = ASSETS / "world.safetensors", ASSETS / "world_student.safetensors"
 DOCUMENTS = 100_000
 
 
@@ -34,10 +36,28 @@ def model() -> ModelConfig:
     return dataclasses.replace(tiny(), vocab=len(world.vocabulary()))
 
 
-def recipe(out: str = "runs/world_base") -> SFTConfig:
-    """How the shipped base was made: as the embedded one (`presets.tiny_base`)."""
+def student() -> ModelConfig:
+    """R1's distilled models in miniature: dense, grouped-query attention as Qwen2.5's, a third of
+    the parameters."""
+    return ModelConfig(
+        vocab=len(world.vocabulary()),
+        d_model=48,
+        layers=2,
+        attention=GQAConfig(heads=4, kv_heads=2, head_dim=12, qkv_bias=True),
+        dense_layers=2,
+        dense_ffn=112,
+        rope=RopeConfig(interleaved=False),
+        context=256,
+        init_std=0.06,
+        scan_layers=False,
+    )
+
+
+def recipe(of: ModelConfig, out: str) -> SFTConfig:
+    """How a shipped base was made: as the embedded one (`presets.tiny_base`)."""
+    routed = of.router is not None
     return SFTConfig(
-        model=model(),
+        model=of,
         base="random",
         tokenizer="",
         out=out,
@@ -53,8 +73,8 @@ def recipe(out: str = "runs/world_base") -> SFTConfig:
             warmup=50,
             steps=800,
             weight_decay=0.01,
-            bias_rate=1e-3,
-            balance_alpha=1e-4,
+            bias_rate=1e-3 if routed else 0.0,
+            balance_alpha=1e-4 if routed else 0.0,
         ),
     )
 
@@ -89,7 +109,7 @@ def make(
     save_weights(weights, target, {"recipe": dataclasses.asdict(cfg), "documents": count})
 
 
-def write_model(folder: Path, mesh: Mesh, source: Path = SHIPPED) -> None:
+def write_model(folder: Path, of: ModelConfig, source: Path) -> None:
     """A Hugging Face directory of the base in `source`; one that is there already stays."""
     if (folder / "config.json").exists():
         return
@@ -101,6 +121,4 @@ def write_model(folder: Path, mesh: Mesh, source: Path = SHIPPED) -> None:
     special: dict[str, int | list[int] | None] = {
         "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id
     }  # fmt: skip
-    hub.save_model(
-        load_weights(source, model()), model(), folder, words, "float32", special_tokens=special
-    )
+    hub.save_model(load_weights(source, of), of, folder, words, "float32", special_tokens=special)

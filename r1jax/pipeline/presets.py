@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-from r1jax.architecture import GQAConfig, ModelConfig, RopeConfig
 from r1jax.config import OptimConfig, RewardConfig, RLConfig, RunConfig, SamplingConfig, SFTConfig
 from r1jax.pipeline import base, world
 from r1jax.pipeline.filters import FilterConfig
@@ -96,23 +95,6 @@ def _judge(kind: Literal["pairwise", "pointwise"]) -> RewardModelConfig:
         heldout_most=256,
         evaluate_every=20,
         checkpoint_every=20,
-    )
-
-
-def student() -> ModelConfig:
-    """The world's student, R1's distilled models in miniature: dense, grouped-query attention as
-    Qwen2.5's, a third of the base's parameters."""
-    return ModelConfig(
-        vocab=len(world.vocabulary()),
-        d_model=48,
-        layers=2,
-        attention=GQAConfig(heads=4, kv_heads=2, head_dim=12, qkv_bias=True),
-        dense_layers=2,
-        dense_ffn=112,
-        rope=RopeConfig(interleaved=False),
-        context=256,
-        init_std=0.06,
-        scan_layers=False,
     )
 
 

@@ -71,7 +71,8 @@ class At:
         return dataclasses.replace(cfg, **self._own(out), data=cfg.data or self._data(data))
 
     def _own(self, out: str) -> dict:
-        own = {"out": str(self.out / out), "resume": "auto"}
+        begun = (self.out / out / "checkpoints").is_dir()
+        own = {"out": str(self.out / out), "resume": "auto" if begun else "no"}
         return own | {"mesh": self.cfg.mesh, "seed": self.cfg.seed}
 
 
@@ -92,7 +93,7 @@ def prepare(at: At) -> None:
     """The world's model and data, where a pipeline begins from it."""
     if at.cfg.base == WORLD:
         made.write_world(at.out / "world", seed=at.cfg.seed)
-        base.write_model(at.out / "world" / "model", at.mesh())
+        base.write_model(at.out / "world" / "model", base.model(), base.SHIPPED)
 
 
 def zero(at: At) -> None:
