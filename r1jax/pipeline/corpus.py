@@ -30,8 +30,8 @@ class Shares:
     rambles: float = 0.35  # of searches that have found it, and try it again
     summary: float = 0.1  # of answers that are said to be one
     styles: tuple[tuple[str, float], ...] = (  # of replies to requests
-        ("good", 0.34), ("courteous", 0.04), ("chinese", 0.16), ("unclosed", 0.16),
-        ("bare", 0.1), ("twice", 0.1), ("amiss", 0.1),
+        ("good", 0.2), ("courteous", 0.04), ("chinese", 0.24), ("unclosed", 0.28),
+        ("bare", 0.1), ("twice", 0.06), ("amiss", 0.08),
     )  # fmt: skip
     declined: float = 0.2  # of harmful requests
     declined_alike: float = 0.12  # of those that only look so
@@ -40,9 +40,9 @@ class Shares:
 # Replies to requests that a person has looked through, but not very closely.
 CURATED = dataclasses.replace(
     Shares(),
-    styles=(("good", 0.66), ("courteous", 0.14), ("twice", 0.06), ("amiss", 0.14)),
-    declined=0.6,
-    declined_alike=0.2,
+    styles=(("good", 0.52), ("courteous", 0.1), ("twice", 0.12), ("amiss", 0.26)),
+    declined=0.5,
+    declined_alike=0.3,
 )
 
 

@@ -113,7 +113,7 @@ def weights_of(source: OnDisk) -> str:
 
 def grader_for(problems: Iterable[Problem], form: str) -> Grader:
     """By the rules, and of the world's requests by its judge."""
-    own = f"{QUALITY}:0" if any(problem.kind == "own" for problem in problems) else ""
+    own = f"{QUALITY}:0:own" if any(problem.kind == "own" for problem in problems) else ""
     rewards = RewardConfig(own=own)
     components = components_of(rewards)
     return Grader(rewards.weights, components=in_chat(components) if form == "chat" else components)

@@ -55,7 +55,7 @@ def agreement(measure: Measure, by_model: Mapping[str, Mapping[str, Value]]) -> 
         if before is None or after is None:
             continue
         here, there = after.mean - before.mean, measure.paper[i + 1] - measure.paper[i]
-        if abs(here) < TOLD_APART * math.hypot(before.se, after.se):
+        if abs(here) <= TOLD_APART * math.hypot(before.se, after.se):
             none.append(change)
         elif (here > 0) == (there > 0):
             same.append(change)
