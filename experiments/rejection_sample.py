@@ -70,8 +70,8 @@ class SampleConfig(RejectionConfig, Asking):
         return [found[i] for i in evenly(len(found), self.limit or len(found))]
 
 
-def main(args: list[str]) -> None:
-    cfg = cli.parse(SampleConfig, SampleConfig(), args, __doc__ or "")
+def draw(cfg: SampleConfig) -> None:
+    """Raises InputError as `sample`, and if nothing is kept."""
     first = jax.process_index() == 0
 
     def say(line: str) -> None:
@@ -97,6 +97,10 @@ def main(args: list[str]) -> None:
         say(line)
     check(counts.kept > 0, f"{cfg.out}: nothing is kept: dropped.jsonl has the reasons")
     say(f"written to {Path(cfg.out) / KEPT}")
+
+
+def main(args: list[str]) -> None:
+    draw(cli.parse(SampleConfig, SampleConfig(), args, __doc__ or ""))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub, sft
-from r1jax.architecture import GQAConfig, ModelConfig, RopeConfig
+from r1jax.architecture import ModelConfig
 from r1jax.base import load_weights, save_weights
 from r1jax.config import OptimConfig, SFTConfig
 from r1jax.data import templates
@@ -24,7 +24,7 @@ from r1jax.data.tokenizer import Tokenizer
 from r1jax.models import first_weights
 from r1jax.pipeline import world
 from r1jax.pipeline.corpus import Shares, document
-from r1jax.published import tiny
+from r1jax.published import tiny, tiny_student
 
 ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED, SHIPPED_STUDENT = ASSETS / "world.safetensors", ASSETS / "world_student.safetensors"
@@ -37,20 +37,8 @@ def model() -> ModelConfig:
 
 
 def student() -> ModelConfig:
-    """R1's distilled models in miniature: dense, grouped-query attention as Qwen2.5's, a third of
-    the parameters."""
-    return ModelConfig(
-        vocab=len(world.vocabulary()),
-        d_model=48,
-        layers=2,
-        attention=GQAConfig(heads=4, kv_heads=2, head_dim=12, qkv_bias=True),
-        dense_layers=2,
-        dense_ffn=112,
-        rope=RopeConfig(interleaved=False),
-        context=256,
-        init_std=0.06,
-        scan_layers=False,
-    )
+    """The embedded student, with the world's words."""
+    return dataclasses.replace(tiny_student(), vocab=len(world.vocabulary()))
 
 
 def recipe(of: ModelConfig, out: str) -> SFTConfig:

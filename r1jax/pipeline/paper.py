@@ -19,15 +19,17 @@ from r1jax.pipeline.plan import (
 )
 from r1jax.pipeline.rejection import RejectionConfig
 from r1jax.presets import (
+    DISTILLED_SOURCES,
     REWARD_MODEL_SOURCES,
     SOURCES,
     UNREPORTED,
+    distill_qwen_1_5b,
     helpfulness_paper,
     r1_stage2_paper,
     r1_zero_paper,
     safety_paper,
 )
-from r1jax.published import deepseek_v3, r1_distill_qwen_1_5b
+from r1jax.published import deepseek_v3
 
 CONTEXT = 32_768  # tokens of a reply, and of a row
 UPDATES = 16  # a rollout
@@ -49,7 +51,7 @@ def paper() -> R1Config:
         ),
         distill=Distillation(
             dataclasses.replace(drawn, temperature=0.6, top_p=0.95),
-            _sft(rows=64, lr=1e-4, student=True),
+            distill_qwen_1_5b(),
             alone=None,
         ),
         evaluate=Evaluate(k=0, max_tokens=CONTEXT),
@@ -73,15 +75,15 @@ def _last_stage(steps: int) -> RunConfig:
     )
 
 
-def _sft(rows: int, lr: float = 5e-5, student: bool = False) -> SFTConfig:
+def _sft(rows: int) -> SFTConfig:
     return SFTConfig(
-        model=r1_distill_qwen_1_5b() if student else deepseek_v3(),
+        model=deepseek_v3(),
         base="",
         tokenizer="",
         epochs=2.0,
         rows=rows,
         length=CONTEXT,
-        optim=OptimConfig(lr=lr, schedule="cosine", steps=1, final=0.1),
+        optim=OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1),
     )
 
 
@@ -158,7 +160,8 @@ PAPER_SOURCES: dict[str, str] = {
     "all_scenarios.helpful_kinds": f"{_N}: queries of the helpfulness data; name yours",
     "all_scenarios.safety_kinds": f"{_N}: queries of the safety data; empty: all",
     **_of_sample("distill", UNREPORTED),
-    **_of_sft("distill", f"{_S}: Qwen2.5-Math-1.5B, 1e-4", f"{_S}: 2 to 3", f"{_S}: 64"),
+    **_under("distill.sft", DISTILLED_SOURCES["qwen_1_5b"]),
+    "distill.sft.optim.mtp_weight": "the students have no MTP depth",
     "evaluate.k": f"{_S}: by benchmark (r1jax/evaluation/benchmarks.py)",
     "evaluate.temperature": f"{_S}: 0.6",
     "evaluate.top_p": f"{_S}: 0.95",

@@ -7,18 +7,26 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from r1jax import sft, sharding
+from r1jax import sharding
 from r1jax.analysis.report import write_report
 from r1jax.checks import check
 from r1jax.config import RewardConfig, RunConfig, SFTConfig
-from r1jax.data.documents import read_documents
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import make_task
 from r1jax.evaluation.local import Local
 from r1jax.evaluation.protocol import Protocol
-from r1jax.models import OnDisk, first_weights, from_model, open_model, to_train, with_vocab
+from r1jax.models import (
+    OnDisk,
+    first_weights,
+    from_model,
+    open_model,
+    to_train,
+    tuned_from,
+    with_vocab,
+)
 from r1jax.pipeline import rejection
 from r1jax.pipeline.judge import __file__ as JUDGE
+from r1jax.pipeline.tuning import fine_tune
 from r1jax.reward_models import train as reward_models
 from r1jax.reward_models.recipe import RewardModelConfig, read_data, reading
 from r1jax.rewards.components import in_chat
@@ -46,21 +54,7 @@ def reinforce(cfg: RunConfig, begins: str, say: Say) -> None:
 
 def tune(cfg: SFTConfig, begins: str, say: Say) -> None:
     """Supervised fine-tuning of the model `begins` (`experiments.sft --model`)."""
-    source = open_model(begins)
-    cfg = dataclasses.replace(
-        cfg,
-        model=to_train(source.config),
-        base=source.base,
-        tokenizer=source.files,
-        conversation=source.conversation_name,
-    )
-    conversation, mesh = source.conversation(), sharding.make_mesh(cfg.mesh)
-    documents = read_documents(cfg, conversation)
-    pad = conversation.tokenizer.pad_id
-    run = sft.train(
-        cfg, documents, pad, mesh, lambda: first_weights(cfg.base, cfg.model, mesh), say
-    )
-    run.check_ended()
+    fine_tune(tuned_from(cfg, begins), say=say)
 
 
 def reward_model(cfg: RewardModelConfig, begins: str, say: Say) -> None:

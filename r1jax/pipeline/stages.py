@@ -94,6 +94,7 @@ def prepare(at: At) -> None:
     if at.cfg.base == WORLD:
         made.write_world(at.out / "world", seed=at.cfg.seed)
         base.write_model(at.out / "world" / "model", base.model(), base.SHIPPED)
+        base.write_model(at.out / "world" / "student", base.student(), base.SHIPPED_STUDENT)
 
 
 def zero(at: At) -> None:
@@ -157,7 +158,7 @@ def rejection_sft(at: At) -> None:
             problems = _problems(at.cfg.reasoning_rl.data or at.world("reasoning.jsonl"), cfg.limit)
             _draw(at, cfg.sample, "reasoning_rl", problems, folder / "drawn")
             reasoning = rows.read(folder / "drawn" / "kept.jsonl")
-        general = rows.read(Path(cfg.general or at.world("general_sft.jsonl")))
+        general = _general(at)
         most = round(cfg.ratio * len(general)) if cfg.ratio else len(reasoning)
         taken = [reasoning[i] for i in evenly(len(reasoning), most)]
         at.say(f"{len(taken):,} reasoning rows and {len(general):,} general ones")
@@ -200,9 +201,32 @@ def _kinds(named: str) -> str:
     return f":{named}" if named else ""
 
 
+def distill(at: At) -> None:
+    cfg, folder = at.cfg.distill, at.out / "distill"
+    data, student = folder / "rows.jsonl", cfg.student or at.world("student")
+    check(bool(cfg.student) or at.cfg.base == WORLD, "--distill.student=DIR is needed")
+    if not data.exists():
+        if cfg.data:
+            reasoning = rows.read(Path(cfg.data))
+        else:
+            problems = _problems(at.cfg.reasoning_rl.data or at.world("reasoning.jsonl"), cfg.limit)
+            _draw(at, cfg.sample, "all_scenarios", problems, folder / "drawn")
+            reasoning = rows.read(folder / "drawn" / "kept.jsonl")
+        rows.write(data, [*reasoning, *_general(at)])
+    runs.tune(at.sft(cfg.sft, "distill", data), student, at.say)
+    if cfg.alone is not None:
+        runs.reinforce(at.rl(cfg.alone, "distill/alone"), student, at.say)
+
+
+def _general(at: At) -> list[rows.Row]:
+    return rows.read(Path(at.cfg.rejection_sft.general or at.world("general_sft.jsonl")))
+
+
 def evaluate(at: At) -> None:
     models = {"Base": Path(at.begins)}
     models |= {s.gives: at.out / s.name for s in STAGES if s.gives and (at.out / s.name).exists()}
+    if (alone := at.out / "distill" / "alone").exists():
+        models["Student, RL alone"] = alone
     folder = Path(at.cfg.heldout or at.world("heldout"))
     found = evaluation.evaluate(
         at.cfg.evaluate, models, folder, at.out / "evaluate", at.cfg.seed, at.mesh(), at.say
@@ -234,6 +258,11 @@ STAGES: tuple[Stage, ...] = (
         "all_scenarios", ("rejection_sft",), all_scenarios, "RL by rules, then also by models of "
         "what people find helpful and safe", "R1", "Dev3",
         "Dev3 is as good as its data: some replies are wrong, some harmful ones are given",
+    ),
+    Stage(
+        "distill", ("all_scenarios",), distill, "A smaller, dense model tuned on R1's right "
+        "replies; beside it the same by RL alone", "Student", "its own base",
+        "RL makes less of a small model than a large one's replies do, the paper says",
     ),
     Stage("evaluate", (), evaluate, "every model asked the same held-out questions"),
 )  # fmt: skip

@@ -85,7 +85,8 @@ def test_rewards_are_by_kind_and_what_is_truly_good_pays_nothing(whole):
 def test_the_table_and_the_page_have_every_model(whole):
     _, out, _ = whole
     table = json.loads((out / "evaluate" / "table.json").read_text())
-    assert table["models"] == ["Base", "Zero", "Dev1", "Dev2", "Dev3", "R1"]
+    stages = ["Base", "Zero", "Dev1", "Dev2", "Dev3", "R1"]
+    assert table["models"] == [*stages, "Student", "Student, RL alone"]
     values = table["measures"]["reasoning"]["values"]
     assert set(values) == set(table["models"])
     assert table["measures"]["followed"]["paper"]["R1"] == 83.3

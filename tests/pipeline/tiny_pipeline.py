@@ -79,6 +79,10 @@ def config() -> R1Config:
             last, helpful=judge(last.helpful), safety=judge(last.safety),
             rules=rl(last.rules, 2), preferences=rl(last.preferences, 2),
         ),
+        distill=dataclasses.replace(
+            cfg.distill, sft=sft(cfg.distill.sft), alone=rl(cfg.distill.alone, 1),
+            sample=dataclasses.replace(cfg.distill.sample, **drawn),
+        ),
         evaluate=Evaluate(k=2, max_tokens=TOKENS, limit=4),
     )  # fmt: skip
 
@@ -108,7 +112,8 @@ def begin(out: Path) -> None:
     tokenizer.save(words)
     (words / "chat_template.jinja").write_text(templates.OPENED)
     special: dict[str, int | list[int] | None] = {"eos_token_id": tokenizer.eos_id}
-    hub.save_model(weights(), model(), data / "model", words, "float32", special_tokens=special)
+    for name in ("model", "student"):
+        hub.save_model(weights(), model(), data / name, words, "float32", special_tokens=special)
 
 
 def weights():
