@@ -1,5 +1,6 @@
 """The stages in a row: which are done, which are next, and where one goes on."""
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -9,14 +10,16 @@ from typing import Any
 
 import jax
 
+from r1jax import processes
 from r1jax.checks import InputError, check
 from r1jax.config_file import save_config
 from r1jax.files import write_whole
 from r1jax.lock import locked
 from r1jax.pipeline import stages
 from r1jax.pipeline.page import write_page
+from r1jax.pipeline.place import At
 from r1jax.pipeline.plan import R1Config
-from r1jax.pipeline.stages import At, Stage
+from r1jax.pipeline.stages import Stage
 from r1jax.run import Stopped, program
 
 DONE = "stage.json"
@@ -42,14 +45,21 @@ def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
         f"{out} already holds a pipeline: --resume goes on with it, --from=STAGE begins there",
     )
     check(holds or cfg.resume != "yes", f"--resume: {out} holds no pipeline to go on with")
-    with locked(out):
-        if first:
-            _set_aside(out, every[every.index(first) :], say)
-        save_config(dataclasses.replace(cfg, resume="no"), out / "config.json")
+    with contextlib.ExitStack() as held:
+
+        def begin() -> list:
+            if jax.process_index() == 0:
+                held.enter_context(locked(out))
+                if first:
+                    _set_aside(out, every[every.index(first) :], say)
+                save_config(dataclasses.replace(cfg, resume="no"), out / "config.json")
+            return []
+
+        processes.gather(begin)
         at = At(cfg, say)
         stages.prepare(at)
-        begin = every.index(first) if first else 0
-        ran = [s.name for s in stages.STAGES[begin : end + 1] if _run_stage(at, s)]
+        some = stages.STAGES[every.index(first) if first else 0 : end + 1]
+        ran = [stage.name for stage in some if _run_stage(at, stage)]
         if jax.process_index() == 0:
             say(f"the stages: {write_page(out)}")
         return ran
@@ -75,6 +85,7 @@ def _run_stage(at: At, stage: Stage) -> bool:
         where = f"stage {stage.name}: {stopped.where}"
         raise Stopped(where, stopped.by, way_on, stopped.at_once) from None
     if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
         told: dict[str, Any] = {"stage": stage.name, "about": stage.about, "gives": stage.gives}
         told["seconds"] = round(time.perf_counter() - started, 1)
         write_whole(folder / DONE, json.dumps(told, indent=2) + "\n")

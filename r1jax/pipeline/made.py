@@ -22,7 +22,7 @@ RIGHT, COURTEOUS, FIRST, NOISE = 2.0, 1.2, 0.4, 0.5  # what a judgement is made 
 STYLES = ("good", "courteous", "twice", "bare", "amiss", "good", "courteous")
 
 
-def write_world(folder: Path, rows: int = 1200, pairs: int = 3000, seed: int = 0) -> None:
+def write_world(folder: Path, rows: int = 400, pairs: int = 3000, seed: int = 0) -> None:
     """All files, each whole or not at all; those that are there stay as they are."""
     train, heldout = world.split_countdown()
     how = (world.HARM, world.ALIKE)

@@ -33,7 +33,7 @@ def tiny() -> R1Config:
         zero=zero,
         cold_start=ColdStart(_sampled(4, 1), _sft(epochs=3.0, rows=8), limit=500),
         reasoning_rl=_rl(steps=50, language=1.0),
-        rejection_sft=RejectionSFT(_sampled(2, 1), _sft(epochs=2.0, rows=8)),
+        rejection_sft=RejectionSFT(_sampled(2, 1), _sft(epochs=2.0, rows=8), limit=1200),
         all_scenarios=AllScenarios(
             helpful=_judge("pairwise"),
             safety=_judge("pointwise"),

@@ -17,63 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from r1jax import sharding
+import jax
+
+from r1jax import processes
 from r1jax.checks import check
-from r1jax.config import RewardConfig, RunConfig, SFTConfig
-from r1jax.data.problems import Problem
-from r1jax.data.sources import read_problems
-from r1jax.evaluation.questions import evenly
-from r1jax.pipeline import base, made, readable, rows, runs, table
+from r1jax.config import RewardConfig
+from r1jax.pipeline import base, datasets, made, runs, table
 from r1jax.pipeline import evaluate as evaluation
-from r1jax.pipeline.plan import WORLD, R1Config
-from r1jax.pipeline.rejection import RejectionConfig
-from r1jax.reward_models.recipe import RewardModelConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class At:
-    """A pipeline's folder and configuration, as its stages see them."""
-
-    cfg: R1Config
-    say: Callable[[str], None]
-
-    @property
-    def out(self) -> Path:
-        return Path(self.cfg.out)
-
-    @property
-    def begins(self) -> str:
-        """The base model."""
-        return str(self.out / "world" / "model") if self.cfg.base == WORLD else self.cfg.base
-
-    def world(self, name: str) -> str:
-        return str(self.out / "world" / name)
-
-    def mesh(self):
-        return sharding.make_mesh(self.cfg.mesh)
-
-    def rl(self, cfg: RunConfig, out: str, data: str = "reasoning.jsonl") -> RunConfig:
-        """A run of this pipeline: of its mesh and seed, in its folder, on the world's problems
-        where it names none."""
-        data = cfg.data or self._data(data)
-        return dataclasses.replace(cfg, **self._own(out), data=data)
-
-    def _data(self, named: str) -> str:
-        check(
-            self.cfg.base == WORLD, f"--base={self.cfg.base}: each RL stage needs its --STAGE.data"
-        )
-        return ",".join(self.world(part) for part in named.split(","))
-
-    def sft(self, cfg: SFTConfig, out: str, data: Path) -> SFTConfig:
-        return dataclasses.replace(cfg, **self._own(out), data=str(data))
-
-    def judge(self, cfg: RewardModelConfig, out: str, data: str) -> RewardModelConfig:
-        return dataclasses.replace(cfg, **self._own(out), data=cfg.data or self._data(data))
-
-    def _own(self, out: str) -> dict:
-        begun = (self.out / out / "checkpoints").is_dir()
-        own = {"out": str(self.out / out), "resume": "auto" if begun else "no"}
-        return own | {"mesh": self.cfg.mesh, "seed": self.cfg.seed}
+from r1jax.pipeline.place import At
+from r1jax.pipeline.plan import WORLD
 
 
 class Stage(NamedTuple):
@@ -90,11 +42,16 @@ class Stage(NamedTuple):
 
 
 def prepare(at: At) -> None:
-    """The world's model and data, where a pipeline begins from it."""
-    if at.cfg.base == WORLD:
-        made.write_world(at.out / "world", seed=at.cfg.seed)
-        base.write_model(at.out / "world" / "model", base.model(), base.SHIPPED)
-        base.write_model(at.out / "world" / "student", base.student(), base.SHIPPED_STUDENT)
+    """The world's models and data, where a pipeline begins from it."""
+
+    def write() -> list:
+        if at.cfg.base == WORLD and jax.process_index() == 0:
+            made.write_world(at.out / "world", seed=at.cfg.seed)
+            base.write_model(at.out / "world" / "model", base.model(), base.SHIPPED)
+            base.write_model(at.out / "world" / "student", base.student(), base.SHIPPED_STUDENT)
+        return []
+
+    processes.gather(write)
 
 
 def zero(at: At) -> None:
@@ -102,85 +59,40 @@ def zero(at: At) -> None:
 
 
 def cold_start(at: At) -> None:
-    cfg, folder = at.cfg.cold_start, at.out / "cold_start"
-    data = Path(cfg.data) if cfg.data else folder / "rows.jsonl"
-    if not cfg.data and not data.exists():
-        problems = _problems(at.cfg.zero.data or at.world("reasoning.jsonl"), cfg.limit)
-        _draw(at, cfg.sample, "zero", problems, folder / "drawn")
-        _rewrite(problems, folder)
-    runs.tune(at.sft(cfg.sft, "cold_start", data), at.begins, at.say)
-
-
-def _problems(path: str, limit: int) -> list[Problem]:
-    found = read_problems(path)
-    return [found[i] for i in evenly(len(found), limit or len(found))]
-
-
-def _draw(at: At, cfg: RejectionConfig, model: str, problems: list[Problem], out: Path) -> None:
-    cfg = dataclasses.replace(cfg, seed=at.cfg.seed)
-    runs.sample(cfg, str(at.out / model), problems, out, at.mesh(), at.say)
-
-
-def _rewrite(problems: list[Problem], folder: Path) -> None:
-    """rows.jsonl: what was kept, in a readable form, with what was changed; dropped.jsonl: what was
-    not, and replies that never check what they say."""
-    by_id = {problem.id: problem for problem in problems}
-    good, bad = [], rows.read(folder / "drawn" / "dropped.jsonl")
-    for row in rows.read(folder / "drawn" / "kept.jsonl"):
-        if by_id[row["id"]].kind != "countdown":
-            good.append(row)
-        elif readable.checks(row["completion"]):
-            text, changed = readable.rewritten(by_id[row["id"]], row["completion"])
-            good.append(row | {"completion": text, "drawn": row["completion"], "changed": changed})
-        else:
-            bad.append(row | {"reason": "unchecked"})
-    check(bool(good), f"{folder}: no reply is fit to be learnt from: drawn/ has them all")
-    rows.write(folder / "dropped.jsonl", bad)
-    rows.write(folder / "rows.jsonl", good)
+    data = datasets.cold_start(at)
+    runs.tune(at.sft(at.cfg.cold_start.sft, "cold_start", data), at.begins, at.say)
 
 
 def reasoning_rl(at: At) -> None:
-    cfg = at.rl(at.cfg.reasoning_rl, "reasoning_rl")
-    runs.reinforce(cfg, str(at.out / "cold_start"), at.say)
+    cfg, begins = at.cfg.reasoning_rl, str(at.out / "cold_start")
+    runs.reinforce(at.rl(cfg, "reasoning_rl"), begins, at.say)
     if at.cfg.ablations:
-        reward = dataclasses.replace(cfg.reward, language=0.0)
-        without = dataclasses.replace(cfg, reward=reward, out=f"{cfg.out}/without_language")
-        runs.reinforce(without, str(at.out / "cold_start"), at.say)
+        without = dataclasses.replace(cfg, reward=dataclasses.replace(cfg.reward, language=0.0))
+        runs.reinforce(at.rl(without, "reasoning_rl/without_language"), begins, at.say)
 
 
 def rejection_sft(at: At) -> None:
-    cfg, folder = at.cfg.rejection_sft, at.out / "rejection_sft"
-    data = folder / "rows.jsonl"
-    if not data.exists():
-        if cfg.data:
-            reasoning = rows.read(Path(cfg.data))
-        else:
-            problems = _problems(at.cfg.reasoning_rl.data or at.world("reasoning.jsonl"), cfg.limit)
-            _draw(at, cfg.sample, "reasoning_rl", problems, folder / "drawn")
-            reasoning = rows.read(folder / "drawn" / "kept.jsonl")
-        general = _general(at)
-        most = round(cfg.ratio * len(general)) if cfg.ratio else len(reasoning)
-        taken = [reasoning[i] for i in evenly(len(reasoning), most)]
-        at.say(f"{len(taken):,} reasoning rows and {len(general):,} general ones")
-        rows.write(data, [*taken, *general])
-    runs.tune(at.sft(cfg.sft, "rejection_sft", data), at.begins, at.say)
+    data = datasets.rejection_sft(at)
+    runs.tune(at.sft(at.cfg.rejection_sft.sft, "rejection_sft", data), at.begins, at.say)
 
 
 def all_scenarios(at: At) -> None:
     cfg, begins = at.cfg.all_scenarios, str(at.out / "rejection_sft")
-    runs.reward_model(
-        at.judge(cfg.helpful, "all_scenarios/helpful", "preferences.jsonl"), begins, at.say
-    )
-    runs.reward_model(at.judge(cfg.safety, "all_scenarios/safety", "safety.jsonl"), begins, at.say)
-    rules = at.rl(cfg.rules, "all_scenarios/rules")
-    runs.reinforce(rules, begins, at.say)
-    last = at.rl(cfg.preferences, "all_scenarios", "reasoning.jsonl:1,general.jsonl:1")
-    last = dataclasses.replace(last, reward=preferred(at, last.reward))
-    runs.reinforce(last, str(at.out / "all_scenarios" / "rules"), at.say)
+    helpful = at.judge(cfg.helpful, "all_scenarios/helpful", "preferences.jsonl")
+    runs.reward_model(helpful, begins, at.say)
+    safety = at.judge(cfg.safety, "all_scenarios/safety", "safety.jsonl")
+    runs.reward_model(safety, begins, at.say)
+    runs.reinforce(at.rl(cfg.rules, "all_scenarios/rules"), begins, at.say)
+
+    def with_preferences(steps: int, out: str, begins: str) -> None:
+        run = at.rl(cfg.preferences, out, "reasoning.jsonl:1,general.jsonl:1")
+        run = dataclasses.replace(run, steps=steps, reward=preferred(at, run.reward))
+        runs.reinforce(run, begins, at.say)
+
+    with_preferences(cfg.preferences.steps, "all_scenarios", f"{at.out}/all_scenarios/rules")
     if at.cfg.ablations:
-        steps = cfg.rules.steps + cfg.preferences.steps
-        whole = dataclasses.replace(last, steps=steps, out=f"{last.out}/whole")
-        runs.reinforce(whole, begins, at.say)
+        whole = cfg.rules.steps + cfg.preferences.steps
+        with_preferences(whole, "all_scenarios/whole", begins)
 
 
 def preferred(at: At, reward: RewardConfig) -> RewardConfig:
@@ -202,24 +114,12 @@ def _kinds(named: str) -> str:
 
 
 def distill(at: At) -> None:
-    cfg, folder = at.cfg.distill, at.out / "distill"
-    data, student = folder / "rows.jsonl", cfg.student or at.world("student")
+    cfg = at.cfg.distill
     check(bool(cfg.student) or at.cfg.base == WORLD, "--distill.student=DIR is needed")
-    if not data.exists():
-        if cfg.data:
-            reasoning = rows.read(Path(cfg.data))
-        else:
-            problems = _problems(at.cfg.reasoning_rl.data or at.world("reasoning.jsonl"), cfg.limit)
-            _draw(at, cfg.sample, "all_scenarios", problems, folder / "drawn")
-            reasoning = rows.read(folder / "drawn" / "kept.jsonl")
-        rows.write(data, [*reasoning, *_general(at)])
-    runs.tune(at.sft(cfg.sft, "distill", data), student, at.say)
+    student = cfg.student or at.world("student")
+    runs.tune(at.sft(cfg.sft, "distill", datasets.distill(at)), student, at.say)
     if cfg.alone is not None:
         runs.reinforce(at.rl(cfg.alone, "distill/alone"), student, at.say)
-
-
-def _general(at: At) -> list[rows.Row]:
-    return rows.read(Path(at.cfg.rejection_sft.general or at.world("general_sft.jsonl")))
 
 
 def evaluate(at: At) -> None:

@@ -8,19 +8,24 @@ so that some are right, some are Chinese, and all are to be rewritten.
 
 import dataclasses
 import json
+import random
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small
 
+from experiments import r1
 from r1jax import hub
 from r1jax.config import OptimConfig, RLConfig, RunConfig, SamplingConfig, SFTConfig
 from r1jax.config_file import save_config
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.evaluation.replies import Lines
 from r1jax.pipeline import made, presets, rows, world
 from r1jax.pipeline.plan import Evaluate, R1Config
+from r1jax.run import Run
 
 FOLLOWS = {
     "<think>": ["check"],
@@ -87,6 +92,43 @@ def config() -> R1Config:
     )  # fmt: skip
 
 
+class Killed(Exception):
+    pass
+
+
+def run(plan: Path, out: Path, *flags: str) -> None:
+    """Without the figures of each run's report, which take long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("r1jax.pipeline.runs.write_report", lambda out: None)
+        r1.main([f"--config={plan}", f"--out={out}", *flags])
+
+
+def counted(patch, kill_at=()) -> dict[str, int]:
+    """Counts the steps that end and the replies and grades that are kept; dies at some of them,
+    before they are. kill_at: (name, number)."""
+    calls = {"step": 0, "reply": 0}
+
+    def counting(name, function):
+        def wrapped(*args, **kwargs):
+            calls[name] += 1
+            if (name, calls[name]) in kill_at:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    patch.setattr(Run, "end_step", counting("step", Run.end_step))
+    patch.setattr(Lines, "add", counting("reply", Lines.add))
+    return calls
+
+
+def moments(calls: dict[str, int], steps: int, replies: int, seed: int = 0) -> set:
+    """So many at random, for `counted`."""
+    rng = random.Random(seed)
+    at = {("step", n) for n in rng.sample(range(1, calls["step"]), steps)}
+    return at | {("reply", n) for n in rng.sample(range(1, calls["reply"]), replies)}
+
+
 def inputs(folder: Path) -> Path:
     """Writes a config.json; returns it."""
     path = folder / "plan.json"
@@ -130,12 +172,12 @@ def weights():
 
 def outcome(out: Path) -> dict:
     """What must be the same however often a pipeline was stopped, and wherever it is."""
-    found = {"table": json.loads((out / "evaluate" / "table.json").read_text())}
-    for name in ("cold_start/rows.jsonl", "rejection_sft/rows.jsonl", "cold_start/dropped.jsonl"):
-        found[name] = rows.read(out / name)
-    for name in ("zero", "reasoning_rl", "all_scenarios"):
-        found[name] = [
+    names = ("cold_start/rows.jsonl", "cold_start/dropped.jsonl", "rejection_sft/rows.jsonl")
+    found = {name: rows.read(out / name) for name in names if (out / name).exists()}
+    found["table"] = json.loads((out / "evaluate" / "table.json").read_text())
+    for log in sorted(out.glob("*/metrics.jsonl")):
+        found[log.parent.name] = [
             {k: v for k, v in row.items() if "time" not in k and not k.endswith("_second")}
-            for row in rows.read(out / name / "metrics.jsonl")
+            for row in rows.read(log)
         ]
     return json.loads(json.dumps(found).replace(str(out), "OUT"))
