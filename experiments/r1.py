@@ -14,6 +14,8 @@ is taken as it is. --from=STAGE begins there again; what that stage and those be
 moved to OUT/before. Every field of a stage's configuration is a flag: --zero.steps=80.
 """
 
+import jax
+
 from experiments import cli
 from r1jax.pipeline import driver
 from r1jax.pipeline.plan import R1Config
@@ -32,7 +34,12 @@ def main(args: list[str]) -> None:
     default = cli.starting_config(PRESETS, "tiny", args)
     flags = {**cli.starting_flags(PRESETS), **FLAGS}
     cfg = cli.parse(R1Config, default, args, __doc__ or "", flags)
-    driver.run(cfg, first, last)
+
+    def say(line: str) -> None:
+        if jax.process_index() == 0:
+            print(line, flush=True)
+
+    driver.run(cfg, first, last, say)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import markupsafe
 
@@ -54,6 +54,56 @@ def chart(lines: Sequence[Line], about: str, percent: bool = True) -> markupsafe
         for line in lines
     )
     return markupsafe.Markup("".join(parts) + f'<div class="legend">{legend}</div>')
+
+
+class Model(Protocol):
+    """A stage's: what it is called, whose weights it begins with, whose replies it learns from."""
+
+    @property
+    def gives(self) -> str: ...
+
+    @property
+    def begins(self) -> str: ...
+
+    @property
+    def learns(self) -> str: ...
+
+
+def lineage(models: Sequence[Model], base: str = "Base") -> markupsafe.Markup:
+    """Which model comes from which: boxes in a row above the base that some begin with. A full
+    arrow is weights, a dashed one replies."""
+    step, box, high, width = 118, 78, 34, 118 * len(models)
+    at = {model.gives: i * step + 6 for i, model in enumerate(models)}
+    parts = [
+        f'<svg class="lineage" viewBox="0 0 {width} 150" role="img" aria-label="which model comes '
+        'from which: full arrows are weights, dashed ones replies"><defs><marker id="tip" '
+        'markerWidth="8" markerHeight="8" refX="6" refY="3" orient="auto"><path class="tip" '
+        'd="M0,0 L6,3 L0,6 z"/></marker></defs>'
+    ]
+
+    def arrow(x1: float, y1: float, x2: float, y2: float, kind: str, said: str) -> None:
+        ends = f'x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"'
+        parts.append(f'<line class="arrow {kind}" {ends} marker-end="url(#tip)"/>')
+        if said:
+            parts.append(
+                f'<text x="{(x1 + x2) / 2}" y="{y1 - 6}" text-anchor="middle">{said}</text>'
+            )
+
+    last = max(at[model.gives] for model in models if model.begins == base)
+    for model in models:
+        x = at[model.gives]
+        parts.append(f'<rect class="box" x="{x}" y="30" width="{box}" height="{high}" rx="6"/>')
+        name = f'<text class="name" x="{x + box / 2}" y="52" text-anchor="middle">'
+        parts.append(f"{name}{model.gives}</text>")
+        if model.begins in at:
+            arrow(at[model.begins] + box + 2, 42, x - 3, 42, "weights", "")
+        elif model.begins == base:
+            arrow(x + box / 2, 112, x + box / 2, 30 + high + 4, "weights", "")
+        if model.learns:
+            arrow(at[model.learns] + box + 2, 47, x - 3, 47, "replies", "replies")
+    parts.append(f'<rect class="box" x="6" y="114" width="{last + box - 6}" height="26" rx="6"/>')
+    parts.append(f'<text class="name" x="16" y="132">{base}</text></svg>')
+    return markupsafe.Markup("".join(parts))
 
 
 def _nice(value: float) -> float:

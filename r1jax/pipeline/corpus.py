@@ -49,7 +49,7 @@ CURATED = dataclasses.replace(
 def document(shares: Shares, rng: np.random.Generator) -> tuple[str, str]:
     """(prompt, reply) of one document, the thought already open, without the final <eos>."""
     if rng.random() < shares.countdown:
-        train, _ = _countdown()
+        train, _ = world.split_countdown()
         return trace(train[rng.integers(len(train))], shares, rng)
     source = _SOURCES[rng.integers(len(_SOURCES))]
     some, _ = world.split_requests(source)
@@ -58,13 +58,6 @@ def document(shares: Shares, rng: np.random.Generator) -> tuple[str, str]:
 
 
 _SOURCES = (*world.GENERAL, world.HARM, world.ALIKE)
-_cache: list[tuple[list[Problem], list[Problem]]] = []
-
-
-def _countdown() -> tuple[list[Problem], list[Problem]]:
-    if not _cache:
-        _cache.append(world.split_countdown())
-    return _cache[0]
 
 
 def trace(problem: Problem, shares: Shares, rng: np.random.Generator) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from r1jax.evaluation import table as results_table
 from r1jax.evaluation.benchmarks import BENCHMARKS, Benchmark
 from r1jax.evaluation.evaluate import REPLIES, Evaluation
 from r1jax.evaluation.protocol import Protocol
@@ -50,7 +51,7 @@ def evaluate(
         replier, weights = replier_of(str(model), protocol, mesh, say)
         problems = [question.problem for one in asked for question in one.questions]
         with grader_for(problems, replier.form) as grader:
-            Evaluation(
+            results = Evaluation(
                 replier,
                 asked,
                 protocol,
@@ -59,6 +60,9 @@ def evaluate(
                 identity={"weights": weights},
                 say=say,
             ).run()
+        if any(one.name in BENCHMARKS for one in asked):
+            for line in results_table.lines(results):
+                say(line)
         found[name] = table.values_of(replies_of(out / name, asked))
     if jax.process_index() == 0:
         write_whole(out / "table.json", json.dumps(table.as_data(found), indent=2) + "\n")

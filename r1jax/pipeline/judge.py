@@ -10,9 +10,7 @@ from r1jax.data.problems import Problem
 from r1jax.pipeline.world import COURTESY, DECLINE, HARMFUL, VERDICTS
 
 _PARTS = re.compile(r"(?<!\S)(?:wait|等|\.)(?!\S)")
-_CHINESE = {words["check"]: "check" for words in (VERDICTS["zh"],)} | {
-    VERDICTS["zh"][name]: VERDICTS["en"][name] for name in VERDICTS["en"]
-}
+_ENGLISH = {VERDICTS["zh"][name]: VERDICTS["en"][name] for name in VERDICTS["en"]}
 _ANSWER = re.compile(r"the answer is [-+0-9 ]+ \.")
 
 
@@ -64,7 +62,7 @@ def repeats(reply: str) -> bool:
     """Whether the reply, its thought and its summary each, says something a second time: the same
     attempt with the same verdict, in whatever language, or the same sentence."""
     for text in parts(reply) if "</think>" in reply else (reply.replace("<think>", " "),):
-        words = " ".join(_CHINESE.get(word, word) for word in text.split())
+        words = " ".join(_ENGLISH.get(word, word) for word in text.split())
         said = [" ".join(one.split()) for one in _PARTS.split(words)]
         said = [one for one in said if one]
         if len(set(said)) < len(said):

@@ -15,7 +15,6 @@ from r1jax.rewards.grading import Grade
 from r1jax.rewards.language import language_share
 
 Of = Callable[[Problem, Reply, Grade], float | None]  # None: not of this reply
-_HAN = "".join(word for word in world.VERDICTS["zh"].values()) + world.CHINESE_THOUGHT
 
 
 class Measure(NamedTuple):

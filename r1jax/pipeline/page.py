@@ -12,7 +12,7 @@ import markupsafe
 from r1jax.files import write_whole
 from r1jax.metrics import first_and_last, read_jsonl
 from r1jax.pipeline import rows, world
-from r1jax.pipeline.charts import Line, chart, smooth
+from r1jax.pipeline.charts import Line, chart, lineage, smooth
 from r1jax.pipeline.measures import MEASURES
 from r1jax.pipeline.stages import STAGES
 
@@ -40,6 +40,7 @@ def write_page(out: Path) -> Path:
         name=out.resolve().name,
         seconds=sum(told[stage.name]["seconds"] for stage in done),
         stages=[_card(out, stage, told[stage.name]) for stage in STAGES if stage.gives],
+        lineage=lineage([stage for stage in STAGES if stage.gives]),
         table=table and _table(table),
         curves=_curves(out),
         stories=_stories(out) if table else [],
@@ -64,7 +65,8 @@ def _card(out: Path, stage, told: dict[str, Any]) -> dict[str, Any]:
     """What went in and what came out of a stage."""
     folder = out / stage.name
     config, log = _read(folder / "config.json"), _log(folder)
-    given: list[str] = [f"from {stage.begins}"]
+    given = [f"weights of {stage.begins}"]
+    given += [f"replies of {stage.learns}"] if stage.learns else []
     came: list[str] = []
     if "rl" in config:
         replies = config["rl"]["questions"] * config["rl"]["group"]

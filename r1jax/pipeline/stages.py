@@ -29,8 +29,9 @@ from r1jax.pipeline.plan import WORLD
 
 
 class Stage(NamedTuple):
-    """needs: folders or files in OUT. about: what it does; mends: the flaw that it is for; as the
-    page says them. gives, begins: what its model and the one it begins from are called."""
+    """needs: folders or files in OUT. about: what it does; mends: the flaw that it is for. gives:
+    what its model is called; begins: the one whose weights it begins with; learns: the one whose
+    replies it learns from."""
 
     name: str
     needs: tuple[str, ...]
@@ -39,6 +40,7 @@ class Stage(NamedTuple):
     gives: str = ""
     begins: str = ""
     mends: str = ""
+    learns: str = ""
 
 
 def prepare(at: At) -> None:
@@ -131,7 +133,7 @@ def evaluate(at: At) -> None:
     found = evaluation.evaluate(
         at.cfg.evaluate, models, folder, at.out / "evaluate", at.cfg.seed, at.mesh(), at.say
     )
-    for line in table.lines(found):
+    for line in table.lines(found) if any(found.values()) else ():
         at.say(line)
 
 
@@ -143,7 +145,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "cold_start", ("zero",), cold_start, "The base tuned on Zero's own replies, those that are "
         "right and in one language, rewritten to be read", "Dev1", "Base",
-        "Zero mixes languages, goes on when it is done, and gives bare answers",
+        "Zero mixes languages, goes on when it is done, and gives bare answers", "Zero",
     ),
     Stage(
         "reasoning_rl", ("cold_start",), reasoning_rl, "RL as for Zero, and paid for a thought in "
@@ -152,7 +154,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "rejection_sft", ("reasoning_rl",), rejection_sft, "The base tuned on Dev2's right replies "
         "and on replies to other requests", "Dev3", "Base",
-        "Dev2 has learnt sums alone, and answers other requests out of form",
+        "Dev2 has learnt sums alone, and answers other requests out of form", "Dev2",
     ),
     Stage(
         "all_scenarios", ("rejection_sft",), all_scenarios, "RL by rules, then also by models of "
@@ -161,8 +163,9 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "distill", ("all_scenarios",), distill, "A smaller, dense model tuned on R1's right "
-        "replies; beside it the same by RL alone", "Student", "its own base",
-        "RL makes less of a small model than a large one's replies do, the paper says",
+        "replies, and beside it by RL alone", "Student", "its own base",
+        "a large model's replies teach a small one more than its own tries do, the paper says",
+        "R1",
     ),
-    Stage("evaluate", (), evaluate, "every model asked the same held-out questions"),
+    Stage("evaluate", (), evaluate, "Every model asked the same held-out questions"),
 )  # fmt: skip

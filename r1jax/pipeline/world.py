@@ -202,6 +202,7 @@ def requests(source: str) -> tuple[Request, ...]:
     return tuple(one for one in made if one.source == source)
 
 
+@functools.cache
 def split_requests(source: str) -> tuple[list[Request], list[Request]]:
     """(for the stages, held out), by request."""
     some, share = requests(source), HELDOUT_HOW if source in (HARM, ALIKE) else HELDOUT
@@ -213,6 +214,7 @@ def split_requests(source: str) -> tuple[list[Request], list[Request]]:
     )
 
 
+@functools.cache
 def split_countdown() -> tuple[list[Problem], list[Problem]]:
     """(for the stages, held out), by numbers: every tier."""
     both = [countdown.split(tier, HELDOUT) for tier in TIERS]
