@@ -45,7 +45,7 @@ def recipe(of: ModelConfig, out: str) -> SFTConfig:
     """How a shipped base was made: as the embedded one (`presets.tiny_base`), in more and smaller
     updates; the student's in half as many."""
     routed = of.router is not None
-    steps = 2400 if routed else 1200
+    steps = 1200 if routed else 600
     return SFTConfig(
         model=of,
         base="random",
@@ -56,7 +56,7 @@ def recipe(of: ModelConfig, out: str) -> SFTConfig:
         rows=16,
         length=192,
         log_every=20,
-        checkpoint_every=400,
+        checkpoint_every=200,
         optim=OptimConfig(
             lr=3e-3,
             schedule="cosine",
