@@ -26,23 +26,23 @@ ROWS = 192  # of a document
 
 def tiny() -> R1Config:
     """The embedded world: all stages on a laptop, each with a flaw to mend that one can see."""
-    zero = _rl(steps=50, language=0.0)
+    zero = _rl(steps=30, language=0.0)
     general = "+".join((*world.GENERAL, world.ALIKE))
     asked = SamplingConfig(temperature=0.7, max_prompt=16, max_tokens=TOKENS, slots=128, refill=16)
     return R1Config(
         zero=zero,
-        cold_start=ColdStart(_sampled(4, 1), _sft(epochs=3.0, rows=8), limit=500),
-        reasoning_rl=_rl(steps=50, language=1.0),
-        rejection_sft=RejectionSFT(_sampled(2, 1), _sft(epochs=2.0, rows=8), limit=1200),
+        cold_start=ColdStart(_sampled(4, 1), _sft(epochs=2.0, rows=8), limit=150),
+        reasoning_rl=_rl(steps=25, language=1.0),
+        rejection_sft=RejectionSFT(_sampled(2, 1), _sft(epochs=2.0, rows=8), limit=1000),
         all_scenarios=AllScenarios(
             helpful=_judge("pairwise"),
             safety=_judge("pointwise"),
-            rules=dataclasses.replace(_rl(steps=15, language=1.0), sampling=asked),
+            rules=dataclasses.replace(_rl(steps=8, language=1.0), sampling=asked),
             preferences=dataclasses.replace(_rl(steps=25, language=1.0), sampling=asked),
             helpful_kinds=general,
         ),
-        distill=Distillation(_sampled(1, 1), _sft(epochs=3.0, rows=8), _rl(40, 1.0)),
-        evaluate=Evaluate(k=4, max_tokens=TOKENS, limit=160),
+        distill=Distillation(_sampled(1, 1), _sft(epochs=3.0, rows=8), _rl(30, 1.0)),
+        evaluate=Evaluate(k=4, max_tokens=TOKENS, limit=120),
     )
 
 
