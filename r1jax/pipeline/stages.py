@@ -125,6 +125,8 @@ def distill(at: At) -> None:
 
 
 def evaluate(at: At) -> None:
+    given = bool(at.cfg.heldout) or at.cfg.base == WORLD
+    check(given, "--heldout=DIR is needed: a folder of problems or benchmarks")
     models = {"Base": Path(at.begins)}
     models |= {s.gives: at.out / s.name for s in STAGES if s.gives and (at.out / s.name).exists()}
     if (alone := at.out / "distill" / "alone").exists():
