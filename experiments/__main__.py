@@ -6,9 +6,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Every command, by what one wants with it; a package by its name.
 GROUPS = {
-    "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
+    "train": ("r1", "r1_zero", "sft", "distill", "reward_model", "pretrain_base", "pretrain_world"),
     "use": ("generate", "serve", "evaluate", "grade", "report", "export", "checkpoints"),
-    "data": ("filter_data",),
+    "data": ("filter_data", "rejection_sample"),
     "reflection": ("emergence", "intervene", "baseline", "ablate_reflection"),
     "measure": (
         "bench",

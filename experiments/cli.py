@@ -79,9 +79,9 @@ def parse(
         with redirect_stderr(said), redirect_stdout(said):
             return tyro.cli(command, args=args, config=_FLAGS).configuration
     except InputError as error:
-        raise InputError(_as_flags(str(error), default)) from error
+        raise InputError(_as_flags(str(error), default, args)) from error
     except SystemExit:
-        message = _as_flags(_message(said.getvalue()), default)
+        message = _as_flags(_message(said.getvalue()), default, args)
         known = [*_names(default, "--"), *(f"--{name}" for name in flags)]
         raise InputError(message + _hint(message, known)) from None
 
@@ -90,10 +90,10 @@ def _command(kind: type[Config], default: Config, flags: Flags) -> Any:
     """A dataclass of the flags and of the configuration, whose fields are flags themselves."""
     fields: list[Any] = []
     for name, (takes, about) in flags.items():
-        arg = tyro.conf.arg(help=about, metavar=takes or None, help_behavior_hint="")
+        arg = tyro.conf.arg(name=name, help=about, metavar=takes or None, help_behavior_hint="")
         own: Any = Annotated[str, arg] if takes else tyro.conf.FlagCreatePairsOff[bool]
         own = own if takes else Annotated[own, arg]
-        fields.append((name.replace("-", "_"), own, "" if takes else False))
+        fields.append((f"{name.replace('-', '_')}_", own, "" if takes else False))  # `from_`
     whole = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     return dataclasses.make_dataclass("Command", [*fields, ("configuration", whole, default)])
 
@@ -136,13 +136,18 @@ def _spelled(args: Sequence[str], default: Any) -> list[str]:
     return found
 
 
-def _as_flags(message: str, default: Any) -> str:
-    """Fields by their flags: --rl.kl-coef for RLConfig.kl_coef."""
-    prefixes = {kind: prefix for kind, prefix, _ in _groups(default)}
+def _as_flags(message: str, default: Any, args: Sequence[str]) -> str:
+    """Fields by their flags: --rl.kl-coef for RLConfig.kl_coef; of several groups of one type, by
+    the flag that was given."""
+    flags: dict[str, list[str]] = {}
+    for kind, prefix, _ in _groups(default):
+        flags.setdefault(kind, []).append(prefix)
 
     def flag(found: re.Match[str]) -> str:
         kind, field = found.groups()
-        return prefixes[kind] + field.replace("_", "-") if kind in prefixes else found[0]
+        named = [prefix + field.replace("_", "-") for prefix in flags.get(kind, ())]
+        given = [name for name in named if any(arg.split("=")[0] == name for arg in args)]
+        return [*named, *given][-1] if len(named) == 1 or given else found[0]
 
     return re.sub(r"\b(\w+Config)\.([a-z]\w*)", flag, message)
 

@@ -16,16 +16,14 @@ directory, as experiments.export does later.
 from pathlib import Path
 
 from experiments import cli
-from experiments.export import export
-from r1jax import sharding
 from r1jax.checks import check
 from r1jax.config import SFTConfig
 from r1jax.config_file import load_config
-from r1jax.data.documents import read_documents
-from r1jax.metrics import first_and_last, read_jsonl
-from r1jax.models import began_from, first_weights, open_model, size, to_train
+from r1jax.export import export
+from r1jax.models import began_from, tuned_from
+from r1jax.pipeline.tuning import fine_tune
 from r1jax.published import tiny
-from r1jax.sft import train
+from r1jax.sharding import make_mesh
 
 FLAGS: cli.Flags = {
     "model": ("DIR|org/name", "sets base, model, tokenizer and conversation to those found there"),
@@ -41,22 +39,11 @@ def starting_config(args: list[str]) -> SFTConfig:
         same = folder is None or began_from(cfg.base, folder)
         check(same, f"--model={folder}: {out} began from {cfg.base}")
         return cfg
+    cfg = SFTConfig(model=tiny(), base="DIR", tokenizer="")
     if {"-h", "--help"} & set(args):
-        return SFTConfig(model=tiny(), base="DIR", tokenizer="")
+        return cfg
     check(folder is not None, "--model=DIR is needed")
-    source = open_model(folder or "")
-    return SFTConfig(
-        model=to_train(source.config),
-        base=source.base,
-        tokenizer=source.files,
-        conversation=source.conversation_name,
-    )
-
-
-def loss_line(first: float, last: float, steps: int) -> str:
-    """One step has one loss."""
-    moved = f"{first:.3f} → {last:.3f}" if steps > 1 else f"{last:.3f}"
-    return f"loss                {moved} nats a token"
+    return tuned_from(cfg, folder or "")
 
 
 def main(args: list[str]) -> None:
@@ -65,23 +52,9 @@ def main(args: list[str]) -> None:
     check(bool(cfg.data), "--data=FILE is needed")
     taken = target and Path(target).exists() and any(Path(target).iterdir())
     check(not taken, f"--export={target}: already exists, and is not empty")
-    conversation = open_model(cfg.base).conversation(cfg.conversation)
-    documents = read_documents(cfg, conversation)
-    mesh = sharding.make_mesh(cfg.mesh)
-    print(f"SFT: {size(cfg.model)}; {len(documents):,} documents, mesh {cfg.mesh}")
-    run = train(
-        cfg,
-        documents,
-        conversation.tokenizer.pad_id,
-        mesh,
-        lambda: first_weights(cfg.base, cfg.model, mesh),
-    )
-    losses = first_and_last(read_jsonl(run.folder / "metrics.jsonl"), "nll")
-    if losses:
-        print(loss_line(*losses, run.at))
-    run.check_ended()
+    fine_tune(cfg)
     if target:
-        print(export(cfg.out, target, mesh))
+        print(export(cfg.out, target, make_mesh(cfg.mesh)))
 
 
 if __name__ == "__main__":

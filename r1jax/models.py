@@ -160,6 +160,17 @@ def from_model(cfg: RunConfig, folder: str, resumes: bool) -> RunConfig:
     )
 
 
+def tuned_from(cfg: SFTConfig, folder: str) -> SFTConfig:
+    """`cfg`, from the weights, the model, the tokenizer and the conversation of a directory on disk
+    or of the Hub."""
+    source = open_model(folder)
+    asks = source.conversation_name if cfg.conversation == "auto" else cfg.conversation
+    model, base = to_train(source.config), source.base
+    return dataclasses.replace(
+        cfg, model=model, base=base, tokenizer=source.files, conversation=asks
+    )
+
+
 def with_vocab(cfg: Trained, vocab: int) -> Trained:
     """`cfg` with the tokenizer's vocabulary where its model has none of its own (vocab=0). Raises
     InputError if the tokenizer has tokens that the model does not know."""

@@ -13,20 +13,20 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from r1jax import given, sft, sharding
+from r1jax import given, sharding
 from r1jax.analysis.report import write_report
 from r1jax.architecture import ModelConfig
 from r1jax.checks import check, check_seed
 from r1jax.config import ConversationName, RewardConfig, SamplingConfig, SFTConfig, TaskName
 from r1jax.data.chat import Message
 from r1jax.data.conversation import Conversation
-from r1jax.data.documents import read_documents
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import make_task
 from r1jax.given import Reward, Row
 from r1jax.model.params import Weights, weight_specs
 from r1jax.models import OnDisk, from_model, to_train, with_vocab
 from r1jax.models import open_model as open_on_disk
+from r1jax.pipeline.tuning import fine_tune
 from r1jax.presets import RUNS
 from r1jax.rewards.components import in_chat
 from r1jax.rewards.grading import Grade, Grader
@@ -226,12 +226,8 @@ def train_sft(
     cfg = given.changed(cfg, {"out": str(out), "data": str(Path(out) / "rows.jsonl"), **changes})
     rows = [given.plain(row, f"example {i}") for i, row in enumerate(examples, start=1)]
     given.keep(rows, Path(cfg.data))
-    conversation = opened.source.conversation(cfg.conversation)
-    documents = read_documents(cfg, conversation)
-    mesh = sharding.make_mesh(cfg.mesh)
-    base = _copies(opened, mesh)
     with _called_again():
-        run = sft.train(cfg, documents, conversation.tokenizer.pad_id, mesh, base)
+        run = fine_tune(cfg, lambda mesh: _copies(opened, mesh)())
     return _ended(run, cfg.mesh, cfg.conversation)
 
 

@@ -16,8 +16,20 @@ from r1jax.config import (
     RLConfig,
     RunConfig,
     SamplingConfig,
+    SFTConfig,
 )
-from r1jax.published import deepseek_v3, tiny
+from r1jax.published import (
+    deepseek_v3,
+    r1_0528_qwen3_8b,
+    r1_distill_llama_8b,
+    r1_distill_llama_70b,
+    r1_distill_qwen_1_5b,
+    r1_distill_qwen_7b,
+    r1_distill_qwen_14b,
+    r1_distill_qwen_32b,
+    tiny,
+    tiny_student,
+)
 from r1jax.reward_models.recipe import RewardModelConfig
 
 
@@ -57,6 +69,14 @@ def r1_zero_tiny() -> RunConfig:
         evaluate_dense=0,
         evaluate_every=5,
         log_replies=True,
+    )
+
+
+def r1_zero_tiny_student() -> RunConfig:
+    """RL alone on the embedded student, whose base is made first: what distillation into it is to
+    be compared with (arXiv 2501.12948v1, section 4.1)."""
+    return dataclasses.replace(
+        r1_zero_tiny(), model=tiny_student(), base="train", out="runs/r1_zero_student"
     )
 
 
@@ -164,6 +184,7 @@ def r1_zero_tiny_dapo() -> RunConfig:
 RUNS: dict[str, Callable[[], RunConfig]] = {
     "tiny": r1_zero_tiny,
     "tiny_dapo": r1_zero_tiny_dapo,
+    "tiny_student": r1_zero_tiny_student,
     "small": r1_zero_small,
     "stories": stories,
     "r1_zero_paper": r1_zero_paper,
@@ -304,4 +325,111 @@ REWARD_MODEL_SOURCES: dict[str, dict[str, str]] = {
         "balance": f"{_N}: chosen and rejected of comparable length; how is unreported",
     },
     "safety_paper": _REWARD_MODEL_SOURCES,
+}
+
+
+def distill_tiny() -> SFTConfig:
+    """The embedded student, from the replies of an embedded teacher, in a minute on a laptop. Its
+    base has read what the embedded one has, and is made first (or found in the user's cache)."""
+    return SFTConfig(
+        model=tiny_student(),
+        base="train",
+        tokenizer="",
+        out="runs/distill/student",
+        long_documents="drop",
+        epochs=3.0,
+        rows=8,
+        length=176,
+        optim=OptimConfig(lr=2e-3, schedule="cosine", steps=1, final=0.1, b2=0.99),
+    )
+
+
+def distill_paper() -> SFTConfig:
+    """A student of R1's of any size: what its report says of all (Nature 645:633, supplement). The
+    learning rate is each student's own; this one is in the middle. See DISTILLED_SOURCES."""
+    return _student_of_r1(tiny_student(), "DIR", 5e-5)
+
+
+def _student_of_r1(model: ModelConfig, base: str, lr: float) -> SFTConfig:
+    return SFTConfig(
+        model=model,
+        base=base,
+        tokenizer="",
+        out="runs/distill/student",
+        long_documents="drop",
+        epochs=2.0,
+        rows=64,
+        length=32_768,
+        optim=OptimConfig(lr=lr, schedule="cosine", steps=1, final=0.1),
+    )
+
+
+def distill_qwen_1_5b() -> SFTConfig:
+    """DeepSeek-R1-Distill-Qwen-1.5B, from Qwen2.5-Math-1.5B."""
+    return _student_of_r1(r1_distill_qwen_1_5b(), "Qwen/Qwen2.5-Math-1.5B", 1e-4)
+
+
+def distill_qwen_7b() -> SFTConfig:
+    """DeepSeek-R1-Distill-Qwen-7B, from Qwen2.5-Math-7B."""
+    return _student_of_r1(r1_distill_qwen_7b(), "Qwen/Qwen2.5-Math-7B", 8e-5)
+
+
+def distill_qwen_14b() -> SFTConfig:
+    """DeepSeek-R1-Distill-Qwen-14B, from Qwen2.5-14B."""
+    return _student_of_r1(r1_distill_qwen_14b(), "Qwen/Qwen2.5-14B", 7e-5)
+
+
+def distill_qwen_32b() -> SFTConfig:
+    """DeepSeek-R1-Distill-Qwen-32B, from Qwen2.5-32B."""
+    return _student_of_r1(r1_distill_qwen_32b(), "Qwen/Qwen2.5-32B", 6e-5)
+
+
+def distill_llama_8b() -> SFTConfig:
+    """DeepSeek-R1-Distill-Llama-8B, from Llama-3.1-8B."""
+    return _student_of_r1(r1_distill_llama_8b(), "meta-llama/Llama-3.1-8B", 5e-5)
+
+
+def distill_llama_70b() -> SFTConfig:
+    """DeepSeek-R1-Distill-Llama-70B, from Llama-3.3-70B-Instruct."""
+    return _student_of_r1(r1_distill_llama_70b(), "meta-llama/Llama-3.3-70B-Instruct", 2e-5)
+
+
+def distill_0528_qwen3_8b() -> SFTConfig:
+    """DeepSeek-R1-0528-Qwen3-8B, from Qwen3-8B-Base: its card says no more than that R1-0528's
+    thoughts were distilled into it, so that every number is R1's of a student of its size."""
+    return _student_of_r1(r1_0528_qwen3_8b(), "Qwen/Qwen3-8B-Base", 8e-5)
+
+
+DISTILLED: dict[str, Callable[[], SFTConfig]] = {
+    "tiny": distill_tiny,
+    "paper": distill_paper,
+    "qwen_1_5b": distill_qwen_1_5b,
+    "qwen_7b": distill_qwen_7b,
+    "qwen_14b": distill_qwen_14b,
+    "qwen_32b": distill_qwen_32b,
+    "llama_8b": distill_llama_8b,
+    "llama_70b": distill_llama_70b,
+    "qwen3_8b_0528": distill_0528_qwen3_8b,
+}
+
+_S = "Nature 645:633, supplement, distillation"
+_DISTILLED_SOURCES = {
+    "model": "r1jax/published.py",
+    "base": _S,
+    "epochs": f"{_S}: 2 to 3",
+    "rows": f"{_S}: batch 64; whether several samples share a row is {UNREPORTED}",
+    "length": f"{_S}: the longest context",
+    "long_documents": f"{UNREPORTED}: what became of longer samples",
+    "optim.lr": _S,
+    "optim.schedule": _S,
+    "optim.final": f"{_S}: to a tenth",
+    **{name: UNREPORTED for name in _NOT_PUBLISHED if name.startswith("optim.")},
+}
+DISTILLED_SOURCES: dict[str, dict[str, str]] = {
+    **dict.fromkeys(
+        ("qwen_1_5b", "qwen_7b", "qwen_14b", "qwen_32b", "llama_8b", "llama_70b"),
+        _DISTILLED_SOURCES,
+    ),
+    "qwen3_8b_0528": dict.fromkeys(_DISTILLED_SOURCES, UNREPORTED)
+    | {"model": "r1jax/published.py", "base": "model card of DeepSeek-R1-0528-Qwen3-8B"},
 }

@@ -183,6 +183,23 @@ def tiny() -> ModelConfig:
     )
 
 
+def tiny_student() -> ModelConfig:
+    """The embedded student, R1's distilled models in miniature: dense, grouped-query attention as
+    Qwen2.5's, a third of the embedded model's parameters."""
+    return ModelConfig(
+        vocab=108,
+        d_model=48,
+        layers=2,
+        attention=GQAConfig(heads=4, kv_heads=2, head_dim=12, qkv_bias=True),
+        dense_layers=2,
+        dense_ffn=112,
+        rope=_HALVES,
+        context=256,
+        init_std=0.06,
+        scan_layers=False,
+    )
+
+
 MODELS: dict[str, Callable[[], ModelConfig]] = {
     "deepseek-v3": deepseek_v3,
     "deepseek-r1": deepseek_v3,  # the same architecture

@@ -15,11 +15,13 @@ import pytest
 from experiments import cli, errors, r1_zero, reward_model, sft
 from experiments.__main__ import HERE, commands, main
 from r1jax.checks import InputError
+from r1jax.pipeline import tuning
 from r1jax.presets import REWARD_MODELS, RUNS
 
 MODULES = {
     "__init__",
     "__main__",
+    "asking",
     "cli",
     "errors",
     "bench.__init__",
@@ -190,8 +192,8 @@ def test_memory_is_kept_where_the_cpu_computes(monkeypatch, tmp_path, accelerato
 
 
 def test_one_step_has_one_loss():
-    assert sft.loss_line(4.336, 4.336, 1).split() == ["loss", "4.336", "nats", "a", "token"]
-    assert "4.336 → 2.000 nats" in sft.loss_line(4.336, 2.0, 3)
+    assert tuning.loss_line(4.336, 4.336, 1).split() == ["loss", "4.336", "nats", "a", "token"]
+    assert "4.336 → 2.000 nats" in tuning.loss_line(4.336, 2.0, 3)
 
 
 def test_python_m_r1jax_says_where_the_commands_are():

@@ -31,6 +31,13 @@ from r1jax.data.chat import (
 from r1jax.data.tokenizer import Tokenizer
 
 Form = Literal["plain", "r1_zero", "chat", "embedded"]
+# How each form's replies look, for people.
+LOOKS: dict[str, str] = {
+    "chat": "a thought and then the answer",
+    "r1_zero": "<think> and <answer> tags",
+    "embedded": "the embedded model's words",
+    "plain": "a text that goes on",
+}
 _TOKEN = re.compile(r"<[|｜][^<>\s]+[|｜]>")  # how DeepSeek, Qwen and Llama write special tokens
 _PROBE = "probe"
 
@@ -165,6 +172,16 @@ def document(
     same = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), None)
     cut = len(before) if same is None else same
     return whole[:cut], whole[cut:]
+
+
+def check_form(replies: str, form: str, own: Form) -> None:
+    """Raises InputError where `replies` have another form than the model that is to learn them is
+    asked by: it would learn another's tags. Thoughts go from any chat to any."""
+    check(
+        form == own,
+        f"{replies}: of the conversation {form} ({LOOKS.get(form, 'unknown')}), and the model that "
+        f"is to learn it is asked by {own} ({LOOKS[own]}): ask it by {form}, or give other replies",
+    )
 
 
 def make_conversation(

@@ -1,18 +1,25 @@
 """What fine-tuning reads: rows of conversations, as the model's tokens."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from r1jax.checks import InputError, check
 from r1jax.config import Long, SFTConfig
 from r1jax.data.chat import CLOSE, OPEN, Message, opens_thinking, read_messages
-from r1jax.data.conversation import Conversation
+from r1jax.data.conversation import Conversation, check_form
 from r1jax.data.packing import Document
 from r1jax.data.rows import Place, field, read_rows, warn
 
 FORMS = (
-    '"prompt" and "completion"; "messages"; "conversations" of "from" and "value"; or '
-    '"instruction" and "output"'
+    '"prompt" and "completion"; "messages"; "conversations" of "from" and "value"; '
+    '"instruction" and "output"; or "problem", "deepseek_reasoning" and "deepseek_solution"'
+)
+# OpenThoughts-114k's marks, which its system prompts ask for.
+_MARKED = re.compile(
+    r"\s*<\|begin_of_thought\|>(?P<thought>.*?)<\|end_of_thought\|>\s*"
+    r"<\|begin_of_solution\|>(?P<answer>.*?)<\|end_of_solution\|>\s*",
+    re.DOTALL,
 )
 _SHAREGPT = {"system": "system", "human": "user", "user": "user", "gpt": "assistant",
              "assistant": "assistant"}  # fmt: skip
@@ -26,16 +33,19 @@ def read_documents(
     {"prompt", "completion"}: a question, or in a plain conversation a text and how it goes on.
     {"messages"}: the last is the assistant's, which is trained on; its thought is in its content,
     or in "reasoning_content" (or "reasoning"). Also read: {"conversations": [{"from", "value"}]}
-    and {"instruction", "input", "output"}. Raises InputError as `read_rows` does, for a reply
-    that is empty or a thought without an end too, and for documents that are too long unless cfg
-    drops them; says how many replies have no thought where the prompt
-    opens one.
+    and {"instruction", "input", "output"}; so the published forms of OpenR1-Math-220k (its
+    "messages", a trace that was found right) and OpenThoughts-114k (its "conversations", or those
+    of its metadata: "problem", "deepseek_reasoning", "deepseek_solution"). Raises InputError as
+    `read_rows` does, for a reply that is empty, a thought without an end, and a "conversation" that
+    is another than the model's too, and for documents that are too long unless cfg drops them; says
+    how many replies have no thought where the prompt opens one.
     """
     without_thought: list[Place] = []
     places: list[Place] = []
 
     def parse(row: dict[str, Any], place: Place) -> Document:
         asked, answer, thought = read_row(row)
+        check_form("the reply", row.get("conversation", conversation.form), conversation.form)
         check(bool(answer.strip() or thought), "the reply is empty")
         cut = answer.lstrip().startswith(OPEN) and CLOSE not in answer
         check(not cut, f"the reply begins with {OPEN}, and no {CLOSE} ends the thought")
@@ -65,11 +75,19 @@ def read_row(row: dict[str, Any]) -> tuple[str | Sequence[Message], str, str | N
         parts = [field(row, name, str) for name in ("instruction", "input") if row.get(name)]
         row = {"messages": [{"role": "user", "content": "\n\n".join(parts)},
                             {"role": "assistant", "content": row["output"]}]}  # fmt: skip
+    if "deepseek_reasoning" in row:
+        names = ("problem", "deepseek_solution", "deepseek_reasoning")
+        problem, answer, reasoning = (field(row, name, str) for name in names)
+        return [{"role": "user", "content": problem}], answer, reasoning
     if "messages" in row:
         *asked, last = read_messages(row["messages"])
         check(last["role"] == "assistant", "the last message must be the assistant's")
         check(bool(asked), "a message of the assistant's alone: nothing is asked")
         check(not last.get("tool_calls"), "a reply that calls tools cannot be trained on")
+        marked = _MARKED.fullmatch(field(dict(last), "content", str))
+        if marked:  # in the student's own form, for which the system prompt is another's
+            asked = [message for message in asked if message["role"] != "system"]
+            return asked, marked["answer"].strip("\n"), marked["thought"].strip("\n")
         given = [name for name in ("reasoning_content", "reasoning") if last.get(name)]
         thought = field(dict(last), given[0], str) if given else None
         return asked, field(dict(last), "content", str), thought

@@ -82,11 +82,16 @@ _FUNCTIONS = re.compile(
 def language_share(text: str, target: str) -> float:
     """The share of the text's words that are in the target language, an ISO 639-1 code of
     LANGUAGES, in [0, 1]; 0 if it has no words. Raises InputError for another code."""
+    ours, total = count_words(text, target)
+    return ours / total if total else 0.0
+
+
+def count_words(text: str, target: str) -> tuple[int, int]:
+    """(the text's words that are in the target language, all of its words)."""
     check_language(target)
     sentences = [_words(sentence) for sentence in _SENTENCE.split(_prose(text))]
-    total = sum(map(len, sentences))
     count = _han_and_kana if target in ("zh", "ja") else _by_pieces
-    return count(sentences, target) / total if total else 0.0
+    return count(sentences, target), sum(map(len, sentences))
 
 
 def check_language(target: str) -> None:

@@ -1,6 +1,7 @@
 """What a model is asked and trained on, by the templates of R1-Distill, Qwen2.5's kind and
 DeepSeek-R1, with a thought in the message and beside it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -22,6 +23,23 @@ QUESTION = {"role": "user", "content": "2+3?"}
 INSIDE = {"role": "assistant", "content": "<think>\nadd\n</think>\n\n5"}
 BESIDE = {"role": "assistant", "reasoning_content": "add", "content": "5"}
 NONE = {"role": "assistant", "content": "5"}
+# Rows of OpenR1-Math-220k and OpenThoughts-114k, with all their columns.
+OPEN_R1 = {
+    "problem": "2+3?", "solution": "add", "answer": "5", "problem_type": "Algebra",
+    "question_type": "math-word-problem", "source": "olympiads", "uuid": "a",
+    "is_reasoning_complete": [True, False], "generations": [INSIDE["content"], "<think>\nhm"],
+    "correctness_math_verify": [True, False], "correctness_llama": None,
+    "finish_reasons": None, "correctness_count": 1, "messages": [QUESTION, INSIDE],
+}  # fmt: skip
+OPEN_THOUGHTS = {
+    "system": "Structure your response into Thought and Solution.",
+    "conversations": [
+        {"from": "user", "value": "2+3?"},
+        {"from": "assistant",
+         "value": "<|begin_of_thought|>\n\nadd\n\n<|end_of_thought|>\n\n"
+         "<|begin_of_solution|>\n\n5\n\n<|end_of_solution|>"},
+    ],
+}  # fmt: skip
 R1_PROMPT = "<｜begin▁of▁sentence｜><｜User｜>2+3?<｜Assistant｜>"
 R1_END, ML_END = "<｜end▁of▁sentence｜>", "<|im_end|>"
 ML_PROMPT = "<|im_start|>user\n2+3?<|im_end|>\n<|im_start|>assistant\n"
@@ -216,10 +234,35 @@ def test_published_forms_of_rows_are_one(folders, conversations, tmp_path):
         {"conversations": [{"from": "human", "value": "2+3?"},
                            {"from": "gpt", "value": INSIDE["content"]}]},
         {"instruction": "2+3?", "input": "", "output": INSIDE["content"]},
+        OPEN_R1,
+        OPEN_THOUGHTS,
+        {"problem": "2+3?", "deepseek_reasoning": "add", "deepseek_solution": "5",
+         "ground_truth_solution": None, "domain": "math", "source": "a", "test_cases": None,
+         "starter_code": None},
     ]  # fmt: skip
     cfg = sft(folders / "distill", tmp_path / "rows.jsonl", rows)
     documents = read_documents(cfg, conversations["distill"])
-    assert len(documents) == 6 and all(d == documents[0] for d in documents)
+    assert len(documents) == 9 and all(d == documents[0] for d in documents)
+
+
+@pytest.mark.parametrize("row", [OPEN_R1, OPEN_THOUGHTS])
+def test_published_traces_in_their_own_files(folders, conversations, tmp_path, row):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([row, row]), tmp_path / "a.parquet")
+    cfg = sft(folders / "distill", tmp_path / "a.jsonl", [{"messages": [QUESTION, INSIDE]}])
+    one, distill = read_documents(cfg, conversations["distill"]), conversations["distill"]
+    cfg = dataclasses.replace(cfg, data=str(tmp_path / "a.parquet"))
+    assert read_documents(cfg, distill) == [*one, *one]
+
+
+def test_a_row_says_how_its_reply_was_asked_for(folders, conversations, tmp_path):
+    """As rejection sampling's do: <answer> tags are not what a chat model is to learn."""
+    row = {"prompt": "2+3?", "completion": "<think>add</think> <answer>5</answer>"}
+    cfg = sft(folders / "distill", tmp_path / "a.jsonl", [row, row | {"conversation": "r1_zero"}])
+    said = "a.jsonl:2: the reply: of the conversation r1_zero .*is asked by chat"
+    with pytest.raises(InputError, match=said):
+        read_documents(cfg, conversations["distill"])
 
 
 def test_rows_without_a_thought_are_counted(folders, conversations, tmp_path):

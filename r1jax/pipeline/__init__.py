@@ -1,0 +1,1 @@
+"""The stages of R1 over the rooms that train, draw and grade."""

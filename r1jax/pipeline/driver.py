@@ -1,0 +1,105 @@
+"""The stages in a row: which are done, which are next, and where one goes on."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from r1jax import processes
+from r1jax.checks import InputError, check
+from r1jax.config_file import save_config
+from r1jax.files import write_whole
+from r1jax.lock import locked
+from r1jax.pipeline import stages
+from r1jax.pipeline.page import write_page
+from r1jax.pipeline.place import At
+from r1jax.pipeline.plan import R1Config
+from r1jax.pipeline.stages import Stage
+from r1jax.run import Stopped, program
+
+DONE = "stage.json"
+
+
+def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
+    """Runs the stages from `first` (empty: the first that is not done) to `last` (empty: all);
+    returns the names of those that it ran.
+
+    A stage that is done is not done again, unless it is `first`, or one behind it: what stood there
+    is moved to OUT/before. One that was stopped goes on. Raises InputError for a folder that holds
+    a pipeline where cfg.resume is no, and for what a stage needs and is not there; Stopped if a
+    signal ended a stage.
+    """
+    out, every = Path(cfg.out), [stage.name for stage in stages.STAGES]
+    for name in filter(None, (first, last)):
+        check(name in every, f"stage {name!r}: expected one of {', '.join(every)}")
+    end = every.index(last or every[-1])
+    check(every.index(first or every[0]) <= end, f"--from={first} comes after --until={last}")
+    holds = (out / "config.json").exists()
+    check(
+        not holds or cfg.resume != "no" or bool(first),
+        f"{out} already holds a pipeline: --resume goes on with it, --from=STAGE begins there",
+    )
+    check(holds or cfg.resume != "yes", f"--resume: {out} holds no pipeline to go on with")
+    with contextlib.ExitStack() as held:
+
+        def begin() -> list:
+            if jax.process_index() == 0:
+                held.enter_context(locked(out))
+                if first:
+                    _set_aside(out, every[every.index(first) :], say)
+                save_config(dataclasses.replace(cfg, resume="no"), out / "config.json")
+            return []
+
+        processes.gather(begin)
+        at = At(cfg, say)
+        stages.prepare(at)
+        some = stages.STAGES[every.index(first) if first else 0 : end + 1]
+        ran = [stage.name for stage in some if _run_stage(at, stage)]
+        if jax.process_index() == 0:
+            say(f"the stages: {write_page(out)}")
+        return ran
+
+
+def _run_stage(at: At, stage: Stage) -> bool:
+    """Whether there was anything to do."""
+    folder = at.out / stage.name
+    if (folder / DONE).exists():
+        at.say(f"{stage.name}: done")
+        return False
+    for name in stage.needs:
+        there = (at.out / name).exists()
+        check(there, f"stage {stage.name} needs {at.out / name}, and it is not there")
+    at.say(f"\n{stage.name}: {stage.about}")
+    started = time.perf_counter()
+    try:
+        stage.run(at)
+    except InputError as error:
+        raise InputError(f"stage {stage.name}: {error}") from error
+    except Stopped as stopped:
+        way_on = f"{program()} --resume --out={at.out}"
+        where = f"stage {stage.name}: {stopped.where}"
+        raise Stopped(where, stopped.by, way_on, stopped.at_once) from None
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        told: dict[str, Any] = {"stage": stage.name, "about": stage.about, "gives": stage.gives}
+        told["seconds"] = round(time.perf_counter() - started, 1)
+        write_whole(folder / DONE, json.dumps(told, indent=2) + "\n")
+    return True
+
+
+def _set_aside(out: Path, names: Sequence[str], say) -> None:
+    """Moves what these stages have left to a folder of its own: nothing is lost."""
+    there = [name for name in names if (out / name).exists()]
+    if not there:
+        return
+    before = out / "before"
+    number = 1 + max((int(p.name) for p in before.glob("[0-9]*")), default=0)
+    (before / str(number)).mkdir(parents=True)
+    for name in there:
+        (out / name).rename(before / str(number) / name)
+    say(f"{', '.join(there)}: what was there is now in {before / str(number)}")
