@@ -1,7 +1,10 @@
 """What the commands that ask a model share: which model, how it replies, who grades."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -13,6 +16,7 @@ from r1jax.data.conversation import Form
 from r1jax.evaluation.local import Local, Replier
 from r1jax.evaluation.protocol import Protocol
 from r1jax.evaluation.remote import Api, Remote
+from r1jax.evaluation.work import REPLIES
 from r1jax.models import OnDisk, open_model
 from r1jax.rewards.components import in_chat
 from r1jax.rewards.grading import Grader
@@ -105,3 +109,14 @@ def grader_of(cfg: Asking, form: str) -> Grader:
         cfg.limits,
         cfg.i_know_that_model_code_runs_unsandboxed,
     )
+
+
+@contextlib.contextmanager
+def said_at_stop(out: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C in the midst of drawing into `out` loses what was under way alone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = sum(1 for _ in (out / REPLIES).open("rb")) if (out / REPLIES).exists() else 0
+        say(f"{kept:,} replies are kept in {out / REPLIES}; the same command goes on")
+        raise

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import numpy as np
 
 from experiments import cli, rejection_sample
 from experiments.rejection_sample import SampleConfig
-from r1jax import hub
+from r1jax import hub, processes
 from r1jax.checks import check
 from r1jax.config import SFTConfig
 from r1jax.data.conversation import check_form
@@ -36,6 +37,7 @@ from r1jax.models import open_model, tuned_from
 from r1jax.pipeline.rejection import KEPT
 from r1jax.pipeline.tuning import conversation_of, fine_tune
 from r1jax.presets import DISTILLED
+from r1jax.run import Run, Stopped
 from r1jax.sharding import make_mesh
 
 
@@ -101,12 +103,23 @@ def main(args: list[str]) -> None:
             own = conversation_of(cfg.sft).form
             check_form(f"--teacher={cfg.draw.model}", teacher.form, own)
         rejection_sample.draw(cfg.draw)
-    run = fine_tune(cfg.sft)
-    model = out / "model"
-    if run.first < run.at and jax.process_index() == 0:
-        shutil.rmtree(model, ignore_errors=True)  # of a run that was shorter
-    if not model.exists():
-        print(export(cfg.sft.out, str(model), make_mesh(cfg.sft.mesh), cfg.export_dtype))
+    try:
+        run = fine_tune(cfg.sft)
+    except Stopped as stopped:
+        way_on = "the same command"
+        raise Stopped(stopped.where, stopped.by, way_on, stopped.at_once) from None
+    if is_made_anew(run, out / "model"):
+        mesh = make_mesh(cfg.sft.mesh)
+        print(export(cfg.sft.out, str(out / "model"), mesh, cfg.export_dtype))
+
+
+def is_made_anew(run: Run, model: Path) -> bool:
+    """Whether the run's result is to be written; what a shorter one left is removed. The same in
+    every process of a pod."""
+    trained = run.first < run.at
+    if trained and jax.process_index() == 0:
+        shutil.rmtree(model, ignore_errors=True)
+    return bool(processes.from_first(np.array(trained or not model.exists())))
 
 
 if __name__ == "__main__":

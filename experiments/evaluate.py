@@ -18,19 +18,17 @@ Every reply is kept in OUT/replies.jsonl as soon as it ends: the same command go
 stopped. OUT/results.json has all figures (docs/evaluation.md).
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from experiments import cli
-from experiments.asking import Asking, grader_of, replier_of
+from experiments.asking import Asking, grader_of, replier_of, said_at_stop
 from r1jax.checks import check
 from r1jax.data.tasks import read_files
-from r1jax.evaluation.evaluate import REPLIES, Evaluation
+from r1jax.evaluation.evaluate import Evaluation
 from r1jax.evaluation.protocol import PROTOCOLS, Protocol, ProtocolName
 from r1jax.evaluation.questions import Choice, Shuffle, load, named
 from r1jax.evaluation.table import lines
@@ -72,16 +70,6 @@ class EvaluateConfig(Asking):
         return dataclasses.replace(PROTOCOLS[self.protocol](), seed=self.seed, **changes)
 
 
-@contextlib.contextmanager
-def _said_at_stop(out: Path, say: Callable[[str], None]) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = sum(1 for _ in (out / REPLIES).open("rb")) if (out / REPLIES).exists() else 0
-        say(f"{kept:,} replies are kept in {out / REPLIES}; the same command goes on")
-        raise
-
-
 def main(args: list[str]) -> None:
     cfg = cli.parse(EvaluateConfig, EvaluateConfig(), args, __doc__ or "")
     first = jax.process_index() == 0
@@ -97,7 +85,7 @@ def main(args: list[str]) -> None:
     )
     replier, identity = replier_of(cfg, cfg.asks(), say)
     identity |= {"shuffle": cfg.shuffle, "tier": cfg.tier}
-    with grader_of(cfg, replier.form) as grader, _said_at_stop(Path(cfg.out), say):
+    with grader_of(cfg, replier.form) as grader, said_at_stop(Path(cfg.out), say):
         found = Evaluation(
             replier,
             benchmarks,

@@ -27,7 +27,7 @@ from pathlib import Path
 import jax
 
 from experiments import cli
-from experiments.asking import Asking, grader_of, replier_of
+from experiments.asking import Asking, grader_of, replier_of, said_at_stop
 from r1jax.checks import check
 from r1jax.config import TaskName
 from r1jax.data import countdown
@@ -81,7 +81,7 @@ def draw(cfg: SampleConfig) -> None:
     problems = cfg.problems()
     against = read_files(cfg.against, cfg.task, cfg.bad_rows, "--against") if cfg.against else []
     replier, identity = replier_of(cfg, cfg.protocol, say)
-    with grader_of(cfg, replier.form) as grader:
+    with grader_of(cfg, replier.form) as grader, said_at_stop(Path(cfg.out), say):
         counts = sample(
             replier,
             problems,

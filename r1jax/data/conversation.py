@@ -32,7 +32,7 @@ from r1jax.data.tokenizer import Tokenizer
 
 Form = Literal["plain", "r1_zero", "chat", "embedded"]
 # How each form's replies look, for people.
-LOOKS: dict[str, str] = {
+LOOKS: dict[Form, str] = {
     "chat": "a thought and then the answer",
     "r1_zero": "<think> and <answer> tags",
     "embedded": "the embedded model's words",
@@ -174,12 +174,12 @@ def document(
     return whole[:cut], whole[cut:]
 
 
-def check_form(replies: str, form: str, own: Form) -> None:
+def check_form(replies: str, form: Form, own: Form) -> None:
     """Raises InputError where `replies` have another form than the model that is to learn them is
     asked by: it would learn another's tags. Thoughts go from any chat to any."""
     check(
         form == own,
-        f"{replies}: of the conversation {form} ({LOOKS.get(form, 'unknown')}), and the model that "
+        f"{replies}: of the conversation {form} ({LOOKS[form]}), and the model that "
         f"is to learn it is asked by {own} ({LOOKS[own]}): ask it by {form}, or give other replies",
     )
 

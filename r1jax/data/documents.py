@@ -7,7 +7,7 @@ from typing import Any
 from r1jax.checks import InputError, check
 from r1jax.config import Long, SFTConfig
 from r1jax.data.chat import CLOSE, OPEN, Message, opens_thinking, read_messages
-from r1jax.data.conversation import Conversation, check_form
+from r1jax.data.conversation import LOOKS, Conversation, check_form
 from r1jax.data.packing import Document
 from r1jax.data.rows import Place, field, read_rows, warn
 
@@ -36,16 +36,17 @@ def read_documents(
     and {"instruction", "input", "output"}; so the published forms of OpenR1-Math-220k (its
     "messages", a trace that was found right) and OpenThoughts-114k (its "conversations", or those
     of its metadata: "problem", "deepseek_reasoning", "deepseek_solution"). Raises InputError as
-    `read_rows` does, for a reply that is empty, a thought without an end, and a "conversation" that
-    is another than the model's too, and for documents that are too long unless cfg drops them; says
-    how many replies have no thought where the prompt opens one.
+    `read_rows` does, for a reply that is empty, a thought without an end, and one of another "form"
+    (as rejection sampling's rows say) than the model is asked by, and for documents that are too
+    long unless cfg drops them; says how many replies have no thought where the prompt opens one.
     """
     without_thought: list[Place] = []
     places: list[Place] = []
 
     def parse(row: dict[str, Any], place: Place) -> Document:
         asked, answer, thought = read_row(row)
-        check_form("the reply", row.get("conversation", conversation.form), conversation.form)
+        if row.get("form") in LOOKS:
+            check_form("the reply", row["form"], conversation.form)
         check(bool(answer.strip() or thought), "the reply is empty")
         cut = answer.lstrip().startswith(OPEN) and CLOSE not in answer
         check(not cut, f"the reply begins with {OPEN}, and no {CLOSE} ends the thought")

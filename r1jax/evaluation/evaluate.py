@@ -24,11 +24,9 @@ from r1jax.evaluation.questions import Asked, Question
 from r1jax.evaluation.replies import Key
 from r1jax.evaluation.results import Answered, contamination, results_of
 from r1jax.evaluation.swebench import write_predictions
-from r1jax.evaluation.work import REPLIES, Job, Name, Work, check_same, identity_of, texts_of
+from r1jax.evaluation.work import Job, Name, Work, check_same, identity_of, texts_of
 from r1jax.files import write_whole
 from r1jax.rewards.grading import Grader
-
-__all__ = ["REPLIES", "Evaluation", "k_of"]
 
 
 def k_of(benchmark: Asked, protocol: Protocol) -> int:

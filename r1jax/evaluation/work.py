@@ -169,18 +169,24 @@ class Work:
     def _draw(self, missing: Sequence[Key]) -> None:
         texts = self.job.texts
         asks = [Ask(texts[key[:2]], number_of(*key[:2]), key.sample) for key in missing]
-        done, said = 0, time.monotonic()
+        done, tokens, began = 0, 0, time.monotonic()
+        said = began
 
         def on_reply(i: int, reply: Reply) -> None:
-            nonlocal done, said
+            nonlocal done, tokens, said
             self.replies.add(missing[i], dataclasses.asdict(reply))
             self._to_grade(missing[i])
-            done += 1
+            done, tokens = done + 1, tokens + reply.tokens
             if time.monotonic() - said > EVERY and done < len(missing):
                 self.job.say(f"{done:,} of {len(missing):,} replies")
                 said = time.monotonic()
 
         self.job.replier.draw(asks, on_reply)
+        took = time.monotonic() - began
+        self.job.say(
+            f"drew {done:,} replies of {tokens:,} tokens in {took:.1f} s: {tokens / took:,.0f} "
+            f"tokens/s, {done / took:,.1f} replies/s"
+        )
 
     def _to_grade(self, key: Key) -> None:
         if key[:2] not in self.job.graded:

@@ -156,7 +156,7 @@ def sample(
             solved=len({k.id for k, (why, _) in zip(keys, reasons, strict=True) if not why}),
         )
         if jax.process_index() == 0:
-            about = {"seed": cfg.seed, "model": replier.name, "conversation": replier.form}
+            about = {"seed": cfg.seed, "model": replier.name, "form": replier.form}
             about |= {name: given[name] for name in ("weights",) if name in given}
             _write(out, left_out, _rows(work, by_name, keys, reasons, about))
             text = json.dumps(dataclasses.asdict(counts), indent=2)

@@ -259,7 +259,7 @@ def test_published_traces_in_their_own_files(folders, conversations, tmp_path, r
 def test_a_row_says_how_its_reply_was_asked_for(folders, conversations, tmp_path):
     """As rejection sampling's do: <answer> tags are not what a chat model is to learn."""
     row = {"prompt": "2+3?", "completion": "<think>add</think> <answer>5</answer>"}
-    cfg = sft(folders / "distill", tmp_path / "a.jsonl", [row, row | {"conversation": "r1_zero"}])
+    cfg = sft(folders / "distill", tmp_path / "a.jsonl", [row, row | {"form": "r1_zero"}])
     said = "a.jsonl:2: the reply: of the conversation r1_zero .*is asked by chat"
     with pytest.raises(InputError, match=said):
         read_documents(cfg, conversations["distill"])
