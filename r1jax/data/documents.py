@@ -45,7 +45,7 @@ def read_documents(
 
     def parse(row: dict[str, Any], place: Place) -> Document:
         asked, answer, thought = read_row(row)
-        if row.get("form") in LOOKS:
+        if row.get("form") in list(LOOKS):
             check_form("the reply", row["form"], conversation.form)
         check(bool(answer.strip() or thought), "the reply is empty")
         cut = answer.lstrip().startswith(OPEN) and CLOSE not in answer
