@@ -2,9 +2,13 @@
 
     python -m experiments.export --run=runs/r1_zero --out=DIR
     python -m experiments.export --run=runs/sft --out=DIR --dtype=float32 --mesh=2x4
+    python -m experiments.export --run=DIR --out=OUT --weights=int4 --calibrate=texts.txt
 
---run is a folder of experiments.r1_zero or experiments.sft, of whatever mesh; --mesh is what the
-weights are read onto. The tokenizer's files are copied from the directory that the run took its
+--run is a folder of experiments.r1_zero or experiments.sft, of whatever mesh; with --weights, which
+keeps matrices in 8 or 4 bits (compressed-tensors' pack-quantized), a Hugging Face directory or an
+id on its Hub may be, too. They are rounded to the nearest, or with --calibrate by GPTQ, so that
+what they make of the file's texts (a line each, or .jsonl of "prompt" or "messages") changes least.
+--mesh is what the weights are read onto. The tokenizer's files are copied from the directory that the run took its
 tokenizer from; that of the embedded model is written as a tokenizer.json of whole words, with the
 opened thought that its run asked by as a chat template.
 """
@@ -14,32 +18,78 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from jax.sharding import Mesh
 
 from experiments import cli
 from r1jax import hub, sharding
+from r1jax.architecture import ModelConfig
+from r1jax.calibrate import calibrated
 from r1jax.checks import check
 from r1jax.data import templates
-from r1jax.model.params import weight_specs
-from r1jax.models import open_model
+from r1jax.data.asked import read_prompts
+from r1jax.data.conversation import Conversation
+from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import gib, nbytes
+from r1jax.models import OnDisk, drawn_as, open_model
+
+MOST_SAMPLES, LENGTH = 256, 512  # rows that matrices are rounded by, and their tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    run: str = ""  # a run's folder
+    run: str = ""  # a run's folder; with --weights any model
     out: str = ""  # an empty folder, or one that is not there
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    weights: Literal["arrays", "int8", "int4"] = "arrays"  # what matrices are written as
+    calibrate: str = ""  # a file of texts to round them by
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
+
+    def __post_init__(self):
+        check(
+            not self.calibrate or self.weights != "arrays",
+            f"--calibrate={self.calibrate}: rounds weights: give --weights=int4 or int8",
+        )
+
+
+def samples(path: str, conversation: Conversation, length: int) -> np.ndarray:
+    """The texts of a file one after the other, in rows of `length` tokens, at most MOST_SAMPLES."""
+    encode = conversation.tokenizer.encode_prompt
+    tokens = [t for asked in read_prompts(path, conversation) for t in encode(asked.prompt)]
+    length = min(length, len(tokens))
+    rows = min(len(tokens) // max(length, 1), MOST_SAMPLES)
+    check(rows > 0, f"--calibrate={path}: no texts")
+    return np.array(tokens[: rows * length], np.int32).reshape(rows, length)
+
+
+def in_bits(
+    source: OnDisk, bits: Literal["int8", "int4"], calibrate: str, mesh: Mesh
+) -> tuple[ModelConfig, Weights]:
+    """The model with its matrices in so many bits."""
+    model = drawn_as(source.config, "stored", bits)
+    if not calibrate:
+        return model, source.weights(model, mesh)
+    found = samples(calibrate, source.conversation(), min(LENGTH, model.context))
+    arrays = dataclasses.replace(model, param_dtype=model.dtype)
+    return model, calibrated(source.weights(arrays, mesh), model, found)
 
 
 def export(
-    run: str, out: str, mesh: Mesh, dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    run: str,
+    out: str,
+    mesh: Mesh,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+    kept: Literal["arrays", "int8", "int4"] = "arrays",
+    calibrate: str = "",
 ) -> str:
     """Returns what was done, as a line."""
-    for name in ("config.json", "checkpoints"):
+    for name in ("config.json", "checkpoints") if kept == "arrays" else ():
         check((Path(run) / name).exists(), f"--run={run} is not a run's folder: it has no {name}")
     source = open_model(run)
-    weights = source.weights(source.config, mesh)
+    if kept == "arrays":
+        model, weights = source.config, source.weights(source.config, mesh)
+    else:
+        model, weights = in_bits(source, kept, calibrate, mesh)
     files = Path(source.files) if source.files else None
     with tempfile.TemporaryDirectory() as words:
         tokenizer = source.tokenizer()
@@ -54,15 +104,17 @@ def export(
             if source.conversation().form == "embedded":
                 (Path(words) / "chat_template.jinja").write_text(templates.OPENED)
         folder = Path(words) if files is None else files if files.is_dir() else files.parent
-        hub.save_model(weights, source.config, out, folder, dtype, special_tokens=special)
-    return f"{out}: {sharding.count(weight_specs(source.config).params):,} parameters in {dtype}"
+        hub.save_model(weights, model, out, folder, dtype, special_tokens=special)
+    said = dtype if kept == "arrays" else f"{kept} and {dtype}, {gib(nbytes(weights))}"
+    return f"{out}: {sharding.count(weight_specs(source.config).params):,} parameters in {said}"
 
 
 def main(args: list[str]) -> None:
     cfg = cli.parse(ExportConfig, ExportConfig(), args, __doc__ or "")
     check(bool(cfg.run), "--run=DIR is needed")
     check(bool(cfg.out), "--out=DIR is needed")
-    print(export(cfg.run, cfg.out, sharding.make_mesh(cfg.mesh), cfg.dtype))
+    mesh = sharding.make_mesh(cfg.mesh)
+    print(export(cfg.run, cfg.out, mesh, cfg.dtype, cfg.weights, cfg.calibrate))
 
 
 if __name__ == "__main__":

@@ -153,7 +153,9 @@ class ModelConfig:
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of what is computed
     #: Of what is kept: float32 in training, where dtype=bfloat16 may still compute in bfloat16.
-    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    #: int8, int4: matrices in so many bits, for what is not trained (r1jax/model/quantise.py);
+    #: stored: as a folder has them, in 4 or 8 bits.
+    param_dtype: Literal["float32", "bfloat16", "int8", "int4", "stored"] = "float32"
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
     #: Which expert computation runs on each device: "dense" multiplies every token with every

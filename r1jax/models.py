@@ -20,6 +20,7 @@ from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
 from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import keep_weights
 from r1jax.optim import random_weights
 from r1jax.presets import tiny_base
 from r1jax.published import tiny
@@ -38,6 +39,8 @@ class _Trained(Protocol):
 
 
 Trained = TypeVar("Trained", bound=_Trained)
+Computed = Literal["stored", "float32", "bfloat16"]  # what is computed in
+Kept = Literal["stored", "bf16", "int8", "int4"]  # what weights are kept in; stored: as dtype says
 
 UNROLLED = 8  # layers, at most, that are compiled one by one where a preset says so
 LARGE = 100_000_000  # parameters, from which on training is to save memory
@@ -55,6 +58,26 @@ def to_train(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, dtype="bfloat16", remat="full", logits_chunk=128)
 
 
+def drawn_as(model: ModelConfig, dtype: Computed, weights: Kept) -> ModelConfig:
+    """`model`, to draw replies: computing in `dtype`, its weights kept as `weights` says. Raises
+    InputError for bf16 weights that are to be computed with in float32."""
+    check(
+        weights != "bf16" or dtype != "float32",
+        "--weights=bf16 computes in bfloat16: leave out --dtype=float32",
+    )
+    computed = "bfloat16" if weights == "bf16" else model.dtype if dtype == "stored" else dtype
+    if weights in ("int8", "int4"):
+        kept: Any = weights
+    else:
+        as_is = dtype == weights == "stored" or (weights == "stored" and _is_quantised(model))
+        kept = model.param_dtype if as_is else computed
+    return dataclasses.replace(model, dtype=computed, param_dtype=kept)
+
+
+def _is_quantised(model: ModelConfig) -> bool:
+    return model.param_dtype not in ("float32", "bfloat16")
+
+
 def size(model: ModelConfig) -> str:
     """How many parameters it has, and what it does to save memory."""
     saves = {
@@ -70,7 +93,7 @@ def size(model: ModelConfig) -> str:
 class OnDisk:
     """base: what a run that begins from it calls it: as it was named, with the commit if it is from
     the Hub. config: as it is stored. weights: reads them for a config of the same shape, in its
-    param_dtype where the directory is Hugging Face's. files: where the tokenizer is; empty for the
+    param_dtype. files: where the tokenizer is; empty for the
     embedded one. conversation_name: the one that its run was told to have."""
 
     path: Path
@@ -109,7 +132,7 @@ def open_model(name: str | Path) -> OnDisk:
     if str(name) == "embedded":
 
         def weights_of(model: ModelConfig, mesh: Mesh) -> Weights:
-            return load_weights(EMBEDDED, model)
+            return keep_weights(load_weights(EMBEDDED, model), model)
 
         return OnDisk(EMBEDDED, "embedded", tiny(), weights_of, "")
     if hub.is_hub_id(name):
@@ -132,8 +155,13 @@ def open_model(name: str | Path) -> OnDisk:
         if "rl" in values
         else load_config(SFTConfig, path / "config.json")
     )
-    weights = partial(checkpoint.load_weights, path)
-    return OnDisk(path, base, run.model, weights, run.tokenizer, run.conversation)
+
+    def of_run(model: ModelConfig, mesh: Mesh) -> Weights:
+        stored = dataclasses.replace(model, param_dtype=run.model.param_dtype)
+        found = checkpoint.load_weights(path, stored, mesh)
+        return found if stored == model else keep_weights(found, model)
+
+    return OnDisk(path, base, run.model, of_run, run.tokenizer, run.conversation)
 
 
 def began_from(base: str, name: str) -> bool:

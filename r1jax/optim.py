@@ -14,6 +14,7 @@ from r1jax.architecture import ModelConfig
 from r1jax.config import OptimConfig
 from r1jax.model.moe import updated_bias
 from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import array_dtype, keep_weights, kept_specs
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -98,7 +99,7 @@ def state_around(weights: Weights, model: ModelConfig, cfg: OptimConfig, mesh: M
     that the model declares."""
     placed = state_shardings(model, cfg, mesh)
     create = jax.jit(
-        lambda weights: new_state(as_declared(weights, model), cfg),
+        lambda weights: new_state(keep_weights(weights, model), cfg),
         out_shardings=placed,
         donate_argnums=0,
     )
@@ -116,26 +117,20 @@ def init_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh, key: jax.Array)
 
 def random_weights(model: ModelConfig, mesh: Mesh, key: jax.Array) -> Weights:
     """A random model, born sharded."""
-    placed = sharding.shardings(weight_specs(model), mesh)
+    placed = sharding.shardings(kept_specs(model), mesh)
     return jax.jit(lambda key: init_weights(model, key), out_shardings=placed)(key)
 
 
 def init_weights(model: ModelConfig, key: jax.Array) -> Weights:
-    return init_specs(weight_specs(model), model, key)
+    return keep_weights(init_specs(weight_specs(model), model, key), model)
 
 
 def init_specs(specs, model: ModelConfig, key: jax.Array):
-    weights = sharding.init(specs, key, jnp.dtype(model.param_dtype))
+    weights = sharding.init(specs, key, array_dtype(model))
     if weights.router_bias_LE is None:
         return weights
     # The bias moves by 0.001 a step: bfloat16 would lose that.
     return weights.replace(router_bias_LE=weights.router_bias_LE.astype(jnp.float32))
-
-
-def as_declared(weights: Weights, model: ModelConfig) -> Weights:
-    """The same weights in the types that a model of this configuration has when it is made."""
-    like = jax.eval_shape(lambda: init_weights(model, jax.random.key(0)))
-    return jax.tree.map(lambda a, declared: a.astype(declared.dtype), weights, like)
 
 
 def descend(

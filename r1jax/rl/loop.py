@@ -27,6 +27,7 @@ from r1jax.data.tasks import Task, fit_prompts
 from r1jax.evaluation.metrics import pass_at_1
 from r1jax.evaluation.questions import evenly
 from r1jax.model.params import Weights
+from r1jax.model.quantise import keep_weights
 from r1jax.reward_models.model import reward_specs
 from r1jax.reward_models.train import load_reward_model
 from r1jax.rewards.blind import blinded
@@ -392,7 +393,7 @@ def has_critic(cfg: RunConfig) -> bool:
 
 def policy_around(cfg: RunConfig, weights: Weights) -> PolicyState:
     """No reference is kept where no KL term needs one, and no critic where nothing asks it."""
-    weights = optim.as_declared(weights, cfg.model)
+    weights = keep_weights(weights, cfg.model)
     reference = reference_of(jax.tree.map(jnp.copy, weights)) if settings(cfg.rl).kl_coef else None
     critic = optim.new_state(critic_of(weights, cfg.model), cfg.optim) if has_critic(cfg) else None
     return PolicyState(optim.new_state(weights, cfg.optim, mtp=False), reference, critic)
