@@ -3,14 +3,15 @@
     python -m experiments.export --run=runs/r1_zero --out=DIR
     python -m experiments.export --run=runs/sft --out=DIR --dtype=float32 --mesh=2x4
     python -m experiments.export --run=DIR --out=OUT --weights=int4 --calibrate=texts.txt
+    python -m experiments.export --run=runs/sft --out=DIR --adapter    # of --lora.rank, for PEFT
 
 --run is a folder of experiments.r1_zero or experiments.sft, of whatever mesh; with --weights, which
 keeps matrices in 8 or 4 bits (compressed-tensors' pack-quantized), a Hugging Face directory or an
 id on its Hub may be, too. They are rounded to the nearest, or with --calibrate by GPTQ, so that
 what they make of the file's texts (a line each, or .jsonl of "prompt" or "messages") changes least.
---mesh is what the weights are read onto. The tokenizer's files are copied from the directory that the run took its
-tokenizer from; that of the embedded model is written as a tokenizer.json of whole words, with the
-opened thought that its run asked by as a chat template.
+--mesh is what the weights are read onto. The tokenizer's files are copied from the directory that
+the run took its tokenizer from; that of the embedded model is written as a tokenizer.json of whole
+words, with the opened thought that its run asked by as a chat template.
 """
 
 import dataclasses
@@ -43,6 +44,7 @@ class ExportConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     weights: Literal["arrays", "int8", "int4"] = "arrays"  # what matrices are written as
     calibrate: str = ""  # a file of texts to round them by
+    adapter: bool = False  # only what --lora.rank trained, in PEFT's form
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
 
     def __post_init__(self):
@@ -109,11 +111,25 @@ def export(
     return f"{out}: {sharding.count(weight_specs(source.config).params):,} parameters in {said}"
 
 
+def export_adapter(run: str, out: str, mesh: Mesh) -> str:
+    """As `export`, of a run's adapters alone."""
+    adapters = open_model(run).adapters
+    check(adapters is not None, f"--run={run} has trained no adapters (--lora.rank)")
+    assert adapters is not None
+    model, weights, base = adapters(mesh)
+    hub.save_adapter(weights, model, out, base)
+    assert model.lora is not None
+    return f"{out}: adapters of rank {model.lora.rank}, beside {base}"
+
+
 def main(args: list[str]) -> None:
     cfg = cli.parse(ExportConfig, ExportConfig(), args, __doc__ or "")
     check(bool(cfg.run), "--run=DIR is needed")
     check(bool(cfg.out), "--out=DIR is needed")
     mesh = sharding.make_mesh(cfg.mesh)
+    if cfg.adapter:
+        print(export_adapter(cfg.run, cfg.out, mesh))
+        return
     print(export(cfg.run, cfg.out, mesh, cfg.dtype, cfg.weights, cfg.calibrate))
 
 

@@ -3,6 +3,7 @@
     python -m experiments.sft --model=DIR --data=replies.jsonl
     python -m experiments.sft --model=DIR --data=... --mesh=2x4 --export=OUT
     python -m experiments.sft --model=DIR --data=... --steps=100   # updates, whatever the epochs
+    python -m experiments.sft --model=DIR --data=... --lora.rank=16 --lora.weights=int4
     python -m experiments.sft --resume                  # go on where it was stopped
 
 DIR is a Hugging Face directory, an id on its Hub (org/name or org/name@revision), or the folder of
@@ -23,7 +24,7 @@ from r1jax.config import SFTConfig
 from r1jax.config_file import load_config
 from r1jax.data.documents import read_documents
 from r1jax.metrics import first_and_last, read_jsonl
-from r1jax.models import began_from, first_weights, open_model, size, to_train
+from r1jax.models import began_from, first_weights, open_model, size, to_train, with_lora
 from r1jax.published import tiny
 from r1jax.sft import train
 
@@ -61,7 +62,7 @@ def loss_line(first: float, last: float, steps: int) -> str:
 
 def main(args: list[str]) -> None:
     target = cli.take(args, "--export")
-    cfg = cli.parse(SFTConfig, starting_config(args), args, __doc__ or "", FLAGS)
+    cfg = with_lora(cli.parse(SFTConfig, starting_config(args), args, __doc__ or "", FLAGS))
     check(bool(cfg.data), "--data=FILE is needed")
     taken = target and Path(target).exists() and any(Path(target).iterdir())
     check(not taken, f"--export={target}: already exists, and is not empty")

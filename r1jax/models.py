@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub, sharding
-from r1jax.architecture import ModelConfig, run_as
+from r1jax.architecture import LoraConfig, ModelConfig, run_as
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
 from r1jax.checks import check
 from r1jax.config import ConversationName, RunConfig, SFTConfig
@@ -19,6 +19,7 @@ from r1jax.config_file import fields_of, from_values, load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
+from r1jax.model.adapters import joined, merged
 from r1jax.model.params import Weights, weight_specs
 from r1jax.model.quantise import keep_weights
 from r1jax.optim import random_weights
@@ -39,6 +40,14 @@ class _Trained(Protocol):
 
 
 Trained = TypeVar("Trained", bound=_Trained)
+
+
+class _Adapting(_Trained, Protocol):
+    @property
+    def lora(self) -> LoraConfig: ...
+
+
+Adapting = TypeVar("Adapting", bound=_Adapting)
 Computed = Literal["stored", "float32", "bfloat16"]  # what is computed in
 Kept = Literal["stored", "bf16", "int8", "int4"]  # what weights are kept in; stored: as dtype says
 
@@ -56,6 +65,16 @@ def to_train(model: ModelConfig) -> ModelConfig:
     if sharding.count(weight_specs(model).params) < LARGE:
         return model
     return dataclasses.replace(model, dtype="bfloat16", remat="full", logits_chunk=128)
+
+
+def with_lora(cfg: Adapting) -> Adapting:
+    """`cfg`, whose model has the adapters that its `lora` says, beside weights that are kept as it
+    says."""
+    lora, model = cfg.lora, cfg.model
+    if not lora.rank:
+        return cfg
+    kept = drawn_as(dataclasses.replace(model, param_dtype=model.dtype), "stored", lora.weights)
+    return dataclasses.replace(cfg, model=dataclasses.replace(kept, lora=lora))
 
 
 def drawn_as(model: ModelConfig, dtype: Computed, weights: Kept) -> ModelConfig:
@@ -94,7 +113,8 @@ class OnDisk:
     """base: what a run that begins from it calls it: as it was named, with the commit if it is from
     the Hub. config: as it is stored. weights: reads them for a config of the same shape, in its
     param_dtype. files: where the tokenizer is; empty for the
-    embedded one. conversation_name: the one that its run was told to have."""
+    embedded one. conversation_name: the one that its run was told to have. adapters: of a run that
+    trained some: its model, these alone, and what they stand beside. `weights` has them added."""
 
     path: Path
     base: str
@@ -102,6 +122,7 @@ class OnDisk:
     weights: Callable[[ModelConfig, Mesh], Weights]
     files: str
     conversation_name: ConversationName = "auto"
+    adapters: Callable[[Mesh], tuple[ModelConfig, Weights, str]] | None = None
 
     def conversation(
         self, wanted: ConversationName = "auto", otherwise: Literal["plain", "r1_zero"] = "plain"
@@ -156,12 +177,25 @@ def open_model(name: str | Path) -> OnDisk:
         else load_config(SFTConfig, path / "config.json")
     )
 
+    merged_model = dataclasses.replace(run.model, lora=None)
+    if run.model.lora is not None and _is_quantised(run.model):
+        merged_model = dataclasses.replace(merged_model, param_dtype=run.model.dtype)
+
     def of_run(model: ModelConfig, mesh: Mesh) -> Weights:
-        stored = dataclasses.replace(model, param_dtype=run.model.param_dtype)
+        how = {"param_dtype": run.model.param_dtype, "lora": run.model.lora}
+        stored = dataclasses.replace(model, **how)
         found = checkpoint.load_weights(path, stored, mesh)
+        if stored.lora is not None:  # beside what the run began from
+            began = first_weights(run.base, dataclasses.replace(stored, lora=None), mesh)
+            began = keep_weights(began, stored)
+            found = merged(began.replace(params=joined(found.params, began.params)))
         return found if stored == model else keep_weights(found, model)
 
-    return OnDisk(path, base, run.model, of_run, run.tokenizer, run.conversation)
+    def adapters(mesh: Mesh) -> tuple[ModelConfig, Weights, str]:
+        return run.model, checkpoint.load_weights(path, run.model, mesh), run.base
+
+    own = None if run.model.lora is None else adapters
+    return OnDisk(path, base, merged_model, of_run, run.tokenizer, run.conversation, own)
 
 
 def began_from(base: str, name: str) -> bool:

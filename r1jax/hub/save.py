@@ -99,7 +99,7 @@ def _plan(weights: Weights, model: ModelConfig, dtype: np.dtype, shard_bytes: in
     size = 0
     for name, parts in _whole_tensors(model):
         kind = np.dtype(np.float32) if parts[0].leaf == "router_bias_LE" else dtype
-        if _is_packed(_leaf(weights, parts[0].leaf), name):
+        if _is_packed(leaf_of(weights, parts[0].leaf), name):
             made = _packed(weights, name, parts)
         else:
             entry = (name, kind, parts[0].shape)
@@ -119,7 +119,7 @@ def _is_packed(leaf, name: str) -> bool:
 
 def _packed(weights: Weights, name: str, parts: list[Tensor]) -> list[_Made]:
     """The tensors in place of `name`."""
-    leaf = _leaf(weights, parts[0].leaf)
+    leaf = leaf_of(weights, parts[0].leaf)
     stem, groups = name.removesuffix("weight"), leaf.scale.shape[leaf.leading]
     (outputs, inputs), bits = parts[0].shape, jnp.iinfo(leaf.integers.dtype).bits
     each, half = 32 // bits, 2 ** (bits - 1)
@@ -162,7 +162,7 @@ def _quantization(weights: Weights, model: ModelConfig) -> dict[str, Any]:
     packed = [
         leaf
         for path, name in leaves.items()
-        for leaf in [_leaf(weights, path)]
+        for leaf in [leaf_of(weights, path)]
         if _is_packed(leaf, name)
     ]
     if not packed:
@@ -216,7 +216,7 @@ def _value(weights: Weights, parts: list[Tensor], dtype: np.dtype) -> np.ndarray
 
 def _rows(weights: Weights, tensor: Tensor, of: str = "") -> np.ndarray:
     """Of an entry, dequantised; or of one array of its form."""
-    leaf = _leaf(weights, tensor.leaf)
+    leaf = leaf_of(weights, tensor.leaf)
     if of:
         leaf = getattr(leaf, of)
     elif isinstance(leaf, Matrix):
@@ -228,7 +228,7 @@ def _rows(weights: Weights, tensor: Tensor, of: str = "") -> np.ndarray:
     return value.reshape(-1, *tensor.columns)
 
 
-def _leaf(weights: Weights, path: str) -> Any:
+def leaf_of(weights: Weights, path: str) -> Any:
     node: Any = weights
     for name in path.split("."):
         node = node[int(name)] if name.isdigit() else getattr(node, name)

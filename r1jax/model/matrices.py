@@ -73,13 +73,13 @@ class Quantised(Matrix):
         # What is multiplied by is exact in bfloat16. Where rows are few, groups are scaled after
         # the product: before it, a TPU is busy with scaling (25 times bfloat16's cycles, v5e).
         if groups > 1 and len(x_MK) > FEW:
-            return _dot(x_MK, self.dense(x_MK.dtype).reshape(x_MK.shape[1], -1))
+            return dot(x_MK, self.dense(x_MK.dtype).reshape(x_MK.shape[1], -1))
         scale_GO = self.scale.reshape(groups, -1).astype(jnp.float32)
         q_GJO = self.integers.reshape(groups, -1, math.prod(outputs)).astype(x_MK.dtype)
         if self.zero is not None:
             q_GJO = q_GJO - self.zero.reshape(groups, 1, -1).astype(x_MK.dtype)
         if groups == 1:
-            return _dot(x_MK, q_GJO[0]) * scale_GO
+            return dot(x_MK, q_GJO[0]) * scale_GO
         x_MGJ = x_MK.reshape(len(x_MK), groups, -1)
         y_GMO = jnp.einsum("mgj,gjo->gmo", x_MGJ, q_GJO, preferred_element_type=jnp.float32)
         return jnp.sum(y_GMO * scale_GO[:, None], axis=0)
@@ -125,7 +125,8 @@ def _product(x: jax.Array, w: Matrix, inputs: int) -> jax.Array:
     return w.product(x_MK).reshape(*x.shape[: x.ndim - inputs], *w.shape[inputs:])
 
 
-def _dot(x_MK: jax.Array, w_KO: jax.Array) -> jax.Array:
+def dot(x_MK: jax.Array, w_KO: jax.Array) -> jax.Array:
+    """x @ w, summed and returned in float32."""
     return jnp.dot(x_MK, w_KO, preferred_element_type=jnp.float32)
 
 

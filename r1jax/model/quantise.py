@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
+from r1jax.model.adapters import Adapted, with_adapters
 from r1jax.model.matrices import Matrix, Quantised
 from r1jax.model.params import Weights, weight_specs
 from r1jax.sharding import ParamSpec
@@ -75,6 +76,10 @@ def keep(w, spec: ParamSpec, model: ModelConfig):
     """A parameter in the form that the model keeps it in (ModelConfig.param_dtype); what is
     quantised already stays so where it has no more bits than that."""
     form = form_of(spec, model.param_dtype)
+    if isinstance(w, Adapted):
+        if model.lora is not None:
+            return w
+        w = w.dense(jnp.float32)
     if isinstance(w, Quantised):
         if model.param_dtype == "stored":
             return w
@@ -92,11 +97,14 @@ def array_dtype(model: ModelConfig) -> jnp.dtype:
 
 def keep_weights(weights: Weights, model: ModelConfig) -> Weights:
     """All parameters in the forms that the model keeps them in. The router's selection biases move
-    by 0.001 a step, which bfloat16 would lose: they are float32."""
+    by 0.001 a step, which bfloat16 would lose: they are float32. Adapters are added where it has
+    any."""
     specs, bias = weight_specs(model).params, weights.router_bias_LE
     params = jax.tree.map(
         lambda spec, w: keep(w, spec, model), specs, weights.params, is_leaf=sharding.is_spec
     )
+    if model.lora is not None:
+        params = with_adapters(params, specs, model.lora)
     return Weights(params, None if bias is None else bias.astype(jnp.float32))
 
 
