@@ -19,6 +19,7 @@ from r1jax.config_file import fields_of, from_values, load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
+from r1jax.hub.files import FROM_GGUF
 from r1jax.model.adapters import joined, merged
 from r1jax.model.params import Weights, weight_specs
 from r1jax.model.quantise import keep_weights
@@ -161,6 +162,7 @@ def open_model(name: str | Path) -> OnDisk:
         base = hub.pinned(str(name), path)
     else:
         path, base = Path(name), str(name)
+    check(path.suffix != ".gguf", f"{name}: GGUF is not read: {FROM_GGUF}")
     check(path.is_dir(), f"{name}: no such directory, and not a Hub id (org/name)")
     check(
         (path / "config.json").is_file(),

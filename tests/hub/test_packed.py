@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from r1jax import sharding
 from r1jax.checks import InputError
-from r1jax.hub import load_weights, read_config
+from r1jax.hub import load_weights, read_config, save_model
 from r1jax.hub.packed import pack, unpack
 from r1jax.model.matrices import Quantised, dense
 
@@ -253,3 +253,37 @@ def test_parts_that_do_not_fit_are_named(tmp_path):
     write_again = json.loads((folder / "config.json").read_text())
     with pytest.raises(InputError, match=r"layers.1.mlp.up_proj.weight_packed has shape \[64, 3\]"):
         loaded(write(tmp_path / "again", write_again, packed))
+
+
+@pytest.mark.parametrize("how", ["int4", "int8"])
+@pytest.mark.parametrize("base", ["qwen2", "deepseek"])
+def test_what_is_written_is_packed_as_others_pack_it(base, how, tmp_path):
+    """And reads back as the same integers and scales."""
+    shapes, config = (
+        (qwen2_shapes(), SMALL) if base == "qwen2" else (deepseek_shapes(), {**DEEPSEEK, **SIZES})
+    )
+    resized = RESIZED | ({24: 32, 12: 16} if base == "qwen2" else {})
+    shapes = {n: tuple(resized.get(k, k) for k in shape) for n, shape in shapes.items()}
+    folder = write(tmp_path / "plain", config, random_values(shapes))
+    model, weights = loaded(folder, param_dtype=how)
+    out = save_model(weights, model, tmp_path / "out", dtype="float32")
+    again, got = loaded(out)
+    assert again.param_dtype == "stored"
+    is_form = lambda a: isinstance(a, Quantised)  # noqa: E731
+    for a, b in zip(*(jax.tree.leaves(w, is_leaf=is_form) for w in (weights, got)), strict=True):
+        if is_form(b):
+            np.testing.assert_array_equal(a.integers, b.integers)
+            np.testing.assert_array_equal(a.scale, b.scale)
+        else:
+            np.testing.assert_array_equal(dense(a, jnp.float32), b)
+    stored = load_file(out / "model.safetensors")
+    at, bits = "model.layers.1.self_attn.o_proj.weight", int(how[-1])
+    form = (weights.params.dense if base == "qwen2" else weights.params.moe).attention
+    form = form.out_HXD if base == "qwen2" else form.out_HUD
+    q = np.asarray(form.integers[1 if base == "qwen2" else 0], np.int32)
+    q = q.reshape(-1, q.shape[-1]).T
+    want = words_along_rows(q + 2 ** (bits - 1), bits)
+    np.testing.assert_array_equal(stored[f"{at}_packed"], want)
+    np.testing.assert_array_equal(stored[f"{at}_shape"], q.shape)
+    said = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert said["config_groups"]["group_0"]["weights"]["num_bits"] == bits
