@@ -7,7 +7,7 @@ HERE = Path(__file__).parent
 # Every command, by what one wants with it; a package by its name.
 GROUPS = {
     "train": ("r1_zero", "sft", "reward_model", "pretrain_base"),
-    "use": ("generate", "serve", "evaluate", "grade", "report", "export", "checkpoints"),
+    "use": ("generate", "serve", "evaluate", "grade", "report", "export", "fit", "checkpoints"),
     "data": ("filter_data",),
     "reflection": ("emergence", "intervene", "baseline", "ablate_reflection"),
     "measure": (

@@ -141,7 +141,7 @@ class LoraConfig:
     rank: int = 0  # 0: none, all weights are trained
     alpha: float = 32.0  # what adapters make is multiplied by alpha / rank
     targets: str = "all"  # modules that have one, by commas, such as q_proj,v_proj
-    #: What the frozen weights are kept in; stored: what is computed in, or as a folder has them.
+    #: What the frozen weights are kept in; stored: what is computed in.
     weights: Literal["stored", "bf16", "int8", "int4"] = "stored"
 
     def __post_init__(self):

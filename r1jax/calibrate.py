@@ -64,29 +64,32 @@ def calibrated(weights: Weights, model: ModelConfig, samples_BT: np.ndarray) -> 
     x_BTD = rows(keep(params.embed_VD, specs.embed_VD, model), tokens_BT, model.dtype)
     done: dict[str, Layer | None] = {}
     for name, n in (("dense", model.dense_layers), ("moe", model.moe_layers)):
-        stack, fitted = getattr(params, name), []
+        stack, layer = getattr(params, name), _one_layer(getattr(specs, name))
+        found = jax.tree_util.tree_leaves_with_path(layer, is_leaf=sharding.is_spec)
+        matrices = frozenset(jax.tree_util.keystr(path) for path, spec in found if spec.matrix)
+        fitted = []
         for i in range(n):
             p = jax.tree.map(lambda a, i=i: a[i], stack)
             bias_E = weights.router_bias_LE[i] if name == "moe" else None
-            seen = _seen(x_BTD, p, bias_E, place, model)
-            fitted.append(_fit(p, getattr(specs, name), seen, model))
+            seen = _seen(x_BTD, p, bias_E, place, matrices, model)
+            fitted.append(_fit(p, layer, seen, model))
             x_BTD = _ran(x_BTD, fitted[-1], bias_E, place, model)
         done[name] = jax.tree.map(lambda *a: jnp.stack(a), *fitted) if fitted else None
     return keep_weights(weights.replace(params=params.replace(**done)), model)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _seen(x_BTD, p: Layer, bias_E, place, model: ModelConfig) -> dict[str, jax.Array]:
-    """X'X of every matrix of a layer that is multiplied by, by its path."""
+@functools.partial(jax.jit, static_argnames=("matrices", "model"))
+def _seen(
+    x_BTD, p: Layer, bias_E, place, matrices: frozenset[str], model: ModelConfig
+) -> dict[str, jax.Array]:
+    """X'X of each of these matrices of a layer that is multiplied by, by its path."""
     seen: dict[str, jax.Array] = {}
 
     def watched(path, a):
-        return Watched(a, jax.tree_util.keystr(path), seen) if a.ndim > 1 else a
+        name = jax.tree_util.keystr(path)
+        return Watched(a, name, seen) if name in matrices else a
 
-    router = getattr(p.ffn, "router_DE", None)
     p = jax.tree_util.tree_map_with_path(watched, p)
-    if router is not None:  # computed with in float32, and never rounded
-        p = p.replace(ffn=p.ffn.replace(router_DE=router))
     apply_layer(x_BTD, p, bias_E, model, place, None)
     return seen
 
@@ -96,7 +99,16 @@ def _ran(x_BTD, p: Layer, bias_E, place, model: ModelConfig):
     return apply_layer(x_BTD, p, bias_E, model, place, None)[0]
 
 
-def _fit(p: Layer, stack_specs: Layer, seen, model: ModelConfig) -> Layer:
+def _one_layer(stack: Layer | None):
+    """The specs of a layer of a stack's."""
+
+    def one(spec):
+        return sharding.ParamSpec(spec.shape[1:], spec.axes[1:], spec.init, spec.matrix)
+
+    return jax.tree.map(one, stack, is_leaf=sharding.is_spec)
+
+
+def _fit(p: Layer, specs: Layer, seen, model: ModelConfig) -> Layer:
     def one(path, spec, a):
         form = form_of(spec, model.param_dtype)
         name = jax.tree_util.keystr(path)
@@ -104,10 +116,6 @@ def _fit(p: Layer, stack_specs: Layer, seen, model: ModelConfig) -> Layer:
             return keep(a, spec, model)
         return fitted_to(a, seen[name], form)
 
-    def unstacked(spec):
-        return sharding.ParamSpec(spec.shape[1:], spec.axes[1:], spec.init, spec.matrix)
-
-    specs = jax.tree.map(unstacked, stack_specs, is_leaf=sharding.is_spec)
     return jax.tree_util.tree_map_with_path(one, specs, p, is_leaf=sharding.is_spec)
 
 

@@ -47,6 +47,9 @@ class _Adapting(_Trained, Protocol):
     @property
     def lora(self) -> LoraConfig: ...
 
+    @property
+    def base(self) -> str: ...
+
 
 Adapting = TypeVar("Adapting", bound=_Adapting)
 Computed = Literal["stored", "float32", "bfloat16"]  # what is computed in
@@ -70,10 +73,14 @@ def to_train(model: ModelConfig) -> ModelConfig:
 
 def with_lora(cfg: Adapting) -> Adapting:
     """`cfg`, whose model has the adapters that its `lora` says, beside weights that are kept as it
-    says."""
+    says. Raises InputError for a base that is made anew."""
     lora, model = cfg.lora, cfg.model
     if not lora.rank:
         return cfg
+    check(
+        cfg.base not in ("train", "random"),
+        f"--lora.rank with --base={cfg.base}: adapters stand beside a model that exists",
+    )
     kept = drawn_as(dataclasses.replace(model, param_dtype=model.dtype), "stored", lora.weights)
     return dataclasses.replace(cfg, model=dataclasses.replace(kept, lora=lora))
 

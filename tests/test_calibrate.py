@@ -28,7 +28,7 @@ GQA = dataclasses.replace(
     dense_layers=2,
     router=None,
     shared_experts=0,
-    attention=GQAConfig(heads=2, kv_heads=1, head_dim=32),
+    attention=GQAConfig(heads=2, kv_heads=1, head_dim=32, qkv_bias=True),
 )
 
 

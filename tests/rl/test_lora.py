@@ -30,7 +30,7 @@ from r1jax.model.matrices import Quantised, multiply
 from r1jax.model.quantise import keep_weights
 from r1jax.models import open_model
 from r1jax.rl.grpo import Frozen
-from r1jax.rl.loop import new_policy, to_save
+from r1jax.rl.loop import new_policy
 
 LORA = LoraConfig(rank=3, alpha=6.0)
 GQA = small.config(
@@ -143,27 +143,24 @@ def test_a_checkpoint_has_the_adapters_alone(tmp_path):
     same(alone.params, adapters_of(weights.params))
 
 
-@pytest.mark.parametrize("kept", ["float32", "int8"])
-def test_rl_holds_the_policy_to_the_frozen_model(kept):
-    """KL of a policy to its own base: none at first, as much as to a copy of it later."""
-    model = dataclasses.replace(small.CONFIG, lora=LORA, param_dtype=kept)
+def test_rl_holds_the_policy_to_the_frozen_model():
+    """KL of a policy to its own base, of 8 bits: none at first; later that of two plain models."""
+    model = dataclasses.replace(small.CONFIG, lora=LORA, param_dtype="int8")
     cfg = steps.run_with(model=model, lora=LORA)
     state = new_policy(cfg, small.weights(), sharding.make_mesh("1"))
     assert isinstance(state.reference, Frozen) and has_adapters(state.train.weights.params)
-    assert not jax.tree.leaves(to_save(state).train.weights.router_bias_LE)
     frozen = jax.device_get(without_adapters(state.train.weights))
     rollout = steps.packed(steps.drawn(), cfg)
     state, first = steps.step(state, rollout, cfg)
     assert abs(float(first["kl"])) < 1e-6 and float(first["grad_norm"]) > 0
-    same(jax.device_get(without_adapters(state.train.weights)), frozen)  # biases too
-    copied = state.replace(
-        train=jax.tree.map(jnp.copy, state.train),
-        reference=steps.reference_of(jax.tree.map(jnp.asarray, frozen)),
-    )
-    _, want = steps.step(copied, rollout, cfg)
-    state, got = steps.step(state, rollout, cfg)
+    same(jax.device_get(without_adapters(state.train.weights)), frozen)  # routers' biases too
+
+    policy, reference = (keep_weights(w, small.CONFIG) for w in (state.train.weights, frozen))
+    plain = steps.PolicyState(optim.new_state(policy, steps.OPTIM), steps.reference_of(reference))
+    _, want = steps.step(plain, rollout)
+    _, got = steps.step(state, rollout, cfg)
     assert float(got["kl"]) > 1e-4
-    assert float(got["kl"]) == pytest.approx(float(want["kl"]), rel=1e-4)
+    assert float(got["kl"]) == pytest.approx(float(want["kl"]), rel=1e-3)
 
 
 @pytest.fixture(scope="module")
