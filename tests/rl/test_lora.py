@@ -156,6 +156,7 @@ def test_rl_holds_the_policy_to_the_frozen_model():
     same(jax.device_get(without_adapters(state.train.weights)), frozen)  # routers' biases too
 
     policy, reference = (keep_weights(w, small.CONFIG) for w in (state.train.weights, frozen))
+    policy = jax.tree.map(jnp.copy, policy)  # a step donates its state
     plain = steps.PolicyState(optim.new_state(policy, steps.OPTIM), steps.reference_of(reference))
     _, want = steps.step(plain, rollout)
     _, got = steps.step(state, rollout, cfg)
