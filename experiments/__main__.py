@@ -7,7 +7,7 @@ HERE = Path(__file__).parent
 # Every command, by what one wants with it; a package by its name.
 GROUPS = {
     "train": ("r1", "r1_zero", "sft", "distill", "reward_model", "pretrain_base", "pretrain_world"),
-    "use": ("generate", "serve", "evaluate", "grade", "report", "export", "checkpoints"),
+    "use": ("generate", "serve", "evaluate", "grade", "report", "export", "fit", "checkpoints"),
     "data": ("filter_data", "rejection_sample"),
     "reflection": ("emergence", "intervene", "baseline", "ablate_reflection"),
     "measure": (

@@ -17,7 +17,7 @@ from r1jax.evaluation.local import Local, Replier
 from r1jax.evaluation.protocol import Protocol
 from r1jax.evaluation.remote import Api, Remote
 from r1jax.evaluation.work import REPLIES
-from r1jax.models import OnDisk, open_model
+from r1jax.models import Computed, Kept, OnDisk, drawn_as, open_model
 from r1jax.rewards.components import in_chat
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
@@ -40,7 +40,8 @@ class Asking:
     limits: Limits = dataclasses.field(default_factory=Limits)  # of a program
     i_know_that_model_code_runs_unsandboxed: bool = False
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
-    dtype: Literal["stored", "float32", "bfloat16"] = "stored"
+    dtype: Computed = "stored"
+    weights: Kept = "stored"  # int8, int4: matrices rounded to so many bits as they are read
     slots: int = 0  # replies decoded side by side; 0: 64
     api: Api = "chat"  # of a server
     served_model: str = ""  # as the server calls it; empty: the first that it names
@@ -63,8 +64,10 @@ def replier_of(cfg: Asking, protocol: Protocol, say) -> tuple[Replier, dict[str,
     if not cfg.is_url:
         source = open_model(cfg.model)
         mesh = sharding.make_mesh(cfg.mesh)
-        local = Local(source, protocol, mesh, cfg.conversation, cfg.dtype, cfg.slots, say)
-        return local, {"weights": weights_of(source), "dtype": cfg.dtype}
+        model = drawn_as(source.config, cfg.dtype, cfg.weights)
+        local = Local(source, protocol, mesh, cfg.conversation, model, cfg.slots, say)
+        kept = {} if cfg.weights == "stored" else {"kept": cfg.weights}
+        return local, {"weights": weights_of(source), "dtype": cfg.dtype, **kept}
     check(jax.process_count() == 1, "--model=URL: one process asks a server")
     check(
         cfg.api == "chat" or cfg.conversation in ("auto", "r1_zero", "plain"),

@@ -23,7 +23,7 @@ import jax
 from experiments import cli
 from experiments.intervene import run_of
 from experiments.r1_zero import base_weights
-from r1jax import optim, sharding
+from r1jax import sharding
 from r1jax.analysis.emergence.bans import reflective_tokens
 from r1jax.analysis.emergence.baseline import TEMPERATURES, first_token_probability, reflective
 from r1jax.analysis.emergence.competence import Competence, competence
@@ -37,6 +37,7 @@ from r1jax.data.tasks import fit_prompts, make_task
 from r1jax.evaluation.questions import evenly
 from r1jax.files import write_whole
 from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import keep_weights
 from r1jax.models import with_vocab
 from r1jax.sampling.engine import Engine, Request
 
@@ -84,7 +85,7 @@ class Look:
         )
         self.cfg, self.task, self.model = cfg, task, run.model
         self.mesh = sharding.make_mesh(cfg.mesh)
-        base = optim.as_declared(base_weights(run, self.mesh), run.model)
+        base = keep_weights(base_weights(run, self.mesh), run.model)
         where = sharding.shardings(weight_specs(run.model), self.mesh)
         self.weights = sharding.place(base, where)
         ends = sorted(task.tokenizer.end_ids)

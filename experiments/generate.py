@@ -46,7 +46,7 @@ from r1jax.data.chat import Message, Split
 from r1jax.data.conversation import Conversation
 from r1jax.data.reading import Reading
 from r1jax.model.params import Weights
-from r1jax.models import OnDisk, open_model
+from r1jax.models import Computed, Kept, OnDisk, drawn_as, open_model
 from r1jax.sampling.engine import Engine, Request
 from r1jax.sampling.sizes import sized
 
@@ -73,7 +73,8 @@ class GenerateConfig:
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of --data does
     seed: int = 0
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
-    dtype: Literal["stored", "float32", "bfloat16"] = "stored"
+    dtype: Computed = "stored"
+    weights: Kept = "stored"  # int8, int4: matrices rounded to so many bits as they are read
 
     def __post_init__(self):
         check_drawing(self.temperature, self.top_p, self.top_k)
@@ -136,9 +137,7 @@ class Generator:
     def __init__(self, cfg: GenerateConfig, source: OnDisk, conversation: Conversation):
         self.cfg, self.source, self.conversation = cfg, source, conversation
         self.tokenizer = conversation.tokenizer
-        self.model = source.config
-        if cfg.dtype != "stored":
-            self.model = dataclasses.replace(self.model, dtype=cfg.dtype, param_dtype=cfg.dtype)
+        self.model = drawn_as(source.config, cfg.dtype, cfg.weights)
         self.mesh = sharding.make_mesh(cfg.mesh)
         self.first_process = jax.process_index() == 0
         self._weights: Weights | None = None

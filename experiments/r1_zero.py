@@ -42,7 +42,7 @@ from r1jax.config import RunConfig, tiers_of
 from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl, summary
 from r1jax.model.params import Weights
-from r1jax.models import first_weights, from_model, size, with_vocab
+from r1jax.models import first_weights, from_model, size, with_lora, with_vocab
 from r1jax.presets import RUNS, tiny_base
 from r1jax.rl.loop import train
 from r1jax.run import Run
@@ -90,7 +90,7 @@ def reinforce(cfg: RunConfig, preset: str = "") -> None:
     one was named. Raises as `train`, and Stopped if a signal ended it."""
     started = time.perf_counter()
     task = make_task(cfg)
-    cfg = with_vocab(cfg, task.tokenizer.vocab_size)
+    cfg = with_lora(with_vocab(cfg, task.tokenizer.vocab_size))
     mesh = sharding.make_mesh(cfg.mesh)
     print(
         f"R1-Zero: {size(cfg.model)}; {cfg.data or cfg.task} ({len(task.train):,} problems, "

@@ -4,6 +4,7 @@
     python -m experiments.serve                                # the embedded model
     python -m experiments.serve --model=runs/r1_zero           # the folder of a run
     python -m experiments.serve --model=DIR --port=8001        # of Hugging Face, or its org/name
+    python -m experiments.serve --model=DIR --weights=int4     # in 4 bits, for a small card
     R1JAX_API_KEY=... python -m experiments.serve --host=0.0.0.0
 
 /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /metrics, /health,
@@ -31,7 +32,7 @@ from experiments import cli
 from r1jax import sharding
 from r1jax.checks import InputError, check, check_drawing
 from r1jax.config import ConversationName, SamplingConfig
-from r1jax.models import open_model
+from r1jax.models import Computed, Kept, drawn_as, open_model
 from r1jax.sampling.engine import Engine, Request
 
 READ = 2**15  # positions that are read at a time, where more than one prompt waits
@@ -63,7 +64,8 @@ class ServeConfig:
     log_prompts: bool = False
     metrics_prefix: Literal["r1jax", "vllm"] = "r1jax"
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
-    dtype: Literal["stored", "float32", "bfloat16"] = "stored"
+    dtype: Computed = "stored"
+    weights: Kept = "stored"  # int8, int4: matrices rounded to so many bits as they are read
 
     def __post_init__(self):
         for name in ("slots", "queue", "max_body"):
@@ -84,13 +86,12 @@ def engine_of(cfg: ServeConfig):
     """(its conversation, the engine with its weights) Raises InputError."""
     source = open_model(cfg.model)
     conversation = source.conversation(cfg.conversation, "plain")
-    model, context = source.config, cfg.context or source.config.context
+    model = drawn_as(source.config, cfg.dtype, cfg.weights)
+    context = cfg.context or model.context
     check(
         1 < context <= model.context,
         f"--context={context}: the model's is {model.context} tokens, and 2 are the least",
     )
-    if cfg.dtype != "stored":
-        model = dataclasses.replace(model, dtype=cfg.dtype, param_dtype=cfg.dtype)
     mesh = sharding.make_mesh(cfg.mesh)
     check(jax.process_count() == 1, "a server runs in one process: leave out --distributed")
     sampling = SamplingConfig(

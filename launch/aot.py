@@ -26,6 +26,7 @@ from r1jax import hub, sharding
 from r1jax.checkpoint import abstract_like
 from r1jax.checks import InputError, check
 from r1jax.config import RunConfig
+from r1jax.models import with_lora
 from r1jax.presets import RUNS
 from r1jax.published import MODELS
 from r1jax.rl.grpo import grpo_step
@@ -65,7 +66,7 @@ def main(args: list[str]) -> None:
         model = MODELS[name]() if name in MODELS else hub.read_config(name)
         cfg = dataclasses.replace(cfg, model=model)
     cfg = cli.parse(RunConfig, cfg, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
-    mesh = topology_mesh(topology, cfg.mesh)
+    cfg, mesh = with_lora(cfg), topology_mesh(topology, cfg.mesh)
     check_sizes(cfg, mesh)
     layout = layout_of(cfg, mesh.size)
     rollout = abstract_like(

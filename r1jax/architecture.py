@@ -128,6 +128,37 @@ class RouterConfig:
         )
 
 
+#: What an adapter may stand beside, as a checkpoint's modules are called.
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "q_a_proj", "q_b_proj", "kv_b_proj",
+                "gate_proj", "up_proj", "down_proj")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Adapters (LoRA, arXiv 2106.09685) that are trained in place of the weights, which are frozen.
+    Routed experts have none."""
+
+    rank: int = 0  # 0: none, all weights are trained
+    alpha: float = 32.0  # what adapters make is multiplied by alpha / rank
+    targets: str = "all"  # modules that have one, by commas, such as q_proj,v_proj
+    #: What the frozen weights are kept in; stored: what is computed in.
+    weights: Literal["stored", "bf16", "int8", "int4"] = "stored"
+
+    def __post_init__(self):
+        check(self.rank >= 0, f"LoraConfig.rank must not be negative, got {self.rank}")
+        check(self.alpha > 0, f"LoraConfig.alpha must be positive, got {self.alpha}")
+        unknown = [t for t in self.modules() if t not in LORA_TARGETS]
+        check(
+            not unknown,
+            f"LoraConfig.targets: {', '.join(unknown)} is none of all, {', '.join(LORA_TARGETS)}",
+        )
+
+    def modules(self) -> tuple[str, ...]:
+        if self.targets == "all":
+            return LORA_TARGETS
+        return tuple(t.strip() for t in self.targets.split(","))
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A transformer: dense layers first, then MoE layers. DeepSeek-V3 has MLA and both kinds;
@@ -153,7 +184,11 @@ class ModelConfig:
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # of what is computed
     #: Of what is kept: float32 in training, where dtype=bfloat16 may still compute in bfloat16.
-    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    #: int8, int4: matrices in so many bits, for what is not trained (r1jax/model/quantise.py);
+    #: stored: as a folder has them, in 4 or 8 bits.
+    param_dtype: Literal["float32", "bfloat16", "int8", "int4", "stored"] = "float32"
+    #: Adapters that are trained in place of it; None: none.
+    lora: LoraConfig | None = None
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
     #: Which expert computation runs on each device: "dense" multiplies every token with every
@@ -215,8 +250,16 @@ def check_moves(model: ModelConfig, lr: float, name: str = "OptimConfig.lr") -> 
     """Raises InputError if parameters are too coarse for a learning rate, which is called `name`.
 
     AdamW moves a weight by about lr an update, and weights have a size of init_std or so. bfloat16
-    has 8 bits: a weight w that is moved by less than 2^-9 to 2^-8 |w| rounds back to itself.
+    has 8 bits: a weight w that is moved by less than 2^-9 to 2^-8 |w| rounds back to itself. Frozen
+    weights may be kept in anything.
     """
+    if model.lora is not None:
+        return
+    check(
+        model.param_dtype in ("float32", "bfloat16"),
+        f"ModelConfig.param_dtype={model.param_dtype} cannot be trained: adapters beside it can, "
+        "--lora.rank=16",
+    )
     least = model.init_std * 2**-8
     check(
         model.param_dtype != "bfloat16" or lr >= least or lr == 0,

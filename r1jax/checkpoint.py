@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from r1jax import manifest, processes, sharding
 from r1jax.architecture import HOW_IT_RUNS, ModelConfig
 from r1jax.checks import InputError, check
-from r1jax.model.params import Weights, weight_specs
-from r1jax.optim import init_weights
+from r1jax.model.adapters import adapters_of
+from r1jax.model.params import Weights
+from r1jax.model.quantise import abstract_weights, kept_specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +156,16 @@ class Checkpoints:
         return step, self._read(step, abstract), note | {"left_out": left_out}
 
     def restore_weights(self, model: ModelConfig, mesh: Mesh) -> Weights:
-        """Of the newest checkpoint, whose state has `train`, a TrainState: its weights alone, read
-        straight to their shards. Raises as `restore` does."""
+        """Of the newest checkpoint, whose state has `train`, a TrainState: its weights alone (of a
+        model with adapters these alone), read straight to their shards. Raises as `restore` does.
+        """
         step, _ = self._newest_of(model)
-        specs = weight_specs(model)
-        shapes = jax.eval_shape(lambda: init_weights(model, jax.random.key(0)))
-        part = {"train": {"weights": abstract_like(shapes, sharding.shardings(specs, mesh))}}
+        abstract = abstract_like(
+            abstract_weights(model), sharding.shardings(kept_specs(model), mesh)
+        )
+        if model.lora is not None:
+            abstract = Weights(adapters_of(abstract.params), None)
+        part = {"train": {"weights": abstract}}
         return self._read(step, part)["train"]["weights"]
 
     def _read(self, step: int, abstract: Any) -> Any:
@@ -218,12 +223,12 @@ def load_weights(run: Path, model: ModelConfig, mesh: Mesh) -> Weights:
 
 
 def _parts(state: Any) -> dict[str, Any]:
-    """Without what is None, such as the critic of an algorithm that has none: that it is not there
-    is for the run to say that reads it."""
+    """Without what has no arrays, such as the critic of an algorithm that has none: that it is not
+    there is for the run to say that reads it."""
     if not dataclasses.is_dataclass(state):
         return state
     values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if jax.tree.leaves(value)}
 
 
 def _shape_fields(model: dict[str, Any], prefix: str = "model.") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Literal, NamedTuple, get_args
 
-from r1jax.architecture import ModelConfig, check_moves
+from r1jax.architecture import LoraConfig, ModelConfig, check_moves
 from r1jax.checks import check, check_positive, check_seed
 
 # What can be asked: each names the form of its data, too (`r1jax.data.sources.READERS`).
@@ -482,6 +482,7 @@ class RunConfig:
     rl: RLConfig = RLConfig()
     reward: RewardConfig = RewardConfig()
     optim: OptimConfig = OptimConfig()
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
 
     def __post_init__(self):
         check_positive(
@@ -522,6 +523,10 @@ class RunConfig:
         check(
             not self.rl.routing_replay or self.model.moe_layers > 0,
             "--rl.routing-replay: the model has no MoE layers, so there is no routing to replay",
+        )
+        check(
+            not self.lora.rank or self.rl.algorithm != "ppo",
+            "RLConfig.algorithm=ppo trains all weights of its critic: not with --lora.rank",
         )
         blind = f"--reward.control={self.reward.control}"
         check(
@@ -565,6 +570,7 @@ class SFTConfig:
     log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     #: As in R1's distillation; a cosine is as long as the run, whatever its own steps.
     optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
 
     def __post_init__(self):
         check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import checkpoint, hub, sharding
-from r1jax.architecture import UNROLLED, ModelConfig, run_as
+from r1jax.architecture import UNROLLED, LoraConfig, ModelConfig, run_as
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
 from r1jax.checks import check
 from r1jax.config import ConversationName, RunConfig, SFTConfig
@@ -19,7 +19,10 @@ from r1jax.config_file import fields_of, from_values, load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer, read_object
+from r1jax.hub.files import FROM_GGUF
+from r1jax.model.adapters import joined, merged
 from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import keep_weights
 from r1jax.optim import random_weights
 from r1jax.presets import tiny_base
 from r1jax.published import tiny
@@ -39,6 +42,19 @@ class _Trained(Protocol):
 
 Trained = TypeVar("Trained", bound=_Trained)
 
+
+class _Adapting(_Trained, Protocol):
+    @property
+    def lora(self) -> LoraConfig: ...
+
+    @property
+    def base(self) -> str: ...
+
+
+Adapting = TypeVar("Adapting", bound=_Adapting)
+Computed = Literal["stored", "float32", "bfloat16"]  # what is computed in
+Kept = Literal["stored", "bf16", "int8", "int4"]  # what weights are kept in; stored: as dtype says
+
 LARGE = 100_000_000  # parameters, from which on training is to save memory
 
 
@@ -51,6 +67,40 @@ def to_train(model: ModelConfig) -> ModelConfig:
     if sharding.count(weight_specs(model).params) < LARGE:
         return model
     return dataclasses.replace(model, dtype="bfloat16", remat="full", logits_chunk=128)
+
+
+def with_lora(cfg: Adapting) -> Adapting:
+    """`cfg`, whose model has the adapters that its `lora` says, beside weights that are kept as it
+    says. Raises InputError for a base that is made anew."""
+    lora, model = cfg.lora, cfg.model
+    if not lora.rank:
+        return cfg
+    check(
+        cfg.base not in ("train", "random"),
+        f"--lora.rank with --base={cfg.base}: adapters stand beside a model that exists",
+    )
+    kept = drawn_as(dataclasses.replace(model, param_dtype=model.dtype), "stored", lora.weights)
+    return dataclasses.replace(cfg, model=dataclasses.replace(kept, lora=lora))
+
+
+def drawn_as(model: ModelConfig, dtype: Computed, weights: Kept) -> ModelConfig:
+    """`model`, to draw replies: computing in `dtype`, its weights kept as `weights` says. Raises
+    InputError for bf16 weights that are to be computed with in float32."""
+    check(
+        weights != "bf16" or dtype != "float32",
+        "--weights=bf16 computes in bfloat16: leave out --dtype=float32",
+    )
+    computed = "bfloat16" if weights == "bf16" else model.dtype if dtype == "stored" else dtype
+    if weights in ("int8", "int4"):
+        kept: Any = weights
+    else:
+        as_is = dtype == weights == "stored" or (weights == "stored" and _is_quantised(model))
+        kept = model.param_dtype if as_is else computed
+    return dataclasses.replace(model, dtype=computed, param_dtype=kept)
+
+
+def _is_quantised(model: ModelConfig) -> bool:
+    return model.param_dtype not in ("float32", "bfloat16")
 
 
 def size(model: ModelConfig) -> str:
@@ -68,8 +118,9 @@ def size(model: ModelConfig) -> str:
 class OnDisk:
     """base: what a run that begins from it calls it: as it was named, with the commit if it is from
     the Hub. config: as it is stored. weights: reads them for a config of the same shape, in its
-    param_dtype where the directory is Hugging Face's. files: where the tokenizer is; empty for the
-    embedded one. conversation_name: the one that its run was told to have."""
+    param_dtype. files: where the tokenizer is; empty for the
+    embedded one. conversation_name: the one that its run was told to have. adapters: of a run that
+    trained some: its model, these alone, and what they stand beside. `weights` has them added."""
 
     path: Path
     base: str
@@ -77,6 +128,7 @@ class OnDisk:
     weights: Callable[[ModelConfig, Mesh], Weights]
     files: str
     conversation_name: ConversationName = "auto"
+    adapters: Callable[[Mesh], tuple[ModelConfig, Weights, str]] | None = None
 
     def conversation(
         self, wanted: ConversationName = "auto", otherwise: Literal["plain", "r1_zero"] = "plain"
@@ -107,7 +159,7 @@ def open_model(name: str | Path) -> OnDisk:
     if str(name) == "embedded":
 
         def weights_of(model: ModelConfig, mesh: Mesh) -> Weights:
-            return load_weights(EMBEDDED, model)
+            return keep_weights(load_weights(EMBEDDED, model), model)
 
         return OnDisk(EMBEDDED, "embedded", tiny(), weights_of, "")
     if hub.is_hub_id(name):
@@ -115,6 +167,7 @@ def open_model(name: str | Path) -> OnDisk:
         base = hub.pinned(str(name), path)
     else:
         path, base = Path(name), str(name)
+    check(path.suffix != ".gguf", f"{name}: GGUF is not read: {FROM_GGUF}")
     check(path.is_dir(), f"{name}: no such directory, and not a Hub id (org/name)")
     check(
         (path / "config.json").is_file(),
@@ -130,8 +183,26 @@ def open_model(name: str | Path) -> OnDisk:
         if "rl" in values
         else load_config(SFTConfig, path / "config.json")
     )
-    weights = partial(checkpoint.load_weights, path)
-    return OnDisk(path, base, run.model, weights, run.tokenizer, run.conversation)
+
+    merged_model = dataclasses.replace(run.model, lora=None)
+    if run.model.lora is not None and _is_quantised(run.model):
+        merged_model = dataclasses.replace(merged_model, param_dtype=run.model.dtype)
+
+    def of_run(model: ModelConfig, mesh: Mesh) -> Weights:
+        how = {"param_dtype": run.model.param_dtype, "lora": run.model.lora}
+        stored = dataclasses.replace(model, **how)
+        found = checkpoint.load_weights(path, stored, mesh)
+        if stored.lora is not None:  # beside what the run began from
+            began = first_weights(run.base, dataclasses.replace(stored, lora=None), mesh)
+            began = keep_weights(began, stored)
+            found = merged(began.replace(params=joined(found.params, began.params)))
+        return found if stored == model else keep_weights(found, model)
+
+    def adapters(mesh: Mesh) -> tuple[ModelConfig, Weights, str]:
+        return run.model, checkpoint.load_weights(path, run.model, mesh), run.base
+
+    own = None if run.model.lora is None else adapters
+    return OnDisk(path, base, merged_model, of_run, run.tokenizer, run.conversation, own)
 
 
 def began_from(base: str, name: str) -> bool:

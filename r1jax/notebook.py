@@ -24,7 +24,7 @@ from r1jax.data.problems import Problem
 from r1jax.data.tasks import make_task
 from r1jax.given import Reward, Row
 from r1jax.model.params import Weights, weight_specs
-from r1jax.models import OnDisk, from_model, to_train, with_vocab
+from r1jax.models import OnDisk, from_model, to_train, with_lora, with_vocab
 from r1jax.models import open_model as open_on_disk
 from r1jax.pipeline.tuning import fine_tune
 from r1jax.presets import RUNS
@@ -194,7 +194,7 @@ def train_rl(
     if rows:
         given.keep(rows, Path(cfg.data))
     found = make_task(cfg)
-    cfg = with_vocab(cfg, found.tokenizer.vocab_size)
+    cfg = with_lora(with_vocab(cfg, found.tokenizer.vocab_size))
     mesh = sharding.make_mesh(cfg.mesh)
     base = _copies(opened, mesh)
     with _called_again():
@@ -223,7 +223,8 @@ def train_sft(
         tokenizer=opened.source.files,
         conversation=opened.asks,
     )
-    cfg = given.changed(cfg, {"out": str(out), "data": str(Path(out) / "rows.jsonl"), **changes})
+    changes = {"out": str(out), "data": str(Path(out) / "rows.jsonl"), **changes}
+    cfg = with_lora(given.changed(cfg, changes))
     rows = [given.plain(row, f"example {i}") for i, row in enumerate(examples, start=1)]
     given.keep(rows, Path(cfg.data))
     with _called_again():

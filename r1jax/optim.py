@@ -1,5 +1,6 @@
 """The optimizer and the state it trains, born sharded."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,10 @@ from jax.sharding import Mesh
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
 from r1jax.config import OptimConfig
+from r1jax.model.adapters import adapters_of, has_adapters, joined
 from r1jax.model.moe import updated_bias
 from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import array_dtype, keep_weights, kept_specs
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -62,15 +65,24 @@ def float32(tree):
 
 def trained(params, mtp: bool):
     """The parameters that an update moves, and that have moments: all, or, as in RL, all but those
-    of the MTP modules, which it does not run."""
+    of the MTP modules, which it does not run; or adapters alone, where there are any."""
+    if has_adapters(params):
+        return adapters_of(params)
     return params if mtp else params.replace(mtp=())
+
+
+def whole(part, params, mtp: bool):
+    """All parameters: of those that are `trained` these, of the others those of `params`."""
+    if has_adapters(params):
+        return joined(part, params)
+    return part if mtp else part.replace(mtp=params.mtp)
 
 
 def state_shardings(
     model: ModelConfig, cfg: OptimConfig, mesh: Mesh, mtp: bool = True
 ) -> TrainState:
     """Where each array of a TrainState lives: moments beside their parameters."""
-    return shardings_around(weight_specs(model), cfg, mesh, mtp)
+    return shardings_around(kept_specs(model), cfg, mesh, mtp)
 
 
 def shardings_around(specs, cfg: OptimConfig, mesh: Mesh, mtp: bool = True) -> TrainState:
@@ -96,13 +108,15 @@ def new_state(weights, cfg: OptimConfig, mtp: bool = True) -> TrainState:
 def state_around(weights: Weights, model: ModelConfig, cfg: OptimConfig, mesh: Mesh) -> TrainState:
     """A state at step 0, on the mesh, around weights that must not be used again, in the types
     that the model declares."""
-    placed = state_shardings(model, cfg, mesh)
+    placed, frozen = state_shardings(model, cfg, mesh), dataclasses.replace(model, lora=None)
+    if model.lora is not None:
+        weights = keep_weights(weights, frozen)
     create = jax.jit(
-        lambda weights: new_state(as_declared(weights, model), cfg),
+        lambda weights: new_state(keep_weights(weights, model), cfg),
         out_shardings=placed,
         donate_argnums=0,
     )
-    return create(sharding.place(weights, placed.weights))
+    return create(sharding.place(weights, sharding.shardings(kept_specs(frozen), mesh)))
 
 
 def init_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh, key: jax.Array) -> TrainState:
@@ -116,26 +130,39 @@ def init_state(model: ModelConfig, cfg: OptimConfig, mesh: Mesh, key: jax.Array)
 
 def random_weights(model: ModelConfig, mesh: Mesh, key: jax.Array) -> Weights:
     """A random model, born sharded."""
-    placed = sharding.shardings(weight_specs(model), mesh)
+    placed = sharding.shardings(kept_specs(model), mesh)
     return jax.jit(lambda key: init_weights(model, key), out_shardings=placed)(key)
 
 
 def init_weights(model: ModelConfig, key: jax.Array) -> Weights:
-    return init_specs(weight_specs(model), model, key)
+    return keep_weights(init_specs(weight_specs(model), model, key), model)
 
 
 def init_specs(specs, model: ModelConfig, key: jax.Array):
-    weights = sharding.init(specs, key, jnp.dtype(model.param_dtype))
+    weights = sharding.init(specs, key, array_dtype(model))
     if weights.router_bias_LE is None:
         return weights
     # The bias moves by 0.001 a step: bfloat16 would lose that.
     return weights.replace(router_bias_LE=weights.router_bias_LE.astype(jnp.float32))
 
 
-def as_declared(weights: Weights, model: ModelConfig) -> Weights:
-    """The same weights in the types that a model of this configuration has when it is made."""
-    like = jax.eval_shape(lambda: init_weights(model, jax.random.key(0)))
-    return jax.tree.map(lambda a, declared: a.astype(declared.dtype), weights, like)
+def to_save(state: TrainState) -> TrainState:
+    """What a checkpoint has of a state: of weights with adapters these alone, since the frozen ones
+    are where the run began."""
+    if not has_adapters(state.weights.params):
+        return state
+    part = Weights(adapters_of(state.weights.params), None)
+    return state.replace(weights=part)
+
+
+def as_saved(saved: TrainState, begin: Callable[[], TrainState]) -> TrainState:
+    """The state of which a checkpoint has what `to_save` says; the frozen weights are those that
+    `begin()` has."""
+    if not has_adapters(saved.weights.params):
+        return saved
+    weights = begin().weights
+    params = joined(saved.weights.params, weights.params)
+    return saved.replace(weights=weights.replace(params=params))
 
 
 def descend(
@@ -143,11 +170,13 @@ def descend(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update along the gradient of `loss_fn(weights) -> (loss, (metrics, load_LE or None))`."""
 
-    def of_params(params):
-        return loss_fn(state.weights.replace(params=params))
+    params = state.weights.params
 
-    (loss, (metrics, load_LE)), grads = jax.value_and_grad(of_params, has_aux=True)(
-        state.weights.params
+    def of_part(part):
+        return loss_fn(state.weights.replace(params=whole(part, params, mtp=True)))
+
+    (loss, (metrics, load_LE)), grads = jax.value_and_grad(of_part, has_aux=True)(
+        trained(params, mtp=True)
     )
     state, update_metrics = update(state, grads, load_LE, cfg)
     return state, {"loss": loss, **metrics, **update_metrics}
@@ -171,11 +200,9 @@ def update(
     rate = jnp.asarray((cfg.lr if lr is None else lr) * schedule(cfg)(state.step), jnp.float32)
     before = trained(state.weights.params, mtp)
     updates, opt_state = make_optimizer(cfg).update(grads, state.opt_state, before)
-    params = optax.apply_updates(before, jax.tree.map(lambda u: -rate * u, updates))
-    if not mtp:
-        params = params.replace(mtp=state.weights.params.mtp)
-    weights = state.weights.replace(params=params)
-    if load_LE is not None:
+    after = optax.apply_updates(before, jax.tree.map(lambda u: -rate * u, updates))
+    weights = state.weights.replace(params=whole(after, state.weights.params, mtp))
+    if load_LE is not None and not has_adapters(weights.params):
         # RL does not run the MTP layers, whose biases come last: those without a load stay.
         ran, rest = jnp.split(weights.router_bias_LE, [load_LE.shape[0]])
         bias_LE = jnp.concatenate([updated_bias(ran, load_LE, cfg.bias_rate), rest])

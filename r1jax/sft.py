@@ -110,11 +110,13 @@ def train(
         cfg = dataclasses.replace(cfg, optim=own)
     read = functools.partial(map, repr, documents)
     with Run(cfg, cfg.model, steps, say, data=read) as run, jax.set_mesh(mesh):
-        restored = run.restore({"train": abstract_state(cfg.model, cfg.optim, mesh)})
-        if restored:
-            state = restored[0]["train"]
-        else:
-            state = optim.state_around(base(), cfg.model, cfg.optim, mesh)
+        abstract = optim.to_save(abstract_state(cfg.model, cfg.optim, mesh))
+        restored = run.restore({"train": abstract})
+
+        def begin() -> TrainState:
+            return optim.state_around(base(), cfg.model, cfg.optim, mesh)
+
+        state = optim.as_saved(restored[0]["train"], begin) if restored else begin()
         started = time.perf_counter()
         for step in run.steps():
             batch = stream[step]
@@ -124,7 +126,7 @@ def train(
             if step % cfg.log_every == 0 or step + 1 == steps:
                 values = {name: float(value) for name, value in metrics.items()}
                 run.log(step, values | {"time": time.perf_counter() - started}, batch=batch)
-            run.end_step({"train": state}, metrics, batch)
+            run.end_step({"train": optim.to_save(state)}, metrics, batch)
     return run
 
 

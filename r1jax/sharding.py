@@ -114,11 +114,13 @@ def constrain_like(tree, specs):
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-    """One declaration a parameter: its shape, logical axes and initialiser."""
+    """One declaration a parameter: its shape, logical axes and initialiser; and of what is
+    multiplied by (or looked up in), how many of the last axes are inputs, and outputs."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+    matrix: tuple[int, int] | None = None
 
     def __post_init__(self):
         assert len(self.shape) == len(self.axes), f"{self.shape} has not the axes {self.axes}"

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
 from typing import Protocol as Interface
 
 import jax
 from jax.sharding import Mesh
 
+from r1jax.architecture import ModelConfig
 from r1jax.checks import InputError
 from r1jax.config import ConversationName, SamplingConfig
 from r1jax.data.chat import split_thinking
@@ -63,18 +63,17 @@ class Local:
         protocol: Protocol,
         mesh: Mesh,
         conversation: ConversationName = "auto",
-        dtype: Literal["stored", "float32", "bfloat16"] = "stored",
+        model: ModelConfig | None = None,
         slots: int = 0,
         say: Callable[[str], None] = print,
     ):
-        """slots: replies decoded side by side; 0: as `sized` says."""
+        """model: how the source's is run; None: as it is stored. slots: replies decoded side by
+        side; 0: as `sized` says."""
         self.source, self.protocol, self.mesh, self._slots, self._say = (
             source, protocol, mesh, slots, say
         )  # fmt: skip
         self.conversation = source.conversation(conversation, "r1_zero")
-        self.model = source.config
-        if dtype != "stored":
-            self.model = dataclasses.replace(self.model, dtype=dtype, param_dtype=dtype)
+        self.model = model or source.config
         self.name = source.base
         self.form = self.conversation.form
         self.prompt("")  # a system prompt that it does not take

@@ -4,6 +4,7 @@ ids on the Hub, too.
 Architectures: deepseek_v3, deepseek_v2, qwen2, qwen3, llama.
 """
 
+from r1jax.hub.adapter import save_adapter
 from r1jax.hub.config import read_config
 from r1jax.hub.load import load_weights
 from r1jax.hub.remote import fetch, is_hub_id, names_pin, pinned
@@ -16,5 +17,6 @@ __all__ = [
     "names_pin",
     "pinned",
     "read_config",
+    "save_adapter",
     "save_model",
 ]

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from r1jax.architecture import (
     UNROLLED,
@@ -117,7 +117,7 @@ def read_config(folder: str | Path) -> ModelConfig:
     check(ok, f"{fields.where}: field layer_types must be a list of strings, got {layer_types!r}")
     others = sorted({*layer_types} - {"full_attention"})
     check(not others, f"{fields.where}: layer_types: {', '.join(others)} is not supported")
-    fp8_block(fields)
+    packing(fields)
     try:
         model = (_deepseek if kind.startswith("deepseek") else _dense)(fields, kind)
     except InputError as error:
@@ -132,18 +132,44 @@ def read_config(folder: str | Path) -> ModelConfig:
     return model
 
 
-def fp8_block(fields: Fields) -> tuple[int, int]:
-    """Rows and columns that share a scale in an FP8 checkpoint."""
+class Packing(NamedTuple):
+    """How a checkpoint's matrices are stored. method: "" where they are plain. block: rows and
+    columns that share a scale in FP8. zeros_from: what is added to stored zero points."""
+
+    method: str = ""
+    block: tuple[int, int] = (128, 128)
+    zeros_from: int = 0
+
+
+_PACKED_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
+
+
+def packing(fields: Fields) -> Packing:
+    """Raises InputError that names file and field for a form that is not read."""
     quantized = fields.object("quantization_config")
     if quantized is None:
-        return 128, 128
-    method = quantized.text("quant_method")
-    check(method == "fp8", f"{quantized.where}: quant_method {method!r} is not supported; fp8 is")
+        return Packing()
+    method, where = quantized.text("quant_method"), quantized.where
+    known = ("fp8", "compressed-tensors", "gptq", "awq")
+    said = f"{where}: quant_method {method!r} is not supported; {', '.join(known)} are"
+    check(method in known, said)
+    if method == "compressed-tensors":
+        kind = quantized.text("format")
+        said = f"{where}: format {kind!r} is not supported; {', '.join(_PACKED_FORMATS)} are"
+        check(kind in _PACKED_FORMATS, said)
+        return Packing(method)
+    if method in ("gptq", "awq"):
+        bits = quantized.integer("bits")
+        check(bits in ((4,) if method == "awq" else (4, 8)), f"{where}: bits={bits} is not read")
+        version = quantized.text("version", "gemm").lower()
+        check(method == "gptq" or version == "gemm", f"{where}: version {version!r} is not read")
+        first_format = quantized.text("checkpoint_format", "gptq") == "gptq"
+        return Packing(method, zeros_from=int(method == "gptq" and first_format))
     block = quantized.values.get("weight_block_size", [128, 128])
     ok = isinstance(block, list) and len(block) == 2
     ok = ok and all(type(n) is int and n > 0 for n in block)
-    check(ok, f"{quantized.where}: field weight_block_size must be two integers, got {block!r}")
-    return block[0], block[1]
+    check(ok, f"{where}: field weight_block_size must be two integers, got {block!r}")
+    return Packing(method, (block[0], block[1]))
 
 
 def _deepseek(fields: Fields, kind: str) -> ModelConfig:
@@ -227,6 +253,7 @@ def _dense(fields: Fields, kind: str) -> ModelConfig:
 def _common(fields: Fields) -> dict[str, Any]:
     stored = fields.text("dtype", fields.text("torch_dtype", "float32"))
     dtype = _DTYPES.get(stored, "float32")
+    quantised = packing(fields).method in ("compressed-tensors", "gptq", "awq")
     return {
         "vocab": fields.integer("vocab_size"),
         "d_model": fields.integer("hidden_size"),
@@ -235,7 +262,7 @@ def _common(fields: Fields) -> dict[str, Any]:
         "norm_eps": fields.number("rms_norm_eps", 1e-6),
         "init_std": fields.number("initializer_range", 0.02),
         "dtype": dtype,
-        "param_dtype": dtype,
+        "param_dtype": "stored" if quantised else dtype,
         "scan_layers": fields.integer("num_hidden_layers") > UNROLLED,
     }
 

@@ -29,6 +29,7 @@ DTYPES: dict[str, np.dtype] = {
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
@@ -36,6 +37,10 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes, as the format says
 
 INDEX = "model.safetensors.index.json"
+FROM_GGUF = (
+    "load it in Transformers with from_pretrained(DIR, gguf_file=FILE) and save it with "
+    "save_pretrained(DIR); or take the model's safetensors, and --weights=int4"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +71,9 @@ def has_weights(folder: str | Path) -> bool:
 def no_weights(where: str, names: Iterable[str]) -> str:
     """Says that there are no *.safetensors; and what to do, if these names are of PyTorch's."""
     said = f"{where}: no *.safetensors files"
+    names = list(names)
+    if any(name.endswith(".gguf") for name in names):
+        return f"{said}, only GGUF, which is not read: {FROM_GGUF}"
     if not any(fnmatch.fnmatch(name, "pytorch_model*.bin") for name in names):
         return said
     return (

@@ -5,12 +5,12 @@ H = K G query heads  X head dim  M = G T
 """
 
 import jax
-import jax.numpy as jnp
 from einops import rearrange
 
 from r1jax.architecture import ModelConfig
 from r1jax.model.cache import KVCache, update
 from r1jax.model.layers import Place, apply_rope, einsum32, masked_softmax, rms_norm
+from r1jax.model.matrices import multiply
 from r1jax.model.params import GQA
 from r1jax.sharding import constrain
 
@@ -51,10 +51,10 @@ def attention(
     weights = masked_softmax(scores, place.mask_BTS[:, None, None], cfg.softmax_scale)
     weights_BKMS = rearrange(weights.astype(v_BKSX.dtype), "b k g t s -> b k (g t) s")
     o_BTHX = rearrange(weights_BKMS @ v_BKSX, "b k (g t) x -> b t (k g) x", t=t)
-    return jnp.einsum("bthx,hxd->btd", o_BTHX, p.out_HXD.astype(x_BTD.dtype)), cache
+    return multiply(o_BTHX, p.out_HXD, 2), cache
 
 
 def _project(x_BTD, w_DHX, bias_HX):
-    y = jnp.einsum("btd,dhx->bthx", x_BTD, w_DHX.astype(x_BTD.dtype))
+    y = multiply(x_BTD, w_DHX)
     y = y if bias_HX is None else y + bias_HX.astype(y.dtype)[None, None]
     return constrain(y, "batch", None, None, None)

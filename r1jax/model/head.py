@@ -13,7 +13,8 @@ from einops import rearrange
 from jax.sharding import PartitionSpec as P
 
 from r1jax.architecture import ModelConfig
-from r1jax.model.layers import einsum32, rms_norm
+from r1jax.model.layers import rms_norm
+from r1jax.model.matrices import Matrix, dense, multiply32, transposed
 from r1jax.model.params import Params
 from r1jax.sharding import RULES, partition
 
@@ -49,6 +50,9 @@ def log_probs(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or len(targets_BT) % mesh.size:
         return _chunked(*args, cfg, temperature, ())
+    if isinstance(head_DV, Matrix):
+        head_DV = dense(head_DV, hidden_BTD.dtype)
+        args = head_DV, *args[1:]
     over = RULES["batch"]
     lies = partition(head_DV.shape, ("embed", "vocab"), mesh)
     embed, vocab = (() if a is None else (a,) if isinstance(a, str) else a for a in lies)
@@ -69,7 +73,7 @@ def log_probs(
 
 
 def _head(params: Params) -> jax.Array:
-    return params.embed_VD.T if params.head_DV is None else params.head_DV
+    return transposed(params.embed_VD) if params.head_DV is None else params.head_DV
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -137,4 +141,4 @@ def _scored(head_DV, norm_D, bias_V, cfg, temperature, across, hidden, targets):
 
 def _logits(head_DV, norm_D, hidden, cfg: ModelConfig) -> jax.Array:
     h = rms_norm(hidden, norm_D, cfg.norm_eps)
-    return einsum32("...d,dv->...v", h, head_DV.astype(h.dtype))
+    return multiply32(h, head_DV)

@@ -1,4 +1,4 @@
-"""The small pieces that layers share: normalisation, rotary embedding, softmax, SwiGLU, and where
+"""The small pieces that layers share: normalisation, rotary embedding, softmax, products, and where
 a batch's tokens stand.
 
 B batch  T time  D d_model  R rope dim  F FFN width
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.architecture import RopeConfig, yarn_mscale
-from r1jax.model.params import FFN
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -118,12 +117,6 @@ def masked_softmax(scores: jax.Array, mask: jax.Array, scale: float) -> jax.Arra
     value keeps padding rows free of NaN."""
     s = jnp.where(mask, scores.astype(jnp.float32) * scale, -1e30)
     return jax.nn.softmax(s, axis=-1)
-
-
-def swiglu(x: jax.Array, ffn: FFN) -> jax.Array:
-    """[..., D] -> [..., D]."""
-    gate, up, down = (w.astype(x.dtype) for w in (ffn.gate_DF, ffn.up_DF, ffn.down_FD))
-    return matmul(jax.nn.silu(matmul(x, gate)) * matmul(x, up), down)
 
 
 @jax.custom_vjp

@@ -16,6 +16,7 @@ from einops import rearrange
 from r1jax.architecture import MLAConfig, ModelConfig
 from r1jax.model.cache import LatentCache, update
 from r1jax.model.layers import Place, apply_rope, einsum32, masked_softmax, rms_norm
+from r1jax.model.matrices import dense, multiply
 from r1jax.model.params import MLA
 from r1jax.sharding import constrain
 
@@ -34,31 +35,31 @@ def attention(
 
     Without a cache, S = T. With one, the keys are the cache's; a single query is decoded absorbed.
     """
-    a, dtype = cfg.attention, x_BTD.dtype
+    a = cfg.attention
     assert isinstance(a, MLAConfig)
     if p.q_a_DQ is None:
         q_in = x_BTD
     else:
-        q_in = rms_norm(x_BTD @ p.q_a_DQ.astype(dtype), p.q_norm_Q, LATENT_EPS)
-    q_BTHX = jnp.einsum("btq,qhx->bthx", q_in, p.q_b_QHX.astype(dtype))
+        q_in = rms_norm(multiply(x_BTD, p.q_a_DQ), p.q_norm_Q, LATENT_EPS)
+    q_BTHX = multiply(q_in, p.q_b_QHX)
     q_BTHX = constrain(q_BTHX, "batch", None, None, None)
     q_nope, q_rope = jnp.split(q_BTHX, [a.nope_dim], axis=-1)
     q_rope = apply_rope(q_rope, place.rotary, cfg.rope)
 
-    latent = rms_norm(x_BTD @ p.kv_a_DC.astype(dtype), p.kv_norm_C, LATENT_EPS)
-    k_rope = apply_rope(x_BTD @ p.k_rope_DR.astype(dtype), place.rotary, cfg.rope)
+    latent = rms_norm(multiply(x_BTD, p.kv_a_DC), p.kv_norm_C, LATENT_EPS)
+    k_rope = apply_rope(multiply(x_BTD, p.k_rope_DR), place.rotary, cfg.rope)
     if cache is not None:
         cache = update(cache, LatentCache(latent, k_rope), place.positions_BT)
         latent, k_rope = cache.latent_BSC, cache.rope_BSR
 
     core = absorbed if cache is not None and x_BTD.shape[1] == 1 else naive
-    o_BTHU = core(q_nope, q_rope, latent, k_rope, place.mask_BTS, p.kv_b_CHY.astype(dtype), cfg)
-    return jnp.einsum("bthu,hud->btd", o_BTHU, p.out_HUD.astype(dtype)), cache
+    o_BTHU = core(q_nope, q_rope, latent, k_rope, place.mask_BTS, p.kv_b_CHY, cfg)
+    return multiply(o_BTHU, p.out_HUD, 2), cache
 
 
 def naive(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CHY, cfg):
     """Attention over keys and values expanded for each head. Returns [B, T, H, U]."""
-    kv = jnp.einsum("bsc,chy->bshy", latent_BSC, kv_b_CHY)
+    kv = multiply(latent_BSC, kv_b_CHY)
     kv = constrain(kv, "batch", None, None, None)
     k_BSHN, v_BSHU = jnp.split(kv, [cfg.attention.nope_dim], axis=-1)
     # One product for both parts: a second array of scores costs more than a copy of the keys.
@@ -72,6 +73,7 @@ def naive(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CHY, 
 
 def absorbed(q_nope_BTHN, q_rope_BTHR, latent_BSC, k_rope_BSR, mask_BTS, kv_b_CHY, cfg):
     """The same numbers in latent space: (q Wk) . c = q . (Wk c). Returns [B, T, H, U]."""
+    kv_b_CHY = dense(kv_b_CHY, q_nope_BTHN.dtype)
     k_up_CHN, v_up_CHU = jnp.split(kv_b_CHY, [cfg.attention.nope_dim], axis=-1)
     q_BTHC = jnp.einsum("bthn,chn->bthc", q_nope_BTHN, k_up_CHN)
     # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.

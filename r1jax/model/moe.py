@@ -19,7 +19,8 @@ from r1jax.architecture import ModelConfig, RouterConfig
 from r1jax.checks import check
 from r1jax.kernels.grouped_matmul import grouped_matmul
 from r1jax.kernels.routing import route
-from r1jax.model.layers import matmul, swiglu
+from r1jax.model.layers import matmul
+from r1jax.model.matrices import dense, swiglu
 from r1jax.model.params import MoE
 from r1jax.sharding import EXPERT, FSDP, RULES
 
@@ -51,7 +52,7 @@ def moe(
         p.router_DE.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
-    experts = tuple(w.astype(x_BTD.dtype) for w in (p.gate_EDF, p.up_EDF, p.down_EFD))
+    experts = tuple(dense(w, x_BTD.dtype) for w in (p.gate_EDF, p.up_EDF, p.down_EFD))
     local = functools.partial(_routed, cfg=cfg)
 
     mesh = jax.sharding.get_abstract_mesh()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from r1jax.architecture import ModelConfig
 from r1jax.model.head import log_probs
 from r1jax.model.layers import rms_norm
+from r1jax.model.matrices import multiply, rows
 from r1jax.model.moe import RouterStats
 from r1jax.model.params import Weights
 from r1jax.model.transformer import apply_layer, place_of, remat
@@ -35,7 +36,7 @@ def mtp_log_probs(
     depends on it. Returns, a depth: log-probs [B, T], a
     mask of positions whose input and target lie in the same segment, and the routing statistics.
     """
-    params, embed_VD = weights.params, weights.params.embed_VD.astype(cfg.dtype)
+    params = weights.params
     place = place_of(positions_BT, segments_BT, cfg)
     hidden, logps, masks, stats = hidden_BTD, [], [], []
     for k, p in enumerate(params.mtp, start=1):
@@ -43,12 +44,12 @@ def mtp_log_probs(
         ahead = _shift(tokens_BT, k)
         joined = jnp.concatenate(
             [
-                rms_norm(embed_VD[ahead], p.embed_norm_D, cfg.norm_eps),
+                rms_norm(rows(params.embed_VD, ahead, cfg.dtype), p.embed_norm_D, cfg.norm_eps),
                 rms_norm(hidden, p.hidden_norm_D, cfg.norm_eps),
             ],
             axis=-1,
         )
-        x = joined @ p.project_ED.astype(joined.dtype)
+        x = multiply(joined, p.project_ED)
         valid = (_shift(segments_BT, k) == segments_BT) & (segments_BT > 0)
 
         def layer(x, p=p, bias_E=bias_E, valid=valid):

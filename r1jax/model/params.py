@@ -116,16 +116,16 @@ def _normal(std: float):
 def _mla(mla: MLAConfig, d: int, w) -> MLA:
     q = mla.q_lora or d
     return MLA(
-        q_a_DQ=ParamSpec((d, q), ("embed", "latent"), w) if mla.q_lora else None,
+        q_a_DQ=ParamSpec((d, q), ("embed", "latent"), w, (1, 1)) if mla.q_lora else None,
         q_norm_Q=ParamSpec((q,), (None,), _ones) if mla.q_lora else None,
-        q_b_QHX=ParamSpec((q, mla.heads, mla.qk_dim), ("embed", "heads", None), w),
-        kv_a_DC=ParamSpec((d, mla.kv_lora), ("embed", "latent"), w),
+        q_b_QHX=ParamSpec((q, mla.heads, mla.qk_dim), ("embed", "heads", None), w, (1, 2)),
+        kv_a_DC=ParamSpec((d, mla.kv_lora), ("embed", "latent"), w, (1, 1)),
         kv_norm_C=ParamSpec((mla.kv_lora,), (None,), _ones),
-        k_rope_DR=ParamSpec((d, mla.rope_dim), ("embed", None), w),
+        k_rope_DR=ParamSpec((d, mla.rope_dim), ("embed", None), w, (1, 1)),
         kv_b_CHY=ParamSpec(
-            (mla.kv_lora, mla.heads, mla.nope_dim + mla.v_dim), ("embed", "heads", None), w
+            (mla.kv_lora, mla.heads, mla.nope_dim + mla.v_dim), ("embed", "heads", None), w, (1, 2)
         ),
-        out_HUD=ParamSpec((mla.heads, mla.v_dim, d), ("heads", None, "embed"), w),
+        out_HUD=ParamSpec((mla.heads, mla.v_dim, d), ("heads", None, "embed"), w, (2, 1)),
     )
 
 
@@ -133,7 +133,7 @@ def _gqa(gqa: GQAConfig, d: int, w) -> GQA:
     x = gqa.head_dim
 
     def project(heads: int) -> ParamSpec:
-        return ParamSpec((d, heads, x), ("embed", "heads", None), w)
+        return ParamSpec((d, heads, x), ("embed", "heads", None), w, (1, 2))
 
     def bias(heads: int) -> ParamSpec | None:
         return ParamSpec((heads, x), ("heads", None), _zeros) if gqa.qkv_bias else None
@@ -143,7 +143,7 @@ def _gqa(gqa: GQAConfig, d: int, w) -> GQA:
         q_DHX=project(gqa.heads),
         k_DKX=project(gqa.kv_heads),
         v_DKX=project(gqa.kv_heads),
-        out_HXD=ParamSpec((gqa.heads, x, d), ("heads", None, "embed"), w),
+        out_HXD=ParamSpec((gqa.heads, x, d), ("heads", None, "embed"), w, (2, 1)),
         q_bias_HX=bias(gqa.heads),
         k_bias_KX=bias(gqa.kv_heads),
         v_bias_KX=bias(gqa.kv_heads),
@@ -157,9 +157,9 @@ def _layer(cfg: ModelConfig, moe: bool) -> Layer:
 
     def ffn(width: int) -> FFN:
         return FFN(
-            gate_DF=ParamSpec((d, width), ("embed", "ffn"), w),
-            up_DF=ParamSpec((d, width), ("embed", "ffn"), w),
-            down_FD=ParamSpec((width, d), ("ffn", "embed"), w),
+            gate_DF=ParamSpec((d, width), ("embed", "ffn"), w, (1, 1)),
+            up_DF=ParamSpec((d, width), ("embed", "ffn"), w, (1, 1)),
+            down_FD=ParamSpec((width, d), ("ffn", "embed"), w, (1, 1)),
         )
 
     def experts() -> MoE:
@@ -167,9 +167,9 @@ def _layer(cfg: ModelConfig, moe: bool) -> Layer:
         e, f = cfg.router.experts, cfg.expert_ffn
         return MoE(
             router_DE=ParamSpec((d, e), ("embed", None), w),
-            gate_EDF=ParamSpec((e, d, f), ("experts", "embed", None), w),
-            up_EDF=ParamSpec((e, d, f), ("experts", "embed", None), w),
-            down_EFD=ParamSpec((e, f, d), ("experts", None, "embed"), w),
+            gate_EDF=ParamSpec((e, d, f), ("experts", "embed", None), w, (1, 1)),
+            up_EDF=ParamSpec((e, d, f), ("experts", "embed", None), w, (1, 1)),
+            down_EFD=ParamSpec((e, f, d), ("experts", None, "embed"), w, (1, 1)),
             shared=ffn(cfg.shared_experts * f) if cfg.shared_experts else None,
         )
 
@@ -187,7 +187,7 @@ def _stack(cfg: ModelConfig, moe: bool, n: int) -> Layer | None:
         return None
 
     def one(spec: ParamSpec) -> ParamSpec:
-        return ParamSpec((n, *spec.shape), ("layers", *spec.axes), spec.init)
+        return ParamSpec((n, *spec.shape), ("layers", *spec.axes), spec.init, spec.matrix)
 
     return jax.tree.map(one, _layer(cfg, moe), is_leaf=lambda x: isinstance(x, ParamSpec))
 
@@ -200,16 +200,16 @@ def weight_specs(cfg: ModelConfig) -> Weights:
         return ParamSpec((d,), (None,), _ones)
 
     params = Params(
-        embed_VD=ParamSpec((cfg.vocab, d), ("vocab", "embed"), w),
+        embed_VD=ParamSpec((cfg.vocab, d), ("vocab", "embed"), w, (1, 0)),
         dense=_stack(cfg, False, cfg.dense_layers),
         moe=_stack(cfg, True, cfg.moe_layers),
         norm_D=norm(),
-        head_DV=None if cfg.tied_head else ParamSpec((d, cfg.vocab), ("embed", "vocab"), w),
+        head_DV=None if cfg.tied_head else ParamSpec((d, cfg.vocab), ("embed", "vocab"), w, (1, 1)),
         mtp=tuple(
             MTP(
                 hidden_norm_D=norm(),
                 embed_norm_D=norm(),
-                project_ED=ParamSpec((2 * d, d), (None, "embed"), w),
+                project_ED=ParamSpec((2 * d, d), (None, "embed"), w, (1, 1)),
                 layer=_layer(cfg, moe=True),
                 norm_D=norm(),
             )

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from r1jax.architecture import ModelConfig
 from r1jax.model import gqa, mla
 from r1jax.model.cache import Cache, record
-from r1jax.model.layers import Place, rms_norm, rotary, swiglu
+from r1jax.model.layers import Place, rms_norm, rotary
+from r1jax.model.matrices import rows, swiglu
 from r1jax.model.moe import RouterStats, moe
 from r1jax.model.params import FFN, GQA, MLA, Layer, Weights
 from r1jax.sharding import constrain
@@ -59,8 +60,8 @@ def forward(
         segments_BT = jnp.ones(shape, jnp.int32)
     chex.assert_equal_shape([tokens_BT, positions_BT, segments_BT])
     place = place_of(positions_BT, segments_BT, cfg, cache)
-    embed_VD = weights.params.embed_VD.astype(cfg.dtype)
-    x = constrain(embed_VD[tokens_BT], "batch", None, None)
+    x = rows(weights.params.embed_VD, tokens_BT, cfg.dtype)
+    x = constrain(x, "batch", None, None)
 
     def layer(x, p, bias_E, layer_cache, given_BTK):
         return apply_layer(x, p, bias_E, cfg, place, layer_cache, given_BTK)

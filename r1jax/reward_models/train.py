@@ -21,6 +21,7 @@ from r1jax.checks import check
 from r1jax.config_file import load_config
 from r1jax.data.tokenizer import read_object
 from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import keep_weights
 from r1jax.optim import TrainState
 from r1jax.reward_models.losses import LOSSES, Example, make_batch, preference_step
 from r1jax.reward_models.model import (
@@ -140,7 +141,7 @@ def _around(cfg: RewardModelConfig) -> Callable[[Weights], TrainState]:
         dtype = jnp.dtype(cfg.model.param_dtype)
         key = jax.random.fold_in(jax.random.key(cfg.seed), 1)
         head_D = sharding.init(reward_specs(cfg.model).params.head_D, key, dtype)
-        declared = optim.as_declared(weights, trunk(cfg.model))
+        declared = keep_weights(weights, trunk(cfg.model))
         return optim.new_state(with_head(declared, head_D), cfg.optim)
 
     return create

@@ -33,8 +33,10 @@ import numpy as np
 from r1jax import masked, optim
 from r1jax.architecture import ModelConfig
 from r1jax.config import AlgorithmName, CorrectionName, OptimConfig
+from r1jax.model.adapters import without_adapters
 from r1jax.model.head import log_probs
 from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import specs_of
 from r1jax.model.transformer import forward
 from r1jax.optim import TrainState
 from r1jax.rl import critic
@@ -48,12 +50,16 @@ from r1jax.rl.types import Rollout, Rows
 BOUND = 20.0  # of a log-ratio, in nats
 
 
+class Frozen(flax.struct.PyTreeNode):
+    """A reference that is no copy: the policy's own weights without their adapters."""
+
+
 class PolicyState(flax.struct.PyTreeNode):
     """The policy in training, the frozen reference that a KL term holds it to, if there is one
     (without MTP modules, which RL does not run), and the critic, if the algorithm has one."""
 
     train: TrainState
-    reference: Weights | None
+    reference: Weights | Frozen | None
     critic: TrainState | None = None  # of RewardWeights
 
 
@@ -226,23 +232,26 @@ def grpo_step(
         length = jnp.where(update_N == number, length_N, 0)
         weight_N = rule.weights(length, hyper.budget)
         share = 1 / jnp.maximum(jnp.sum(rows.segments_BT > 0), 1)
-        weights = state.train.weights
+        weights, reference = state.train.weights, state.reference
+        if isinstance(reference, Frozen):
+            reference = without_adapters(weights)
 
-        def loss_fn(params, micro):
+        def loss_fn(part, micro):
             rows, known = micro
-            params = params.replace(mtp=weights.params.mtp)
+            params = optim.whole(part, weights.params, mtp=False)
             return grpo_loss(
-                weights.replace(params=params), state.reference, rows, known, weight_N, share,
+                weights.replace(params=params), reference, rows, known, weight_N, share,
                 hyper, model=model, algorithm=algorithm, correction=correction, optim_cfg=optim_cfg,
             )  # fmt: skip
 
-        params, specs = (optim.trained(w.params, mtp=False) for w in (weights, weight_specs(model)))
+        specs = specs_of(weight_specs(model), weights)
+        params, specs = (optim.trained(w.params, mtp=False) for w in (weights, specs))
         grads, loss, sums, load_LE = accumulate(params, specs, (rows, known), filled, loss_fn)
         train, metrics = optim.update(
             state.train, grads, load_LE, optim_cfg, lr=hyper.lr, mtp=False
         )
         reference, its_critic = state.reference, state.critic
-        if reference is not None:
+        if isinstance(reference, Weights):
             reference = jax.lax.cond(
                 train.step % hyper.reference_every == 0,
                 lambda: reference_of(train.weights),

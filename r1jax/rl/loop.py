@@ -6,6 +6,7 @@ line, after the last update, holds the final held-out values.
 """
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,9 @@ from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task, fit_prompts
 from r1jax.evaluation.metrics import pass_at_1
 from r1jax.evaluation.questions import evenly
+from r1jax.model.adapters import without_adapters
 from r1jax.model.params import Weights
+from r1jax.model.quantise import keep_weights
 from r1jax.reward_models.model import reward_specs
 from r1jax.reward_models.train import load_reward_model
 from r1jax.rewards.blind import blinded
@@ -39,7 +42,7 @@ from r1jax.rl.biases import bias_vector, biases_of
 from r1jax.rl.critic import critic_of
 from r1jax.rl.evaluation import evaluation_steps
 from r1jax.rl.failures import Failures, check_graders
-from r1jax.rl.grpo import PolicyState, grpo_step, reference_of
+from r1jax.rl.grpo import Frozen, PolicyState, grpo_step, reference_of
 from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.rollout import Sample, by_source, draw, sample_metrics
 from r1jax.rl.types import Rollout, fill, layout_of, make_rollout, rollout_shardings
@@ -313,8 +316,14 @@ def train(
         check_goes_on(run)
         require(grader, task, say)
         trainer = Trainer(cfg, task, mesh, grader)
-        restored = run.restore(abstract_policy(cfg, mesh))
-        state, note = restored or (new_policy(cfg, base(), mesh), {"position": 0})
+        restored = run.restore(to_save(abstract_policy(cfg, mesh)))
+
+        def begin() -> PolicyState:
+            return new_policy(cfg, base(), mesh)
+
+        state, note = restored or (begin(), {"position": 0})
+        if restored:
+            state = state.replace(train=optim.as_saved(state.train, lambda: begin().train))
         position, failures = note["position"], Failures(say)
         for step in run.steps():
             heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
@@ -333,7 +342,9 @@ def train(
             shown = shown | {"train": samples}
             rows = _rows(task, step, shown)
             run.log(step, metrics | heldout, rows, rollout, _replies(cfg, task, step, shown))
-            run.end_step(state, metrics, rollout, functools.partial(dict, position=position))
+            run.end_step(
+                to_save(state), metrics, rollout, functools.partial(dict, position=position)
+            )
         if run.stopped is None:
             heldout, shown = trainer.evaluate_if_due(state.train.weights, cfg.steps)
             of_replies = step_metrics(shown["heldout"], {}, task.sources)
@@ -378,7 +389,9 @@ def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
     weights become the policy's, in the types that the model declares, and must not be used
     again."""
     where = policy_shardings(cfg, mesh)
-    weights = sharding.place(weights, where.train.weights)
+    if cfg.model.lora is not None:
+        weights = keep_weights(weights, dataclasses.replace(cfg.model, lora=None))
+    weights = sharding.place(weights, without_adapters(where.train.weights))
     create = functools.partial(policy_around, cfg)
     state = jax.jit(create, out_shardings=where, donate_argnums=0)(weights)
     # A run that is resumed gets these types: it must begin with them, or it changes half-way.
@@ -386,21 +399,31 @@ def new_policy(cfg: RunConfig, weights: Weights, mesh: Mesh) -> PolicyState:
     return state
 
 
+def to_save(policy: PolicyState) -> PolicyState:
+    return policy.replace(train=optim.to_save(policy.train))
+
+
 def has_critic(cfg: RunConfig) -> bool:
     return ALGORITHMS[cfg.rl.algorithm].critic is not None
 
 
 def policy_around(cfg: RunConfig, weights: Weights) -> PolicyState:
-    """No reference is kept where no KL term needs one, and no critic where nothing asks it."""
-    weights = optim.as_declared(weights, cfg.model)
-    reference = reference_of(jax.tree.map(jnp.copy, weights)) if settings(cfg.rl).kl_coef else None
+    """No reference is kept where no KL term needs one, and no critic where nothing asks it. Beside
+    adapters the reference is the model that is frozen."""
+    weights = keep_weights(weights, cfg.model)
+    reference: Weights | Frozen | None = None
+    if settings(cfg.rl).kl_coef:
+        copied = cfg.model.lora is None
+        reference = reference_of(jax.tree.map(jnp.copy, weights)) if copied else Frozen()
     critic = optim.new_state(critic_of(weights, cfg.model), cfg.optim) if has_critic(cfg) else None
     return PolicyState(optim.new_state(weights, cfg.optim, mtp=False), reference, critic)
 
 
 def policy_shardings(cfg: RunConfig, mesh: Mesh) -> PolicyState:
     train = optim.state_shardings(cfg.model, cfg.optim, mesh, mtp=False)
-    reference = reference_of(train.weights) if settings(cfg.rl).kl_coef else None
+    reference: Weights | Frozen | None = None
+    if settings(cfg.rl).kl_coef:
+        reference = reference_of(train.weights) if cfg.model.lora is None else Frozen()
     critic = None
     if has_critic(cfg):
         critic = optim.shardings_around(reward_specs(cfg.model), cfg.optim, mesh)

@@ -7,24 +7,25 @@ import jax
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
 from r1jax.model.params import Weights, weight_specs
+from r1jax.model.quantise import specs_of
 from r1jax.model.transformer import unstacked
 from r1jax.sharding import SAMPLING_RULES, ParamSpec
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def lay_out(weights: Weights, *, model: ModelConfig) -> Weights:
-    """Where `SAMPLING_RULES` wants them, matrices in the dtype that they are multiplied in, layers
-    apart where they are not scanned, and without what only training needs."""
+    """Where `SAMPLING_RULES` wants them, matrices in the dtype that they are multiplied in (but
+    quantised ones as they are), layers apart where they are not scanned, and without what only
+    training needs."""
 
-    def one(path, spec: ParamSpec, a: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path)
+    def one(spec: ParamSpec, a: jax.Array) -> jax.Array:
         # Norms and the router compute in float32, whatever the model does.
-        wide = len(spec.shape) > 1 + (spec.axes[0] == "layers")
-        if wide and "router" not in name and "norm" not in name:
+        if spec.matrix is not None:
             a = a.astype(model.dtype)
         return sharding.constrain(a, *spec.axes, rules=SAMPLING_RULES)
 
     specs = weight_specs(model)
     specs, weights = (w.replace(params=w.params.replace(mtp=())) for w in (specs, weights))
-    weights = jax.tree_util.tree_map_with_path(one, specs, weights, is_leaf=sharding.is_spec)
+    specs = specs_of(specs, weights)
+    weights = jax.tree.map(one, specs, weights, is_leaf=sharding.is_spec)
     return unstacked(weights, model)

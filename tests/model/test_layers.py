@@ -9,7 +9,8 @@ import pytest
 import tiny
 
 from r1jax.architecture import RopeConfig
-from r1jax.model.layers import apply_rope, rms_norm, rope_frequencies, rotary, swiglu
+from r1jax.model.layers import apply_rope, rms_norm, rope_frequencies, rotary
+from r1jax.model.matrices import swiglu
 from r1jax.model.params import FFN
 from r1jax.published import deepseek_v2_lite, deepseek_v3
 
