@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 
 from r1jax.evaluation import table as results_table
 from r1jax.evaluation.benchmarks import BENCHMARKS, Benchmark
-from r1jax.evaluation.evaluate import REPLIES, Evaluation
+from r1jax.evaluation.evaluate import Evaluation
 from r1jax.evaluation.protocol import Protocol
 from r1jax.evaluation.questions import Asked, Choice, load, named
 from r1jax.evaluation.replies import Key, Lines, grade_of, reply_of
+from r1jax.evaluation.work import REPLIES
 from r1jax.files import write_whole
 from r1jax.pipeline import table
 from r1jax.pipeline.plan import Evaluate
