@@ -20,7 +20,7 @@ from r1jax.checks import check
 from r1jax.models import open_model
 from r1jax.published import MODELS
 
-PRECISIONS = ("bf16", "int8", "int4")
+PRECISIONS: tuple[fit.Precision, ...] = ("bf16", "int8", "int4")
 
 
 @dataclasses.dataclass(frozen=True)

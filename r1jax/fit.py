@@ -8,7 +8,7 @@ compiled for, and else bounded by its largest arrays (`bounded`).
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from r1jax.sampling import slots
 from r1jax.sampling.layout import lay_out
 from r1jax.sampling.rows import blank
 from r1jax.sharding import is_spec
+
+Precision = Literal["bf16", "int8", "int4"]
 
 #: Of a card, for its driver and what XLA holds for itself: a guess, and no measurement.
 RESERVED = 2**30
@@ -111,7 +113,8 @@ def longest_context(model: ModelConfig, card: int, rows: int, prompt: int) -> in
     return low
 
 
-def kept(model: ModelConfig, weights: str) -> ModelConfig:
+def kept(model: ModelConfig, weights: Precision) -> ModelConfig:
     """`model` computing in bfloat16, its weights kept as `weights`: bf16, int8 or int4."""
-    dtype = "bfloat16" if weights == "bf16" else weights
-    return dataclasses.replace(model, dtype="bfloat16", param_dtype=dtype)
+    if weights == "bf16":
+        return dataclasses.replace(model, dtype="bfloat16", param_dtype="bfloat16")
+    return dataclasses.replace(model, dtype="bfloat16", param_dtype=weights)

@@ -189,8 +189,8 @@ def open_model(name: str | Path) -> OnDisk:
         merged_model = dataclasses.replace(merged_model, param_dtype=run.model.dtype)
 
     def of_run(model: ModelConfig, mesh: Mesh) -> Weights:
-        how = {"param_dtype": run.model.param_dtype, "lora": run.model.lora}
-        stored = dataclasses.replace(model, **how)
+        kept, lora = run.model.param_dtype, run.model.lora
+        stored = dataclasses.replace(model, param_dtype=kept, lora=lora)
         found = checkpoint.load_weights(path, stored, mesh)
         if stored.lora is not None:  # beside what the run began from
             began = first_weights(run.base, dataclasses.replace(stored, lora=None), mesh)

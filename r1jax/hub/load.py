@@ -255,8 +255,8 @@ def _quantised(
     first = len(spec.shape) - inputs - outputs
     scale_shape = (*spec.shape[:first], packed.groups, *spec.shape[len(spec.shape) - outputs :])
     like = jax.ShapeDtypeStruct(scale_shape, packed.scale.dtype)
-    specs = Quantised(spec, like, None, inputs, outputs)
-    specs = specs.specs(spec)
+    shaped = Quantised(spec, like, None, inputs, outputs)  # type: ignore[arg-type]
+    specs = shaped.specs(spec)
 
     def of_groups(tensor: Tensor) -> Tensor:
         return dataclasses.replace(

@@ -181,7 +181,7 @@ def _quantization(weights: Weights, model: ModelConfig) -> dict[str, Any]:
         "dynamic": False,
         "actorder": None,
     }
-    group = {"targets": ["Linear"], "weights": form}
+    group: dict[str, Any] = {"targets": ["Linear"], "weights": form}
     group |= {"input_activations": None, "output_activations": None}
     routers = ["re:.*mlp.gate$"] if model.router_rows else []
     return {

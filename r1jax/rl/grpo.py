@@ -232,9 +232,8 @@ def grpo_step(
         length = jnp.where(update_N == number, length_N, 0)
         weight_N = rule.weights(length, hyper.budget)
         share = 1 / jnp.maximum(jnp.sum(rows.segments_BT > 0), 1)
-        weights, reference = state.train.weights, state.reference
-        if isinstance(reference, Frozen):
-            reference = without_adapters(weights)
+        weights, kept = state.train.weights, state.reference
+        reference = without_adapters(weights) if isinstance(kept, Frozen) else kept
 
         def loss_fn(part, micro):
             rows, known = micro
@@ -250,9 +249,9 @@ def grpo_step(
         train, metrics = optim.update(
             state.train, grads, load_LE, optim_cfg, lr=hyper.lr, mtp=False
         )
-        reference, its_critic = state.reference, state.critic
-        if isinstance(reference, Weights):
-            reference = jax.lax.cond(
+        its_critic = state.critic
+        if isinstance(kept, Weights):
+            kept = jax.lax.cond(
                 train.step % hyper.reference_every == 0,
                 lambda: reference_of(train.weights),
                 lambda: state.reference,
@@ -269,7 +268,7 @@ def grpo_step(
             load = load_LE.astype(jnp.float32)
             mean_L = jnp.maximum(jnp.mean(load, axis=-1), 1)
             metrics["router/max_load"] = jnp.max(jnp.max(load, axis=-1) / mean_L)
-        return PolicyState(train, reference, its_critic), {"loss": loss, **metrics}
+        return PolicyState(train, kept, its_critic), {"loss": loss, **metrics}
 
     numbers_M = jnp.arange(rollout.filled_M.shape[0])
     state, per_update = jax.lax.scan(
