@@ -30,7 +30,7 @@ import jax
 from experiments import cli
 from r1jax import sharding
 from r1jax.checks import check
-from r1jax.config import ConversationName, Long, RewardConfig
+from r1jax.config import ConversationName, DraftsName, Long, RewardConfig, SamplingConfig
 from r1jax.data.conversation import Form
 from r1jax.data.tasks import read_files
 from r1jax.evaluation.evaluate import REPLIES, Evaluation
@@ -80,6 +80,8 @@ class EvaluateConfig:
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     dtype: Literal["stored", "float32", "bfloat16"] = "stored"
     slots: int = 0  # replies decoded side by side; 0: 64
+    drafts: DraftsName = "none"  # guesses that draw several tokens a step, and the same replies
+    draft_tokens: int = SamplingConfig.draft_tokens  # guessed a step
     api: Api = "chat"  # of a server
     served_model: str = ""  # as the server calls it; empty: the first that it names
     api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the server's key
@@ -112,7 +114,17 @@ def replier_of(cfg: EvaluateConfig, say) -> tuple[Replier, dict[str, Any]]:
     if not cfg.is_url:
         source = open_model(cfg.model)
         mesh = sharding.make_mesh(cfg.mesh)
-        local = Local(source, cfg.asks(), mesh, cfg.conversation, cfg.dtype, cfg.slots, say)
+        local = Local(
+            source,
+            cfg.asks(),
+            mesh,
+            cfg.conversation,
+            cfg.dtype,
+            cfg.slots,
+            say,
+            cfg.drafts,
+            cfg.draft_tokens,
+        )
         return local, {"weights": weights_of(source), "dtype": cfg.dtype}
     check(jax.process_count() == 1, "--model=URL: one process asks a server")
     check(
