@@ -11,7 +11,7 @@ import jax
 
 from r1jax import sharding
 from r1jax.checks import check
-from r1jax.config import ConversationName, Long, RewardConfig
+from r1jax.config import ConversationName, DraftsName, Long, RewardConfig, SamplingConfig
 from r1jax.data.conversation import Form
 from r1jax.evaluation.local import Local, Replier
 from r1jax.evaluation.protocol import Protocol
@@ -43,6 +43,8 @@ class Asking:
     dtype: Computed = "stored"
     weights: Kept = "stored"  # int8, int4: matrices rounded to so many bits as they are read
     slots: int = 0  # replies decoded side by side; 0: 64
+    drafts: DraftsName = "none"  # guesses that draw several tokens a step, and the same replies
+    draft_tokens: int = SamplingConfig.draft_tokens  # guessed a step
     api: Api = "chat"  # of a server
     served_model: str = ""  # as the server calls it; empty: the first that it names
     api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the server's key
@@ -65,7 +67,10 @@ def replier_of(cfg: Asking, protocol: Protocol, say) -> tuple[Replier, dict[str,
         source = open_model(cfg.model)
         mesh = sharding.make_mesh(cfg.mesh)
         model = drawn_as(source.config, cfg.dtype, cfg.weights)
-        local = Local(source, protocol, mesh, cfg.conversation, model, cfg.slots, say)
+        local = Local(
+            source, protocol, mesh, cfg.conversation, model, cfg.slots, say,
+            cfg.drafts, cfg.draft_tokens,
+        )  # fmt: skip
         kept = {} if cfg.weights == "stored" else {"kept": cfg.weights}
         return local, {"weights": weights_of(source), "dtype": cfg.dtype, **kept}
     check(jax.process_count() == 1, "--model=URL: one process asks a server")

@@ -40,14 +40,22 @@ import jax
 from experiments import cli
 from r1jax import sharding
 from r1jax.checks import InputError, check, check_drawing, check_seed
-from r1jax.config import MOST_REPLIES, ConversationName, Long, SamplingConfig, TaskName
+from r1jax.config import (
+    MOST_REPLIES,
+    ConversationName,
+    DraftsName,
+    Long,
+    SamplingConfig,
+    TaskName,
+)
 from r1jax.data.asked import Asked, read_lines, read_prompts, read_questions
 from r1jax.data.chat import Message, Split
 from r1jax.data.conversation import Conversation
 from r1jax.data.reading import Reading
 from r1jax.model.params import Weights
 from r1jax.models import Computed, Kept, OnDisk, drawn_as, open_model
-from r1jax.sampling.engine import Engine, Request
+from r1jax.sampling.engine import Engine, EngineStats, Request
+from r1jax.sampling.requests import drafts_line
 from r1jax.sampling.sizes import sized
 
 EVERY = 10.0  # seconds between two lines of progress
@@ -72,6 +80,8 @@ class GenerateConfig:
     long_prompts: Long = "stop"  # what a prompt does that leaves no room for a reply
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of --data does
     seed: int = 0
+    drafts: DraftsName = "none"  # guesses that draw several tokens a step, and the same replies
+    draft_tokens: int = SamplingConfig.draft_tokens  # guessed a step
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     dtype: Computed = "stored"
     weights: Kept = "stored"  # int8, int4: matrices rounded to so many bits as they are read
@@ -142,6 +152,7 @@ class Generator:
         self.first_process = jax.process_index() == 0
         self._weights: Weights | None = None
         self.drawn, self.seconds = 0, 0.0  # tokens, once a set of prompts is compiled for
+        self.used = EngineStats()
 
     def encoded(self, asked: Sequence[Asked]) -> list[list[int]]:
         """Token ids of each prompt; none of one that is not asked. Raises InputError that names
@@ -183,7 +194,14 @@ class Generator:
             raise InputError("there is nothing to be asked")
         longest = max(map(len, ids))
         sampling = sized(
-            SamplingConfig(cfg.temperature, cfg.top_k, cfg.top_p, max_tokens=cfg.max_tokens),
+            SamplingConfig(
+                cfg.temperature,
+                cfg.top_k,
+                cfg.top_p,
+                max_tokens=cfg.max_tokens,
+                drafts=cfg.drafts,
+                draft_tokens=cfg.draft_tokens,
+            ),
             longest,
             len(drawn),
             self.model.context,
@@ -228,7 +246,8 @@ class Generator:
             readings[j].finish_reason = "not asked"
         requests = [Request(ids[i], first + i, k) for i, k in wanted if ids[i]]
         engine = Engine(self.model, sampling, self.mesh, sorted(self.tokenizer.end_ids))
-        engine.generate(self._weights, requests, jax.random.key(cfg.seed), on_tokens)
+        _, used = engine.generate(self._weights, requests, jax.random.key(cfg.seed), on_tokens)
+        self.used += used
         self.seconds += time.perf_counter() - started
         self.drawn += tokens_drawn - before
         if live:
@@ -344,6 +363,8 @@ def main(args: list[str]) -> None:
             " once the first were (which compiles)",
             file=sys.stderr,
         )
+    if generator.used.drafts and generator.first_process:
+        print(f"drafts: {drafts_line(generator.used)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import jax
 from experiments import cli
 from r1jax import sharding
 from r1jax.checks import InputError, check, check_drawing
-from r1jax.config import ConversationName, SamplingConfig
+from r1jax.config import ConversationName, DraftsName, SamplingConfig
 from r1jax.models import Computed, Kept, drawn_as, open_model
 from r1jax.sampling.engine import Engine, Request
 
@@ -56,6 +56,8 @@ class ServeConfig:
     context: int = 0  # tokens of prompt and reply; 0: the model's
     slots: int = 32  # replies drawn side by side
     prefix_cache: bool = True  # what prompts begin with alike is read once
+    drafts: DraftsName = "none"  # guesses that draw several tokens a step, and the same replies
+    draft_tokens: int = SamplingConfig.draft_tokens  # guessed a step
     queue: int = 256  # requests that wait, at most
     deadline: float = 600.0  # seconds that a request may take
     max_body: int = 2**20  # bytes of a request
@@ -102,6 +104,8 @@ def engine_of(cfg: ServeConfig):
         max_tokens=min(cfg.max_tokens or context - 1, context - 1),
         slots=cfg.slots,
         refill=1,  # nobody waits for others to come
+        drafts=cfg.drafts,
+        draft_tokens=cfg.draft_tokens,
     )
     ends = sorted(conversation.tokenizer.end_ids)
     together = max(1, min(cfg.slots, READ // context))  # of those that are there

@@ -176,6 +176,9 @@ class ModelConfig:
     rope: RopeConfig = RopeConfig()
     context: int = 4096
     mtp_depth: int = 0
+    #: What the first MTP module reads of the layers below it: their output before the final norm,
+    #: or after it (see `model.mtp`). It is what its weights were trained on.
+    mtp_hidden: Literal["unnormed", "normed"] = "unnormed"
     tied_head: bool = False
     norm_eps: float = 1e-6
     init_std: float = 0.02
@@ -218,6 +221,10 @@ class ModelConfig:
         check(
             self.shared_experts >= 0 and self.mtp_depth >= 0 and self.logits_chunk >= 0,
             "ModelConfig.shared_experts, mtp_depth and logits_chunk must not be negative",
+        )
+        check(
+            self.mtp_hidden in ("unnormed", "normed"),
+            f"ModelConfig.mtp_hidden must be unnormed or normed, got {self.mtp_hidden!r}",
         )
 
     @property

@@ -51,7 +51,10 @@ class BaseConfig:
         check_learns(self.optim)
 
     def digest(self) -> str:
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        values = dataclasses.asdict(self)
+        if not self.model.mtp_depth:  # then it says nothing
+            del values["model"]["mtp_hidden"]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -22,6 +22,9 @@ TaskName = Literal[
 # How the model is asked and answers (`r1jax.data.conversation`). auto: by its chat template if it
 # has one, else by R1-Zero's prompt where problems are asked, and plainly where a text goes on.
 ConversationName = Literal["auto", "plain", "r1_zero", "chat"]
+# Where tokens come from that are checked several at a time (`r1jax.sampling.drafts`).
+DraftsName = Literal["none", "lookup", "mtp"]
+MOST_DRAFTS = 7  # tokens guessed a step
 Long = Literal["stop", "drop"]  # what a prompt or document that is too long does to the run
 
 # Whether a run goes on from what its folder holds: it must not hold a run (no), it must (yes), or
@@ -90,9 +93,21 @@ class SamplingConfig:
     #: Finished slots are refilled, and prompts read, this many at a time; refilled all at once is
     #: plain batching.
     refill: int = 32
+    #: Speculative decoding. No reply depends on it: only how many steps it takes does.
+    drafts: DraftsName = "none"
+    draft_tokens: int = 2  # guessed a step
 
     def __post_init__(self):
-        check_positive(self, "max_prompt", "max_tokens", "slots", "refill")
+        check_positive(self, "max_prompt", "max_tokens", "slots", "refill", "draft_tokens")
+        check(
+            self.drafts in get_args(DraftsName),
+            f"SamplingConfig.drafts must be one of {', '.join(get_args(DraftsName))}, got "
+            f"{self.drafts!r}",
+        )
+        check(
+            self.draft_tokens <= MOST_DRAFTS,
+            f"SamplingConfig.draft_tokens must be at most {MOST_DRAFTS}, got {self.draft_tokens}",
+        )
         check(
             0 <= self.temperature < math.inf,
             f"SamplingConfig.temperature must be finite and not negative, got {self.temperature}",

@@ -13,7 +13,8 @@ def deepseek_v3() -> ModelConfig:
 
     Architecture: `config.json` of deepseek-ai/DeepSeek-R1, equal to DeepSeek-V3's. init_std: the
     V3 report (arXiv 2412.19437, section 4.2), since the 0.02 of `config.json` is a default of the
-    library that wrote it. mtp_depth 1: the extra layer that the checkpoint carries.
+    library that wrote it. mtp_depth 1: the extra layer that the checkpoint carries. mtp_hidden:
+    no source says; as vLLM feeds it.
     """
     return ModelConfig(
         vocab=129_280,
@@ -38,6 +39,7 @@ def deepseek_v3() -> ModelConfig:
         rope=RopeConfig(factor=40.0, mscale=1.0, mscale_all_dim=1.0),
         context=163_840,
         mtp_depth=1,
+        mtp_hidden="normed",
         init_std=0.006,
         dtype="bfloat16",
         scan_layers=True,

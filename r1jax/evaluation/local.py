@@ -9,13 +9,14 @@ from jax.sharding import Mesh
 
 from r1jax.architecture import ModelConfig
 from r1jax.checks import InputError
-from r1jax.config import ConversationName, SamplingConfig
+from r1jax.config import ConversationName, DraftsName, SamplingConfig
 from r1jax.data.chat import split_thinking
 from r1jax.data.conversation import Form
 from r1jax.evaluation.protocol import Protocol, prompt
 from r1jax.evaluation.replies import Reply
 from r1jax.models import OnDisk
 from r1jax.sampling.engine import Completion, Engine, Request
+from r1jax.sampling.requests import drafts_line
 from r1jax.sampling.sizes import sized
 
 
@@ -66,12 +67,15 @@ class Local:
         model: ModelConfig | None = None,
         slots: int = 0,
         say: Callable[[str], None] = print,
+        drafts: DraftsName = "none",
+        draft_tokens: int = SamplingConfig.draft_tokens,
     ):
         """model: how the source's is run; None: as it is stored. slots: replies decoded side by
         side; 0: as `sized` says."""
         self.source, self.protocol, self.mesh, self._slots, self._say = (
             source, protocol, mesh, slots, say
         )  # fmt: skip
+        self._drafts, self._draft_tokens = drafts, draft_tokens
         self.conversation = source.conversation(conversation, "r1_zero")
         self.model = model or source.config
         self.name = source.base
@@ -108,7 +112,14 @@ class Local:
         # Each has its own budget, which no other question changes; so the longest prompt and the
         # longest reply together may be more than the context, which is no more than checked.
         budget = min(p.max_tokens, context - shortest)
-        wanted = SamplingConfig(p.temperature, p.top_k, p.top_p, max_tokens=budget)
+        wanted = SamplingConfig(
+            p.temperature,
+            p.top_k,
+            p.top_p,
+            max_tokens=budget,
+            drafts=self._drafts,
+            draft_tokens=self._draft_tokens,
+        )
         model = dataclasses.replace(self.model, context=max(context, longest + budget))
         sampling = sized(wanted, longest, len(asks), model.context)
         if 0 < self._slots < len(asks):
@@ -131,4 +142,6 @@ class Local:
             for ids in [prompts[ask.text]]
         ]
         weights = self.source.weights(self.model, self.mesh)
-        engine.generate(weights, requests, jax.random.key(p.seed), on_done=done)
+        _, used = engine.generate(weights, requests, jax.random.key(p.seed), on_done=done)
+        if used.drafts:
+            self._say(f"drafts: {drafts_line(used)}")

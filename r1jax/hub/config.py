@@ -126,9 +126,9 @@ def read_config(folder: str | Path) -> ModelConfig:
             message if message.startswith(fields.where) else f"{fields.where}: {message}"
         ) from None
     # Transformers writes the field, but drops the module.
-    if model.mtp_depth and has_weights(folder):
-        absent = f"model.layers.{model.layers}.eh_proj.weight" not in stored_tensors(folder)
-        model = dataclasses.replace(model, mtp_depth=0) if absent else model
+    module = f"model.layers.{model.layers}.eh_proj.weight"
+    if model.mtp_depth and has_weights(folder) and module not in stored_tensors(folder):
+        model = dataclasses.replace(model, mtp_depth=0, mtp_hidden="unnormed")
     return model
 
 
@@ -205,8 +205,15 @@ def _deepseek(fields: Fields, kind: str) -> ModelConfig:
             interleaved=kind == "deepseek_v2" or fields.flag("rope_interleave", True),
             temperature=True,
         ),
-        mtp_depth=fields.integer("num_nextn_predict_layers", 0) if dense_layers < layers else 0,
+        **_mtp(fields, fields.integer("num_nextn_predict_layers", 0) * (dense_layers < layers)),
     )
+
+
+def _mtp(fields: Fields, depth: int) -> dict[str, Any]:
+    if not depth:
+        return {}
+    # A key of our own. Published files do not say; vLLM feeds their module normed states.
+    return {"mtp_depth": depth, "mtp_hidden": fields.text("mtp_hidden", "normed")}
 
 
 def _router(fields: Fields, kind: str) -> RouterConfig:
@@ -393,6 +400,8 @@ def write_config(model: ModelConfig, dtype: str) -> dict[str, Any]:
             "rope_interleave": rope.interleaved,
             "num_nextn_predict_layers": model.mtp_depth,
         }
+    if model.mtp_depth:
+        values["mtp_hidden"] = model.mtp_hidden
     if model.router is None:
         return values
     r, grouped = model.router, "noaux_tc" if kind == "deepseek_v3" else "group_limited_greedy"

@@ -41,6 +41,10 @@ class Cache(flax.struct.PyTreeNode):
     #: `expert_dtype` (under a leading 1 where layers are stacked, so that slots are one axis of
     #: all arrays). A copied prompt has its choices with it.
     experts: jax.Array | None = None
+    #: Where drafts are made of them, likewise: what the first MTP module's layer remembers, and the
+    #: tokens themselves, [B, S, 1].
+    mtp: LayerCache | None = None
+    tokens: jax.Array | None = None
 
 
 def expert_dtype(cfg: ModelConfig) -> np.dtype:
@@ -49,28 +53,42 @@ def expert_dtype(cfg: ModelConfig) -> np.dtype:
     return np.dtype(np.uint8 if cfg.router.experts <= 256 else np.uint16)
 
 
-def init_cache(cfg: ModelConfig, batch: int, length: int, routing: bool = False) -> Cache:
-    """Zeros; nothing reads a position before it is written. routing: records experts, too."""
+def init_cache(
+    cfg: ModelConfig,
+    batch: int,
+    length: int,
+    routing: bool = False,
+    mtp: bool = False,
+    tokens: bool = False,
+) -> Cache:
+    """Zeros; nothing reads a position before it is written. routing, mtp, tokens: what else is
+    kept."""
+
+    def one(*lead: int) -> LayerCache:
+        def zeros(width: int, *heads: int) -> jax.Array:
+            return jnp.zeros((*lead, batch, *heads, length, width), jnp.dtype(cfg.dtype))
+
+        a = cfg.attention
+        if isinstance(a, MLAConfig):
+            return LatentCache(zeros(a.kv_lora), zeros(a.rope_dim))
+        return KVCache(zeros(a.head_dim, a.kv_heads), zeros(a.head_dim, a.kv_heads))
 
     def layers(n: int):
-        def one(*lead: int) -> LayerCache:
-            def zeros(width: int, *heads: int) -> jax.Array:
-                return jnp.zeros((*lead, batch, *heads, length, width), jnp.dtype(cfg.dtype))
-
-            a = cfg.attention
-            if isinstance(a, MLAConfig):
-                return LatentCache(zeros(a.kv_lora), zeros(a.rope_dim))
-            return KVCache(zeros(a.head_dim, a.kv_heads), zeros(a.head_dim, a.kv_heads))
-
         # Where there are none, no array: XLA (jaxlib 0.11.2) does not survive moving empty ones.
         return one(n) if cfg.scan_layers and n else tuple(one() for _ in range(n))
 
-    experts = None
+    experts, lead = None, (1,) * cfg.scan_layers
     if routing:
         assert cfg.router is not None and cfg.moe_layers
         shape = batch, length, cfg.moe_layers * cfg.router.active
-        experts = jnp.zeros((1,) * cfg.scan_layers + shape, expert_dtype(cfg))
-    return Cache(dense=layers(cfg.dense_layers), moe=layers(cfg.moe_layers), experts=experts)
+        experts = jnp.zeros(lead + shape, expert_dtype(cfg))
+    return Cache(
+        dense=layers(cfg.dense_layers),
+        moe=layers(cfg.moe_layers),
+        experts=experts,
+        mtp=one(*lead) if mtp else None,
+        tokens=jnp.zeros((*lead, batch, length, 1), jnp.int32) if tokens else None,
+    )
 
 
 def record(recorded: jax.Array, experts_LBTK: jax.Array, positions_BT: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from einops import rearrange
 
 from r1jax.architecture import ModelConfig
 from r1jax.model.cache import KVCache, update
-from r1jax.model.layers import Place, apply_rope, einsum32, masked_softmax, rms_norm
+from r1jax.model.layers import FEW, Place, apply_rope, einsum32, masked_softmax, rms_norm
 from r1jax.model.matrices import multiply
 from r1jax.model.params import GQA
 from r1jax.sharding import constrain
@@ -42,7 +42,7 @@ def attention(
         k_BKSX, v_BKSX = cache.key_BKSX, cache.value_BKSX
     t, k = q_BTHX.shape[1], k_BTKX.shape[2]
     q_BTKGX = rearrange(q_BTHX, "b t (k g) x -> b t k g x", k=k)
-    if t == 1:
+    if cache is not None and t <= FEW:
         # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
         scores = einsum32("bksx,btkgx->bkstg", k_BKSX, q_BTKGX)
         scores = rearrange(scores, "b k s t g -> b k g t s")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r1jax.architecture import RopeConfig, yarn_mscale
+from r1jax.config import MOST_DRAFTS
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -46,6 +47,11 @@ def rope_frequencies(rope: RopeConfig, dim: int) -> np.ndarray:
     high = min(np.ceil(pair_that_turns(rope.beta_slow)), dim - 1)
     slowed = np.clip((pair - low) / max(high - low, 0.001), 0, 1)
     return frequency * (1 - slowed) + frequency / rope.factor * slowed
+
+
+#: Queries of a row, up to which attention over a cache computes as for a decoding step's own one:
+#: that one and its drafts, so that what is drawn of them is the same.
+FEW = 1 + MOST_DRAFTS
 
 
 class Rotary(NamedTuple):

@@ -15,7 +15,7 @@ from einops import rearrange
 
 from r1jax.architecture import MLAConfig, ModelConfig
 from r1jax.model.cache import LatentCache, update
-from r1jax.model.layers import Place, apply_rope, einsum32, masked_softmax, rms_norm
+from r1jax.model.layers import FEW, Place, apply_rope, einsum32, masked_softmax, rms_norm
 from r1jax.model.matrices import dense, multiply
 from r1jax.model.params import MLA
 from r1jax.sharding import constrain
@@ -33,7 +33,7 @@ def attention(
 ) -> tuple[jax.Array, LatentCache | None]:
     """Returns the output [B, T, D] and the cache with the T new positions written.
 
-    Without a cache, S = T. With one, the keys are the cache's; a single query is decoded absorbed.
+    Without a cache, S = T. With one, the keys are the cache's; few queries are decoded absorbed.
     """
     a = cfg.attention
     assert isinstance(a, MLAConfig)
@@ -52,7 +52,7 @@ def attention(
         cache = update(cache, LatentCache(latent, k_rope), place.positions_BT)
         latent, k_rope = cache.latent_BSC, cache.rope_BSR
 
-    core = absorbed if cache is not None and x_BTD.shape[1] == 1 else naive
+    core = absorbed if cache is not None and x_BTD.shape[1] <= FEW else naive
     o_BTHU = core(q_nope, q_rope, latent, k_rope, place.mask_BTS, p.kv_b_CHY, cfg)
     return multiply(o_BTHU, p.out_HUD, 2), cache
 

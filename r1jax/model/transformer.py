@@ -76,7 +76,7 @@ def forward(
         chosen = cache.experts
         if chosen is not None:
             chosen = record(chosen, stats.experts_BTK, positions_BT)
-        cache = Cache(dense=dense_cache, moe=moe_cache, experts=chosen)
+        cache = cache.replace(dense=dense_cache, moe=moe_cache, experts=chosen)
     return Output(hidden_BTD=x, cache=cache, stats=stats)
 
 

@@ -256,6 +256,9 @@ class Trainer:
         used = self.engine.stats - before
         rate = used.tokens / seconds["time/rollout"] / self.mesh.size
         values = {"sampler/utilization": used.utilization, "sampler/tokens_per_device_second": rate}
+        if used.drafts:
+            values["sampler/draft_acceptance"] = used.acceptance
+            values["sampler/tokens_per_step"] = used.tokens_a_step
         samples = [s for group in groups[: rl.questions] for s in group]
         rng = np.random.default_rng([self.cfg.seed, BLINDING, step])
         paid = blinded([s.grade for s in samples], self.cfg.reward, rl.group, rng)

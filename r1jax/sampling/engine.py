@@ -9,7 +9,8 @@ ladder that are taken when they are needed, so few programs are compiled. A prom
 each device that has replies to it: the others copy what it left in the cache. A prompt's last
 token is left to the loop, so that all tokens are drawn there.
 
-What a request draws depends on its key, question, sample and position alone (`sample_keys`).
+What a request draws depends on its key, question, sample and position alone (`sample_keys`): with
+drafts (`cfg.drafts`), too, which make a step draw several of a reply's tokens, and no other ones.
 
 On a mesh every device admits its own slots; slot s is of device s // (slots a device).
 
@@ -46,7 +47,7 @@ from r1jax.sampling.requests import (
     Tops,
     how,
 )
-from r1jax.sampling.rows import begin, blank
+from r1jax.sampling.rows import Rows, begin, blank
 from r1jax.sampling.sizes import ladder
 from r1jax.sampling.slots import WINDOW
 from r1jax.sampling.stops import Text, kept
@@ -110,8 +111,15 @@ class Engine:
             not routing or model.moe_layers > 0,
             "Engine: the model has no MoE layers, so there is no routing to be recorded",
         )
+        check(
+            cfg.drafts != "mtp" or model.mtp_depth > 0,
+            "SamplingConfig.drafts=mtp: the model has no module of multi-token prediction; "
+            "drafts=lookup needs none",
+        )
         self.text, self.biases, self.routing = text, biases, routing
-        self._reader = Reader(model, mesh, together or cfg.refill, cfg.max_prompt, routing)
+        self._drafts = cfg.draft_tokens if cfg.drafts != "none" else 0
+        most = together or cfg.refill
+        self._reader = Reader(model, mesh, most, cfg.max_prompt, routing, cfg.drafts)
         self.stats = EngineStats()
         self._most = -(-cfg.slots // mesh.size)  # slots a device
         self._next = 0
@@ -126,15 +134,15 @@ class Engine:
         self._prefix: dict[int, bytes] = {}  # by slot, also of those that have finished
         self._cache: Cache | None = None
         self._per = self._length = 0  # slots a device, positions of the cache
-        self._tops: tuple[np.ndarray, ...] = ()  # of the last burst
-        self._rows = blank(0, self.model.vocab, len(self.stop), self.biases)
+        self._rows = self._blank(0)
 
     def load(self, weights: Weights | None) -> None:
         """From now on replies are drawn from these weights. None: makes room in memory."""
         self._weights = self._loaded = None
         if weights is not None:
             with jax.set_mesh(self.mesh):
-                self._weights = lay_out(weights, model=self.model)
+                mtp = self.cfg.drafts == "mtp"
+                self._weights = lay_out(weights, model=self.model, mtp=mtp)
         self._prefix.clear()  # what earlier weights left in the cache
 
     @contextlib.contextmanager
@@ -267,12 +275,14 @@ class Engine:
             self._running[slot] = reply
             reply.cached = found.cached[slot]
             begin(self._rows, slot, reply.request, reply.how, reply.key, self.model.vocab)
-        self.stats = dataclasses.replace(
-            self.stats,
-            prefilled=self.stats.prefilled + sum(map(len, found.read)),
-            prompt_tokens=self.stats.prompt_tokens + sum(len(r.request.prompt) for r in batch),
-            cached_tokens=self.stats.cached_tokens + sum(found.cached.values()),
+        self.stats += EngineStats(
+            prefilled=sum(map(len, found.read)),
+            prompt_tokens=sum(len(r.request.prompt) for r in batch),
+            cached_tokens=sum(found.cached.values()),
         )
+
+    def _blank(self, count: int) -> Rows:
+        return blank(count, self.model.vocab, len(self.stop), self.biases, self._drafts)
 
     def _slots(self, wanted: int) -> int:
         return ladder(wanted, max(1, LEAST_SLOTS // self.mesh.size), self._most)
@@ -315,9 +325,13 @@ class Engine:
             return
         if self._cache is None:
             self._cache = slots.new_cache(
-                model=self.model, slots=n * per, length=length, routing=self.routing
+                model=self.model,
+                slots=n * per,
+                length=length,
+                routing=self.routing,
+                drafts=self.cfg.drafts,
             )
-            self._rows = blank(n * per, self.model.vocab, len(self.stop), self.biases)
+            self._rows = self._blank(n * per)
         else:
             from_S, taken = np.zeros(n * per, np.int32), np.zeros(n * per, bool)
             moved: dict[int, int] = {}
@@ -341,21 +355,21 @@ class Engine:
         last = [s for s in self._prefix if s in mine and s not in self._running]
         return sorted(stay + last[len(last) - min(len(last), per - len(stay)) :] * self.reuse)
 
-    def _guided(self) -> tuple[np.ndarray | None, int]:
-        """(a bit a token of what each slot may draw, None where none is told; for how many steps
-        this holds)."""
-        steps, may_SM = WINDOW, None
+    def _guided(self) -> tuple[np.ndarray | None, dict[int, int]]:
+        """(a bit a token of what each slot may draw, None where none is told; of guided slots, for
+        how many tokens this holds)."""
+        may_SM, all_hold = None, {}
         for slot, reply in self._running.items():
             if reply.request.guide is None:
                 continue
             may_M, holds = reply.request.guide.next()
-            steps = min(steps, max(1, holds))
+            all_hold[slot] = max(1, holds)
             if may_M is not None:
                 if may_SM is None:
                     words = -(-self.model.vocab // 32)
                     may_SM = np.full((len(self._rows.token_S), words), 2**32 - 1, np.uint32)
                 may_SM[slot] = may_M
-        return may_SM, steps
+        return may_SM, all_hold
 
     def _decode(self, steps: int) -> list[Event]:
         n, running = self.mesh.size, len(self._running)
@@ -364,38 +378,48 @@ class Engine:
         else:
             few = self._few()
             keep = few * n if running > few * n else few
-        rows, steps = self._rows, min(steps, WINDOW, self._length - self._far())
+        rows = self._rows
         if not any(r.how.cut for r in self._running.values()):
             rows = rows.replace(cutoffs=None)
         if not any(r.how.bias for r in self._running.values()):
             rows = rows.replace(biases=None)
-        may_SM, holds = self._guided()
-        rows, steps = rows.replace(may_SM=may_SM), min(steps, holds)
+        may_SM, all_hold = self._guided()
+        # A slot draws no more than its guide and the cache have room for; and the call ends about
+        # when the first has, since it waits for the others then.
+        left_S = np.minimum(rows.left_S, self._length - rows.position_S)
+        for slot, holds in all_hold.items():
+            left_S[slot] = min(left_S[slot], holds)
+        room = min(self._length - self._far(), *all_hold.values(), WINDOW * (1 + self._drafts))
         told = any(r.request.tops for r in self._running.values())
-        self._cache, *drawn, tops = slots.decode(
+        self._cache, found = slots.decode(
             self._weights,
             self._cache,
-            rows,
+            rows.replace(may_SM=may_SM, left_S=left_S),
             np.int32(keep),
-            np.int32(steps),
+            np.int32(min(steps, -(-room // (1 + self._drafts)))),
             model=self.model,
             k=min(MOST_TOPS, self.model.vocab) if told else 0,
+            drafts=self._drafts,
         )
-        token_WS, logp_WS, made = (np.asarray(a) for a in drawn)
-        self._tops = tuple(np.asarray(a) for a in tops)
-        count_S = np.sum(token_WS >= 0, axis=0)
-        s = self.stats
-        self.stats = dataclasses.replace(
-            s,
-            decode_steps=s.decode_steps + int(made),
-            slot_steps=s.slot_steps + int(made) * n * self._per,
-            tokens=s.tokens + int(count_S.sum()),
+        found = jax.tree.map(np.asarray, found)
+        drawn_WST, tried_2J = found.token_WST >= 0, np.zeros((2, 0), int)
+        if self._drafts:
+            tried_2J = found.tried_2J
+            self._rows = self._rows.replace(draft_SJ=np.array(found.draft_SJ))
+        self.stats += EngineStats(
+            decode_steps=int(found.steps),
+            slot_steps=int(found.steps) * n * self._per,
+            tokens=int(drawn_WST.sum()),
+            drawing=int(drawn_WST[..., 0].sum()),
+            drafts=int(tried_2J[0, :1].sum()),
+            draft_tokens=int(tried_2J[0].sum()),
+            accepted_tokens=int(tried_2J[1].sum()),
+            accepted_at=tuple(tried_2J[1].tolist()),
         )
         asked = [slot for slot, r in self._running.items() if r.request.routing]
-        events = {
-            slot: self._event(slot, token_WS[: count_S[slot], slot], logp_WS[: count_S[slot], slot])
-            for slot in list(self._running)
-        }
+        of_all, events = (found.token_WST, found.logp_WST, *found.told), {}
+        for slot in list(self._running):
+            events[slot] = self._event(slot, *(a[:, slot][drawn_WST[:, slot]] for a in of_all))
         ended = [slot for slot in asked if events[slot].finish]
         for slot, experts in self._experts(ended).items():
             events[slot] = dataclasses.replace(events[slot], experts=experts)
@@ -426,7 +450,7 @@ class Engine:
                     found[s] = read.reshape(shape).copy()
         return found
 
-    def _event(self, slot: int, tokens: np.ndarray, logps: np.ndarray) -> Event:
+    def _event(self, slot: int, tokens: np.ndarray, logps: np.ndarray, *told: np.ndarray) -> Event:
         reply, rows, count = self._running[slot], self._rows, len(tokens)
         rows.token_S[slot] = tokens[-1]
         rows.left_S[slot] -= count
@@ -442,7 +466,7 @@ class Engine:
             reply.request.guide.feed(new)
         tops = None
         if reply.request.tops:
-            tops = Tops(*(a[: len(tokens), slot] for a in self._tops))
+            tops = Tops(*told)[: len(tokens)]
         rows.position_S[slot] += len(tokens)
         finish = "stop" if stopped else "" if rows.left_S[slot] else "length"
         if finish:

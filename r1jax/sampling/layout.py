@@ -12,11 +12,11 @@ from r1jax.model.transformer import unstacked
 from r1jax.sharding import SAMPLING_RULES, ParamSpec
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def lay_out(weights: Weights, *, model: ModelConfig) -> Weights:
+@functools.partial(jax.jit, static_argnames=("model", "mtp"))
+def lay_out(weights: Weights, *, model: ModelConfig, mtp: bool = False) -> Weights:
     """Where `SAMPLING_RULES` wants them, matrices in the dtype that they are multiplied in (but
-    quantised ones as they are), layers apart where they are not scanned, and without what only
-    training needs."""
+    quantised ones as they are), layers apart where they are not scanned, and of MTP's modules the
+    first, or none."""
 
     def one(spec: ParamSpec, a: jax.Array) -> jax.Array:
         # Norms and the router compute in float32, whatever the model does.
@@ -25,7 +25,9 @@ def lay_out(weights: Weights, *, model: ModelConfig) -> Weights:
         return sharding.constrain(a, *spec.axes, rules=SAMPLING_RULES)
 
     specs = weight_specs(model)
-    specs, weights = (w.replace(params=w.params.replace(mtp=())) for w in (specs, weights))
+    specs, weights = (
+        w.replace(params=w.params.replace(mtp=w.params.mtp[:mtp])) for w in (specs, weights)
+    )
     specs = specs_of(specs, weights)
     weights = jax.tree.map(one, specs, weights, is_leaf=sharding.is_spec)
     return unstacked(weights, model)

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r1jax.architecture import ModelConfig
+from r1jax.config import DraftsName
 from r1jax.model.cache import Cache
 from r1jax.model.params import Weights
 from r1jax.sampling import slots
@@ -24,8 +25,17 @@ Moves = list[list[tuple[int, int]]]  # of each device, (from, to) rows on it
 class Reader:
     """most: texts at a time, on all devices. longest: positions that most texts fit in."""
 
-    def __init__(self, model: ModelConfig, mesh: Mesh, most: int, longest: int, routing: bool):
-        self._model, self._devices, self._routing = model, mesh.size, routing
+    def __init__(
+        self,
+        model: ModelConfig,
+        mesh: Mesh,
+        most: int,
+        longest: int,
+        routing: bool,
+        drafts: DraftsName = "none",
+    ):
+        self._model, self._devices = model, mesh.size
+        self._routing, self._drafts = routing, drafts
         self._most, self._longest = -(-most // mesh.size), longest
 
     def length(self, longest: int) -> int:
@@ -76,7 +86,9 @@ class Reader:
                     ids = np.frombuffer(prefix, np.int32)
                     tokens[d * rows + row, : len(ids)] = ids
                     moves[d] += [(row, target) for target in targets]
-            fresh = slots.prefill(weights, tokens, model=self._model, routing=self._routing)
+            fresh = slots.prefill(
+                weights, tokens, model=self._model, routing=self._routing, drafts=self._drafts
+            )
             cache = slots.place(cache, fresh, *self._moves(moves, per), model=self._model)
             at += rows
         return cache

@@ -1,6 +1,7 @@
 """What an engine is asked, and what it answers."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
@@ -169,12 +170,45 @@ class EngineStats:
     prefilled: int = 0  # prompts that were read; the others found them read
     prompt_tokens: int = 0  # of all prompts
     cached_tokens: int = 0  # of these, found in the cache
+    drawing: int = 0  # slot-steps that drew a token, or several
+    drafts: int = 0  # slot-steps that had a guess
+    draft_tokens: int = 0  # guessed
+    accepted_tokens: int = 0  # and right
+    accepted_at: tuple[int, ...] = ()  # of these the first of a step, the second, ...
+
+    def __add__(self, other: "EngineStats") -> "EngineStats":
+        return self._with(other, 1)
 
     def __sub__(self, before: "EngineStats") -> "EngineStats":
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(before), strict=True)
-        return EngineStats(*(a - b for a, b in pairs))
+        return self._with(before, -1)
+
+    def _with(self, other: "EngineStats", sign: int) -> "EngineStats":
+        def one(a, b):
+            if isinstance(a, tuple):
+                pairs = itertools.zip_longest(a, b, fillvalue=0)
+                return tuple(x + sign * y for x, y in pairs)
+            return a + sign * b
+
+        names = (f.name for f in dataclasses.fields(self))
+        return EngineStats(*(one(getattr(self, name), getattr(other, name)) for name in names))
 
     @property
     def utilization(self) -> float:
         """Share of slot-steps that drew a token."""
-        return self.tokens / max(1, self.slot_steps)
+        return self.drawing / max(1, self.slot_steps)
+
+    @property
+    def acceptance(self) -> float:
+        """Share of guesses that were right."""
+        return self.accepted_tokens / max(1, self.draft_tokens)
+
+    @property
+    def tokens_a_step(self) -> float:
+        """That a slot draws in a step in which it draws."""
+        return self.tokens / max(1, self.drawing)
+
+
+def drafts_line(s: EngineStats) -> str:
+    """What drafts came to."""
+    right = f"{s.acceptance:.1%} of {s.draft_tokens:,} guesses were right"
+    return f"{right}; {s.tokens_a_step:.2f} tokens a step"

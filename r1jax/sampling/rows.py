@@ -1,6 +1,7 @@
 """All about the slots but the cache. The host knows it, and hands it to every call of `decode`.
 
 S slots  E stop tokens  N biased tokens  K numbers of a key's data  M words of a bit a token
+J drafts
 """
 
 from typing import Any
@@ -14,8 +15,8 @@ from r1jax.sampling.samplers import Biases, Cutoffs
 
 
 class Rows(flax.struct.PyTreeNode):
-    """What no active slot needs is None: `cutoffs`, `biases` and `may_SM`, which tokens each may
-    draw (see `Guide`). On the host, arrays of numpy."""
+    """What no active slot needs is None: `cutoffs`, `biases`, `may_SM`, which tokens each may draw
+    (see `Guide`), and `draft_SJ`, the guesses at the next ones. On the host, arrays of numpy."""
 
     token_S: Any  # to be read next
     position_S: Any  # where it stands
@@ -29,9 +30,10 @@ class Rows(flax.struct.PyTreeNode):
     cutoffs: Cutoffs | None
     biases: Biases | None
     may_SM: Any = None  # uint32
+    draft_SJ: Any = None  # -1: none
 
 
-def blank(slots: int, vocab: int, stops: int, biases: int = MOST_BIASES) -> Rows:
+def blank(slots: int, vocab: int, stops: int, biases: int = MOST_BIASES, drafts: int = 0) -> Rows:
     """Of slots that do nothing. `stops` of a request fit, or MOST_STOPS if these are more."""
 
     def zeros(*shape: int, dtype: Any = np.int32) -> Any:
@@ -53,6 +55,7 @@ def blank(slots: int, vocab: int, stops: int, biases: int = MOST_BIASES) -> Rows
             biased_SN=zeros(biases) + np.int32(vocab),
             bias_SN=zeros(biases, dtype=np.float32),
         ),
+        draft_SJ=zeros(drafts) - np.int32(1) if drafts else None,
     )
 
 
@@ -73,3 +76,5 @@ def begin(rows: Rows, slot: int, request: Request, how: How, key: np.ndarray, vo
     biases.biased_SN[slot] = vocab
     biases.biased_SN[slot, : len(how.bias)] = list(how.bias)
     biases.bias_SN[slot, : len(how.bias)] = list(how.bias.values())
+    if rows.draft_SJ is not None:
+        rows.draft_SJ[slot] = -1

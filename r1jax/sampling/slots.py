@@ -6,22 +6,25 @@ into its own, and never between devices.
 
 S slots  R prompts read at a time  P positions of a prompt  L positions of the cache
 W most steps of a call  E stop tokens  X moves, on all devices together  N biased tokens
-K likeliest tokens that are told
+K likeliest tokens that are told  J drafts  T = 1 + J tokens that a step reads
 """
 
 import functools
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
+from r1jax.config import DraftsName
 from r1jax.model.cache import Cache, init_cache
 from r1jax.model.head import unembed
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward
+from r1jax.sampling.drafts import propose, remember
 from r1jax.sampling.rows import Rows
 from r1jax.sampling.samplers import likeliest, reply_key, sample
 
@@ -29,20 +32,36 @@ WINDOW = 128  # most steps of one call
 SCORED = 64  # positions whose logits are there at a time
 
 
-@functools.partial(jax.jit, static_argnames=("model", "slots", "length", "routing"))
-def new_cache(*, model: ModelConfig, slots: int, length: int, routing: bool = False) -> Cache:
-    return _pin(init_cache(model, slots, length, routing), model)
+@functools.partial(jax.jit, static_argnames=("model", "slots", "length", "routing", "drafts"))
+def new_cache(
+    *,
+    model: ModelConfig,
+    slots: int,
+    length: int,
+    routing: bool = False,
+    drafts: DraftsName = "none",
+) -> Cache:
+    return _empty(model, slots, length, routing, drafts)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "routing"))
+def _empty(model: ModelConfig, slots: int, length: int, routing: bool, drafts: DraftsName) -> Cache:
+    mtp, tokens = drafts == "mtp", drafts == "lookup"
+    return _pin(init_cache(model, slots, length, routing, mtp, tokens), model)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "routing", "drafts"))
 def prefill(
-    weights: Weights, tokens_RP: jax.Array, *, model: ModelConfig, routing: bool = False
+    weights: Weights,
+    tokens_RP: jax.Array,
+    *,
+    model: ModelConfig,
+    routing: bool = False,
+    drafts: DraftsName = "none",
 ) -> Cache:
     """What is remembered of R prompts. After a prompt's end it is of no meaning."""
     rows, length = tokens_RP.shape
-    empty = _pin(init_cache(model, rows, length, routing), model)
-    tokens_RP = sharding.constrain(tokens_RP, "batch", None)
-    return _pin(forward(weights, tokens_RP, model, cache=empty).cache, model)
+    empty = _empty(model, rows, length, routing, drafts)
+    return _read(weights, tokens_RP, jnp.zeros(rows, jnp.int32), empty, model)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -57,10 +76,16 @@ def extend(
         return jax.tree.map(lambda a: jnp.take(a, from_R, axis=axis), cache)
 
     begun = _pin(_on_each(local, model)(cache, from_R), model)
+    return _read(weights, tokens_RP, start_R, begun, model)
+
+
+def _read(weights: Weights, tokens_RP, start_R, cache: Cache, model: ModelConfig) -> Cache:
+    """The cache with tokens from start_R on."""
     tokens_RP = sharding.constrain(tokens_RP, "batch", None)
     positions_RP = start_R[:, None] + jnp.arange(tokens_RP.shape[1])[None]
-    out = forward(weights, tokens_RP, model, positions_BT=positions_RP, cache=begun)
-    return _pin(out.cache, model)
+    out = forward(weights, tokens_RP, model, positions_BT=positions_RP, cache=cache)
+    cache = remember(weights, out.cache, out.hidden_BTD, tokens_RP, positions_RP, model)
+    return _pin(cache, model)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "k"))
@@ -135,58 +160,124 @@ def routing_of(recorded: jax.Array, from_X: jax.Array, *, model: ModelConfig) ->
     return _everywhere(found.reshape(found.shape[-3:]))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "k"), donate_argnames="cache")
+class Drawn(flax.struct.PyTreeNode):
+    """What a call drew: a slot's tokens are those of its own [W, T], step by step, that are not -1.
+    told: for k > 0 `likeliest` of each, else ()."""
+
+    token_WST: Any
+    logp_WST: Any
+    told: tuple[Any, ...]
+    steps: Any  # that were made
+    draft_SJ: Any  # for the next call; None, as the next, where none are made
+    #: Of running slots' first drafts, second, ...: how many there were, and how many were right.
+    tried_2J: Any
+
+
+@functools.partial(jax.jit, static_argnames=("model", "k", "drafts"), donate_argnames="cache")
 def decode(
-    weights: Weights, cache: Cache, rows: Rows, keep, steps, *, model: ModelConfig, k: int = 0
-):
+    weights: Weights,
+    cache: Cache,
+    rows: Rows,
+    keep,
+    steps,
+    *,
+    model: ModelConfig,
+    k: int = 0,
+    drafts: int = 0,
+) -> tuple[Cache, Drawn]:
     """Decodes until at most `keep` slots are active, or `steps` steps (at most W) are made.
 
-    Returns (cache, token_WS, logp_WS, steps made, and for k > 0 `likeliest` of [W, S], else ()).
-    A slot's tokens are the first of its column; -1 after its last. No active slot may come to stand
-    past the cache's end.
+    A slot draws at most left_S tokens. No active slot may come to stand past the cache's end.
+    drafts: how many tokens are guessed a slot and a step; see `sampling.drafts`.
     """
     rows = jax.tree.map(_by_slot, rows)
     count = rows.token_S.shape[0]
     reply_S = jax.vmap(reply_key)(
         jax.random.wrap_key_data(rows.key_SK), rows.question_S, rows.sample_S
     )
+    how = rows.temperature_S, rows.cutoffs, rows.biases, rows.may_SM
+
+    def draw(logits_SV, position_S):
+        """For these positions."""
+        return sample(logits_SV, jax.vmap(jax.random.fold_in)(reply_S, position_S), *how)
 
     def step(state):
-        cache, token_S, position_S, left_S, active_S, token_WS, logp_WS, told, made = state
-        at = {"positions_BT": position_S[:, None], "cache": cache}
-        out = forward(weights, token_S[:, None], model, **at)
-        position_S = position_S + active_S
-        keys_S = jax.vmap(jax.random.fold_in)(reply_S, position_S)
-        logits_SV = unembed(weights.params, out.hidden_BTD[:, 0], model)
-        drawn_S, logp_S = sample(
-            logits_SV, keys_S, rows.temperature_S, rows.cutoffs, rows.biases, rows.may_SM
-        )
-        if k:
-            new = likeliest(logits_SV, drawn_S, k)
-            told = tuple(a.at[made].set(b) for a, b in zip(told, new, strict=True))
-        token_S = jnp.where(active_S, drawn_S, token_S)
-        token_WS = token_WS.at[made].set(jnp.where(active_S, drawn_S, -1))
-        logp_WS = logp_WS.at[made].set(logp_S)
-        left_S = left_S - active_S
-        stopped_S = jnp.any(token_S[:, None] == rows.stop_SE, axis=1)
-        active_S = active_S & (left_S > 0) & ~stopped_S
+        cache, (token_S, position_S, left_S, active_S), drawn = state
+        read_ST = position_S[:, None] + jnp.arange(1 + drafts)[None]
+        tokens_ST, draft_SJ = token_S[:, None], drawn.draft_SJ
+        if drafts:  # where there is none, any token
+            tokens_ST = jnp.concatenate([tokens_ST, jnp.maximum(draft_SJ, 0)], axis=1)
+        out = forward(weights, tokens_ST, model, positions_BT=read_ST, cache=cache)
+        logits_STV = unembed(weights.params, out.hidden_BTD, model)
+        token_ST, logp_ST = jax.vmap(draw, 1, 1)(logits_STV, read_ST + 1)
+        stops_ST = jnp.any(token_ST[:, :, None] == rows.stop_SE[:, None, :], axis=2)
+        kept_ST = _kept(active_S, left_S, token_ST, draft_SJ, stops_ST)
+        new = kept_ST, token_ST, logp_ST, logits_STV
+        drawn = _noted(drawn, active_S, *new, k)
+        cache, kept_S = out.cache, jnp.sum(kept_ST, axis=1)
+        if drafts:
+            new_SJ, cache = propose(
+                weights, cache, out.hidden_BTD, token_S, token_ST, read_ST, kept_S,
+                lambda logits_SV, position_S: draw(logits_SV, position_S)[0], drafts, model,
+            )  # fmt: skip
+            # Who has drawn all that it may for now goes on from the guesses that it had.
+            draft_SJ = jnp.where(active_S[:, None], new_SJ, draft_SJ)
+            drawn = drawn.replace(draft_SJ=_by_slot(draft_SJ))
+        last_ST = jnp.arange(1 + drafts)[None] == kept_S[:, None] - 1
+        token_S = jnp.where(active_S, jnp.sum(jnp.where(last_ST, token_ST, 0), axis=1), token_S)
+        position_S, left_S = position_S + kept_S, left_S - kept_S
+        active_S = active_S & (left_S > 0) & ~jnp.any(kept_ST & stops_ST, axis=1)
         small = jax.tree.map(_by_slot, (token_S, position_S, left_S, active_S))
-        return _pin(out.cache, model), *small, token_WS, logp_WS, told, made + 1
+        return _pin(cache, model), small, drawn
 
     def goes_on(state):
-        return (jnp.sum(state[4]) > keep) & (state[-1] < steps)
+        _, (*_, active_S), drawn = state
+        return (jnp.sum(active_S) > keep) & (drawn.steps < steps)
 
-    token_WS = jnp.full((WINDOW, count), -1, jnp.int32)
-    begin = cache, rows.token_S, rows.position_S, rows.left_S, rows.active_S
-    logp_WS = jnp.zeros((WINDOW, count), jnp.float32)
-    told = _untold((WINDOW, count), k)
-    state = jax.lax.while_loop(goes_on, step, (*begin, token_WS, logp_WS, told, jnp.int32(0)))
-    cache, (token_WS, logp_WS, told, made) = state[0], state[-4:]
-    told = jax.tree.map(_everywhere, told)
-    return cache, _everywhere(token_WS), _everywhere(logp_WS), made, told
+    shape = WINDOW, count, 1 + drafts
+    drawn = Drawn(
+        jnp.full(shape, -1, jnp.int32),
+        jnp.zeros(shape, jnp.float32),
+        _untold(shape, k),
+        jnp.int32(0),
+        rows.draft_SJ,
+        jnp.zeros((2, drafts), jnp.int32) if drafts else None,
+    )
+    small = rows.token_S, rows.position_S, rows.left_S, rows.active_S
+    cache, _, drawn = jax.lax.while_loop(goes_on, step, (cache, small, drawn))
+    return cache, jax.tree.map(_everywhere, drawn)
 
 
-def _untold(shape: tuple[int, int], k: int) -> tuple[jax.Array, ...]:
+def _kept(active_S, left_S, token_ST, draft_SJ, stops_ST) -> jax.Array:
+    """Which of the tokens drawn are replies': those after right drafts alone, up to a stop, and no
+    more than are left."""
+    kept_ST = active_S[:, None] & (jnp.arange(token_ST.shape[1])[None] < left_S[:, None])
+    if draft_SJ is None:
+        return kept_ST
+    ends_SJ = (token_ST[:, :-1] != draft_SJ) | stops_ST[:, :-1]
+    return kept_ST & (jnp.pad(jnp.cumsum(ends_SJ, axis=1), ((0, 0), (1, 0))) == 0)
+
+
+def _noted(drawn: Drawn, active_S, kept_ST, token_ST, logp_ST, logits_STV, k: int) -> Drawn:
+    """With another step."""
+    at, told, draft_SJ = drawn.steps, drawn.told, drawn.draft_SJ
+    if k:
+        new = likeliest(logits_STV, token_ST, k)
+        told = tuple(a.at[at].set(b) for a, b in zip(told, new, strict=True))
+    if draft_SJ is not None:
+        there_SJ = active_S[:, None] & (draft_SJ >= 0)
+        right_SJ = kept_ST[:, :-1] & (token_ST[:, :-1] == draft_SJ)
+        tried_2J = jnp.sum(jnp.stack([there_SJ, right_SJ]), axis=1)
+        drawn = drawn.replace(tried_2J=drawn.tried_2J + tried_2J)
+    return drawn.replace(
+        token_WST=drawn.token_WST.at[at].set(jnp.where(kept_ST, token_ST, -1)),
+        logp_WST=drawn.logp_WST.at[at].set(logp_ST),
+        told=told,
+        steps=at + 1,
+    )
+
+
+def _untold(shape: tuple[int, ...], k: int) -> tuple[jax.Array, ...]:
     """Where `likeliest` goes."""
     if not k:
         return ()

@@ -323,6 +323,7 @@ class App:
     async def tell_metrics(self, _request: Request) -> Response:
         self.metrics.running.set(self.worker.running)
         self.metrics.waiting.set(self.worker.waiting)
+        self.metrics.drafted(self.worker.engine.stats)
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
     async def health(self, _request: Request) -> Response:

@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from r1jax.sampling.requests import EngineStats
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -52,12 +54,31 @@ class Metrics:
         )
         self.switches = make(Counter, "script_switches", "Changes of script within replies.")
         self.mixed = make(Counter, "mixed_replies", "Replies that change their script.")
+        self._drafts = make(Counter, "spec_decode_num_drafts", "Steps that checked guesses.")
+        self._guessed = make(Counter, "spec_decode_num_draft_tokens", "Tokens guessed.")
+        self._right = make(Counter, "spec_decode_num_accepted_tokens", "Of these, the right ones.")
+        self._right_at = make(
+            Counter,
+            "spec_decode_num_accepted_tokens_per_pos",
+            "Of these, the first of a step (0), the second, and so on.",
+            "position",
+        )
+        self._told = EngineStats()
 
     def ended(self, reason: str) -> None:
         self._success.labels(self._model, reason).inc()
 
     def refused(self, status: int) -> None:
         self._refused.labels(self._model, str(status)).inc()
+
+    def drafted(self, stats: EngineStats) -> None:
+        """All that the engine has done; it is told some time."""
+        new, self._told = stats - self._told, stats
+        self._drafts.inc(new.drafts)
+        self._guessed.inc(new.draft_tokens)
+        self._right.inc(new.accepted_tokens)
+        for position, count in enumerate(new.accepted_at):
+            self._right_at.labels(self._model, str(position)).inc(count)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -53,6 +53,16 @@ def test_round_trip(name, tmp_path):
     assert what_it_is(read) == what_it_is(model)
 
 
+def test_what_mtp_reads_is_told_and_else_the_normed_states(tmp_path):
+    values = write_config(dataclasses.replace(tiny(), mtp_depth=1), "float32")
+    assert read_config(write(tmp_path, values)).mtp_hidden == "unnormed"
+    assert read_config(write(tmp_path, values | {"mtp_hidden": "normed"})).mtp_hidden == "normed"
+    del values["mtp_hidden"]
+    assert read_config(write(tmp_path, values)).mtp_hidden == "normed"
+    with pytest.raises(InputError, match="mtp_hidden must be unnormed or normed, got 'other'"):
+        read_config(write(tmp_path, values | {"mtp_hidden": "other"}))
+
+
 def test_newer_files_have_both_parts_of_the_rotary_embedding_together(tmp_path):
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
     newer = QWEN2 | {"rope_parameters": scaling | {"rope_theta": 5e5}, "rope_theta": None}

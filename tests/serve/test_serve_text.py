@@ -36,8 +36,21 @@ def server(folder):
 @pytest.fixture(scope="module")
 def chat_server(folder, tmp_path_factory):
     copy = chatty(folder, tmp_path_factory.mktemp("chatty") / "hf", TEMPLATE)
-    with serving(model=str(copy)) as one:
+    with serving(model=str(copy), drafts="lookup") as one:
         yield one
+
+
+def test_drafts_change_no_reply_and_are_counted(server, chat_server):
+    body = {"prompt": "Once upon a time", "max_tokens": 60, "seed": 3, "n": 4, "temperature": 0.6}
+    plain, drafted = (s.post("/v1/completions", body).json() for s in (server, chat_server))
+    assert [c["text"] for c in drafted["choices"]] == [c["text"] for c in plain["choices"]]
+    names = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
+    drafts, tokens, right = (chat_server.metric(f"spec_decode_{n}_total") for n in names)
+    assert 0 < drafts < tokens == 2 * drafts and 0 < right < tokens
+    at = "spec_decode_num_accepted_tokens_per_pos_total"
+    first, second = (chat_server.metric(at, position=str(i)) for i in range(2))
+    assert first > second and first + second == right
+    assert server.metric("spec_decode_num_drafts_total") == 0
 
 
 def test_a_greedy_text_is_the_oracles(server, folder):
