@@ -18,6 +18,7 @@ GROUPS = {
         "bench.grading",
         "bench.transformers",
         "bench.dense",
+        "bench.serving",
         "bench.grader_rates",
     ),
 }

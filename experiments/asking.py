@@ -106,8 +106,9 @@ def weights_of(source: OnDisk) -> str:
     return ", ".join(f"{f.name} {f.stat().st_size}" for f in files)
 
 
-def grader_of(cfg: Asking, form: str) -> Grader:
-    rewards = RewardConfig(format=0.0, own=cfg.reward)
+def grader_of(cfg: Asking, form: str, language: str = "en") -> Grader:
+    """language: that a thought should be in."""
+    rewards = RewardConfig(format=0.0, own=cfg.reward, target_language=language)
     components = components_of(rewards)
     return Grader(
         rewards.weights,

@@ -53,6 +53,7 @@ class EvaluateConfig(Asking):
     until: str = ""  # and the last
     shuffle: Shuffle = "published"  # options in an order by the seed: GPQA's, all, none
     tier: int = 4  # numbers of an embedded countdown problem
+    language: str = "en"  # that a thought should be in
     training: str = ""  # [TASK=]FILE,...: training data that questions are looked for in
 
     def __post_init__(self):
@@ -85,7 +86,7 @@ def main(args: list[str]) -> None:
     )
     replier, identity = replier_of(cfg, cfg.asks(), say)
     identity |= {"shuffle": cfg.shuffle, "tier": cfg.tier}
-    with grader_of(cfg, replier.form) as grader, said_at_stop(Path(cfg.out), say):
+    with grader_of(cfg, replier.form, cfg.language) as grader, said_at_stop(Path(cfg.out), say):
         found = Evaluation(
             replier,
             benchmarks,

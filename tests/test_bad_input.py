@@ -113,7 +113,7 @@ def error_in(error_of, folder):
         (["--task=chess"], "invalid choice 'chess'"),
         (["--task=gsm8k"], "--task=gsm8k needs --data=FILE"),
         (["--log=tensorbord"], "no log is called 'tensorbord', there are tensorboard, wandb"),
-        (["--preset=huge"], "--preset=huge: expected one of tiny, tiny_dapo, small, stories"),
+        (["--preset=huge"], "--preset=huge: expected one of tiny, tiny_dapo, tiny_student, small"),
         (["--mesh=3y"], "--mesh=3y: expected FSDPxEXPERT such as 8x8"),
         (["--config=/absent/config.json"], "/absent/config.json: No such file"),
         (["--tokenizer=/absent.json"], "/absent.json: no such file"),
