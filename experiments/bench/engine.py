@@ -62,7 +62,7 @@ class Bench:
         self.mesh = sharding.make_mesh("1")
         self.weights = load_weights(EMBEDDED, self.model)
 
-    def engine(self, stop: list[int], **sampling: int) -> Engine:
+    def engine(self, stop: list[int], **sampling: Any) -> Engine:
         return Engine(self.model, SamplingConfig(**sampling), self.mesh, stop)
 
     def run(self, engine: Engine, prompts: list[list[int]], group: int = 1) -> Callable[[], Any]:

@@ -77,7 +77,8 @@ def propose(
         return looked_up(tokens_SL, read_ST[:, 0] + count_S, drafts), cache
 
     p, params = weights.params.mtp[0], weights.params
-    found, norm_D = [], params.norm_D
+    found: list[jax.Array] = []
+    norm_D = params.norm_D
     hidden, tokens, at = hidden_STD, drawn_ST, read_ST
     last_S = jnp.maximum(count_S - 1, 0)
     for _ in range(drafts):

@@ -84,6 +84,7 @@ def _read(weights: Weights, tokens_RP, start_R, cache: Cache, model: ModelConfig
     tokens_RP = sharding.constrain(tokens_RP, "batch", None)
     positions_RP = start_R[:, None] + jnp.arange(tokens_RP.shape[1])[None]
     out = forward(weights, tokens_RP, model, positions_BT=positions_RP, cache=cache)
+    assert out.cache is not None
     cache = remember(weights, out.cache, out.hidden_BTD, tokens_RP, positions_RP, model)
     return _pin(cache, model)
 
@@ -214,6 +215,7 @@ def decode(
         kept_ST = _kept(active_S, left_S, token_ST, draft_SJ, stops_ST)
         new = kept_ST, token_ST, logp_ST, logits_STV
         drawn = _noted(drawn, active_S, *new, k)
+        assert out.cache is not None
         cache, kept_S = out.cache, jnp.sum(kept_ST, axis=1)
         if drafts:
             new_SJ, cache = propose(
