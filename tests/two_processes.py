@@ -3,7 +3,9 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import tiny_run
 
@@ -31,10 +33,16 @@ def free_port() -> int:
 
 
 def start(
-    code: str, args: list[str], cache: Path, devices: int = 4, count: int = 2, **environment: str
+    code: str,
+    args: list[str],
+    cache: Path,
+    devices: int = 4,
+    count: int = 2,
+    to: Sequence[IO[str]] = (),
+    **environment: str,
 ) -> list[subprocess.Popen]:
     """All, started: `code` runs in each with `args` in sys.argv[1:], and `rank` "0", "1", ...
-    devices: emulated in each; 0: as many as the program says."""
+    devices: emulated in each; 0: as many as the program says. to: a file for what each says."""
     address = f"127.0.0.1:{free_port()}"
     common = tiny_run.environment(cache) | {
         "JAX_COORDINATOR_ADDRESS": address,
@@ -45,8 +53,8 @@ def start(
         subprocess.Popen(
             [sys.executable, "-c", RANK + code, *args],
             env=common | {"JAX_PROCESS_ID": str(rank)} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=to[rank] if to else subprocess.PIPE,
+            stderr=subprocess.STDOUT if to else subprocess.PIPE,
             text=True,
         )
         for rank in range(count)
