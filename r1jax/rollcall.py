@@ -1,8 +1,8 @@
-"""Who has come, before JAX waits for all: where one does not, every other one ends with its name.
+"""Who has come, before JAX waits for all: where one does not, all others end with its name.
 
-JAX's own wait ends in C++, which knows how many are missing and not which. So process 0 first listens
-itself, at the coordinator's address: the others say who they are, and stay connected until all have
-come. Then JAX takes the address.
+JAX's own wait ends in C++, which knows how many are missing and not which. So process 0 first
+listens itself, at the coordinator's address: the others say who they are, and stay connected until
+all have come. Then JAX takes the address.
 """
 
 import contextlib

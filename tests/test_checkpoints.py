@@ -119,7 +119,7 @@ def test_one_without_checksums_is_read(made, tmp_path):
 
 
 def run(out, steps, said=None, **changes):
-    cfg = Config(str(out), checkpoint_every=1, **changes)
+    cfg = Config(out=str(out), checkpoint_every=1, **changes)
     return Run(cfg, small.CONFIG, steps, say=(said if said is not None else []).append)
 
 
@@ -187,12 +187,8 @@ def test_which_ones_stay(tmp_path):
 def test_a_run_keeps_its_best(tmp_path, best, kept):
     """Whose value comes with the step after it; also over a restart."""
     out, score = tmp_path / "run", [0.0, 0.1, 0.9, 0.3, 0.5, 0.4, 0.5]
-
-    class Best(Config):
-        checkpoint_keep, checkpoint_best = 2, best
-
     for resume, total in (("no", 4), ("yes", 6)):
-        cfg = Best(str(out), checkpoint_every=1, resume=resume)
+        cfg = Config(out=str(out), checkpoint_every=1, resume=resume, checkpoint_best=best)
         with Run(cfg, small.CONFIG, total, say=lambda _: None) as one:
             one.restore(ABSTRACT)
             for step in one.steps():

@@ -11,7 +11,7 @@ from r1jax.checks import InputError
 
 
 class Pod:
-    """Calls the roll as each of `here`, of `count`; `said` is what each was told, "" if all came."""
+    """Calls the roll as each of `here`, of `count`. said: what each was told, "" if all came."""
 
     def __init__(self, count, here, seconds=60.0, port=None):
         self.port, self.said = port or free_port(), {}

@@ -169,5 +169,7 @@ def test_others_that_do_not_come_are_one_line(tmp_path):
     )
     told = done.stderr.splitlines()[-1]
     assert done.returncode == 75
-    assert told.startswith("error: 127.0.0.1:9 (JAX_COORDINATOR_ADDRESS): process 0 has not come with")
+    assert told.startswith(
+        "error: 127.0.0.1:9 (JAX_COORDINATOR_ADDRESS): process 0 has not come with"
+    )
     assert done.stderr.count("\n") == 1
