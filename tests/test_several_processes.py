@@ -10,14 +10,14 @@ from two_processes import R1_ZERO, finish, start
 
 from r1jax.metrics import read_jsonl
 
-# The grader of the second process breaks at every other answer.
+# The grader of the second process breaks at every other answer, or has no memory left.
 BROKEN = """
 if rank == "1":
     from r1jax.rewards import checks
     check = checks.check_countdown
     def breaks(answer, *args):
         if answer != "1" and len(answer) % 4 == 1:  # "1": how references are tried
-            raise OSError("this host is broken")
+            raise MemoryError if len(answer) % 8 == 1 else OSError("this host is broken")
         return check(answer, *args)
     checks.check_countdown = breaks
 """
@@ -100,3 +100,5 @@ def test_a_loss_that_is_not_finite_ends_both_with_the_same_line(config, cache, t
         place = out / "process_1" if rank else out
         assert "is not finite; its batch is saved as" in errors and str(place) in errors
         assert len(list(place.glob("nan_step_*.npz"))) == 1
+        [record] = place.glob("flight_nan_step_*.txt")
+        assert "gradient norms" in record.read_text() and "moe 0: " in record.read_text()

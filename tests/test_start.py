@@ -7,6 +7,8 @@ import time
 
 import pytest
 import tiny_run
+from two_processes import JOINED, finish
+from two_processes import start as start_all
 
 from experiments import cli
 from r1jax import processes, start
@@ -159,6 +161,18 @@ def test_a_tpu_vm_is_jaxs_to_find(monkeypatch, tmp_path):
     assert set(called[0]) == {"initialization_timeout", "heartbeat_timeout_seconds"}
     monkeypatch.setattr(start, "TPUS", (str(tmp_path / "none*"),))
     assert not start.join_tpu_vm()
+
+
+DIES = 'if rank == "2": raise SystemExit(3)\n'
+
+
+def test_one_that_dies_before_it_has_come_is_named_by_the_others(tmp_path):
+    pod = start_all(DIES + JOINED, [], tmp_path, count=3, R1JAX_START_SECONDS="5")
+    told = finish(pod, code=None)
+    assert [process.returncode for process in pod] == [75, 75, 3]
+    for _, errors in told[:2]:
+        assert "process 2 has not come within 5 s, of 3; here: 0 on " in errors
+        assert errors.count("\n") == 1
 
 
 def test_others_that_do_not_come_are_one_line(tmp_path):
