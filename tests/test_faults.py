@@ -1,5 +1,5 @@
 """Two processes of one run: one dies, stalls, hangs, differs, or gives up, or the disk does, and
-all end, which is said, or go on as if nothing had been. (Ends at random moments: test_pod_kills.)"""
+all end, which is said, or go on as if nothing had been. Ends at random moments: test_pod_kills."""
 
 import re
 import signal

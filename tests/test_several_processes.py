@@ -76,18 +76,33 @@ def test_two_processes_do_what_one_does(config, whole, tmp_path):
                 np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+# The second process waits in step 2 for a signal, and so the first does for it.
+WAITS = """
+if rank == "1":
+    import time
+    from r1jax.run import Run
+    steps = Run.steps
+    def held(self):
+        for step in steps(self):
+            while step == 2 and self._signal is None:
+                time.sleep(0.02)
+            yield step
+    Run.steps = held
+"""
+
+
 def test_a_signal_to_one_process_ends_both_at_one_step_and_they_go_on(
     config, cache, whole, tmp_path
 ):
     out = tmp_path / "run"
-    both = start(R1_ZERO, [f"--config={config}", f"--out={out}"], cache)
-    while not (out / "checkpoints" / "1").exists():
+    both = start(WAITS + R1_ZERO, [f"--config={config}", f"--out={out}"], cache)
+    while not (out / "checkpoints" / "2").exists():
         assert all(process.poll() is None for process in both)
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)
     for said, _ in finish(both):
-        assert "stopped by SIGTERM after step" in said and f"--resume --out={out}" in said
-    assert [row["step"] for row in tiny_run.metrics(out)][-1] < 4
+        assert "stopped by SIGTERM after step 3 of 4" in said and f"--resume --out={out}" in said
+    assert [row["step"] for row in tiny_run.metrics(out)] == [0, 1, 2]
     finish(start(R1_ZERO, ["--resume", f"--out={out}"], cache))
     assert logs(out) == logs(whole)
 

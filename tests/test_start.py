@@ -1,9 +1,9 @@
 """Where a process finds the others, and what it says if it cannot."""
 
 import os
+import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import tiny_run
@@ -102,11 +102,18 @@ def test_half_a_place_is_refused(env, said):
         start.find(env)
 
 
-def test_a_name_that_does_not_resolve_is_one_line_within_ten_seconds(tmp_path):
-    began = time.monotonic()
-    with pytest.raises(InputError, match="the coordinator's name no-such-host"):
-        start.resolve("no-such-host.invalid:1234", start.Patience().name)
-    assert time.monotonic() - began < 10
+def test_a_name_that_does_not_resolve_is_one_line_within_ten_seconds(tmp_path, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    clock = [0.0]
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", unknown)
+        patched.setattr(start.time, "monotonic", lambda: clock[0])
+        patched.setattr(start.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+        with pytest.raises(InputError, match="the coordinator's name no-such-host"):
+            start.resolve("no-such-host.invalid:1234", start.Patience().name)
+    assert 5 <= clock[0] < 10
     done = subprocess.run(
         [sys.executable, "-m", "experiments.r1_zero", f"--out={tmp_path / 'run'}"],
         env=tiny_run.environment(tmp_path)
@@ -179,7 +186,7 @@ def test_others_that_do_not_come_are_one_line(tmp_path):
     code = "from r1jax import start; start.join(start.find(), start.Patience(join=3))"
     env = os.environ | TOLD | {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:9", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
     )
     told = done.stderr.splitlines()[-1]
     assert done.returncode == 75

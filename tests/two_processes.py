@@ -67,7 +67,7 @@ def start(
 def finish(both: list[subprocess.Popen], code: int | None = 0) -> list[tuple[str, str]]:
     """(stdout, stderr) of each, which must end with `code` (None: with any)."""
     try:
-        said = [process.communicate(timeout=240) for process in both]
+        said = [process.communicate(timeout=600) for process in both]
     finally:
         for process in both:
             process.kill()  # one that the other waits for would go on for ever

@@ -38,8 +38,8 @@ def misbehave(answer, reference):
     word, _, rest = answer.partition(" ")
     if word == "die" or (word == "die-once" and first_time(rest)):
         os.kill(os.getpid(), signal.SIGKILL)
-    if word == "slow":
-        time.sleep(1.0)
+    while word == "wait" and not Path(rest).exists():
+        time.sleep(0.02)
     if word == "hang" or (word == "hang-once" and first_time(rest)):
         time.sleep(60)
     if word == "raise":
@@ -178,12 +178,10 @@ def test_killed_worker_is_retried_then_reported(grade, tmp_path):
 
 
 def test_a_timeout_is_reported_and_not_tried_again(grade, tmp_path):
-    start = time.monotonic()
     grades = grade("right 1", "hang", "right 2", f"hang-once {tmp_path / 'file'}")
     assert outcomes(grades) == ["correct", "failed", "correct", "failed"]
     assert [g.graded for g in grades] == [True, False, True, False]
     assert grades[1].detail == "took over 2 s" and grades[1].seconds == 2
-    assert time.monotonic() - start < 4.5  # 2 s each, in two workers
     assert outcomes(grade("right 4", "wrong")) == ["correct", "incorrect"]
 
 
@@ -214,18 +212,15 @@ def submit(grade, workers):
     return lambda *answers: workers.submit([MATH] * len(answers), [reply(a) for a in answers])
 
 
-def test_submit_returns_while_workers_work(submit):
+def test_submit_returns_while_workers_work(submit, tmp_path):
     submit("right").result()  # they have started
-    started = time.monotonic()
-    pending = submit("slow", "right", "slow 2", "wrong", "slow right")
-    assert time.monotonic() - started < 0.5
-    time.sleep(2.0)  # the caller goes on, and so do they
+    before = time.monotonic()
+    pending = submit(f"wait {tmp_path / 'go'}", "right", "wrong")
+    (tmp_path / "go").touch()  # so it has returned: they wait for this
     grades = pending.result()
-    assert time.monotonic() - started < 3.5
-    assert outcomes(grades) == ["incorrect", "correct", "incorrect", "incorrect", "incorrect"]
+    assert outcomes(grades) == ["incorrect", "correct", "incorrect"]
     assert pending.result() is grades
-    assert grades[0].seconds == pytest.approx(1.0, abs=0.3)
-    assert 0 <= grades[1].seconds < 0.1
+    assert all(0 <= grade.seconds < time.monotonic() - before for grade in grades)
 
 
 def test_results_may_be_asked_for_in_any_order(submit, tmp_path):
