@@ -20,7 +20,7 @@ import rich.console
 import tyro
 
 from experiments import leave
-from experiments.errors import one_line, quiet_when_full
+from experiments.errors import is_of_a_collective, one_line, quiet_when_full
 from r1jax import peers, start
 from r1jax.base import user_cache
 from r1jax.checks import InputError, check, near, nearest
@@ -301,12 +301,13 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
         print("stopped by Ctrl-C", file=sys.stderr)
         _leave("stopped by Ctrl-C", 130)
     except Exception as error:
+        others = peers.current()
+        if others and is_of_a_collective(error):  # because another is gone?
+            others.await_verdict()
         message = one_line(error)
         if message is None:
-            if not (others := peers.current()):
+            if not others:
                 raise
-            if isinstance(error, jax.errors.JaxRuntimeError):  # because another is gone?
-                others.await_verdict()
             traceback.print_exc()
             _leave(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
         console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)

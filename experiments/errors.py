@@ -9,8 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+
 from r1jax.checks import InputError
 
+# How XLA's errors begin, whatever Python raises them as.
+_STATUS = re.compile(
+    "(ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION|INTERNAL|UNAVAILABLE|UNKNOWN): "
+)
 _FULL = "No space left on device"  # as the system, and libraries that write for us, put it
 
 
@@ -29,6 +35,14 @@ def one_line(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) if isinstance(error, OSError) else None
+
+
+def is_of_a_collective(error: BaseException) -> bool:
+    """Whether it came from what several processes do together, which fails where one is gone: JAX
+    raises some of it as ValueError, and Orbax's callers may have put it into words of their own."""
+    return any(
+        isinstance(e, jax.errors.JaxRuntimeError) or _STATUS.match(str(e)) for e in _causes(error)
+    )
 
 
 def _is_full(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from r1jax import optim, processes, sharding
 from r1jax.architecture import ModelConfig
 from r1jax.checks import InputError, check_seed
-from r1jax.config import CorpusConfig, OptimConfig, Resume, check_learns, tiers_of
+from r1jax.config import CorpusConfig, FolderConfig, OptimConfig, Resume, check_learns, tiers_of
 from r1jax.data import countdown
 from r1jax.data.packing import Batch, first_fit, pack
 from r1jax.data.tokenizer import Tokenizer
@@ -85,15 +85,13 @@ def corpus_batch(cfg: BaseConfig, tokenizer: Tokenizer, step: int) -> Batch:
     return batch
 
 
-@dataclasses.dataclass(frozen=True)
-class _BaseRun:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _BaseRun(FolderConfig):
     """A base in the making: a folder that goes on from where it was stopped."""
 
     recipe: BaseConfig
-    out: str
     resume: Resume = "auto"
     checkpoint_every: int = 500
-    checkpoint_minutes: float = 30.0
     log: str = ""
 
 
@@ -102,7 +100,10 @@ def train_base(cfg: BaseConfig, mesh: Mesh, out: str | Path) -> Weights:
     stopped. Host arrays, the same in every process. Raises Stopped if a signal ends it again."""
     tokenizer = Tokenizer.words(countdown.VOCABULARY)
     say = print if Path(out).exists() else lambda _: None
-    with Run(_BaseRun(cfg, str(out)), cfg.model, cfg.optim.steps, say) as run, jax.set_mesh(mesh):
+    with (
+        Run(_BaseRun(recipe=cfg, out=str(out)), cfg.model, cfg.optim.steps, say) as run,
+        jax.set_mesh(mesh),
+    ):
         restored = run.restore({"train": abstract_state(cfg.model, cfg.optim, mesh)})
         if restored:
             state = restored[0]["train"]

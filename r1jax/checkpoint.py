@@ -79,7 +79,7 @@ class Checkpoints:
         state = _parts(state)
         note = {**note, "model": dataclasses.asdict(model), "parts": sorted(state)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), note=ocp.args.JsonSave(note))
-        self._manager.wait_until_finished()  # or `_sum_up` of the last one would take this step
+        self.wait()  # or `_sum_up` of the last one would take this step
         self._saving = step
         self._found[step] = "whole", ""
         if not self._manager.save(step, args=args):
@@ -88,6 +88,10 @@ class Checkpoints:
                 f"{self._manager.directory}: the checkpoint of step {step} was not saved; the "
                 f"newest there is of step {self.newest()}"
             )
+
+    def wait(self) -> None:
+        """Until what is being saved is written."""
+        self._manager.wait_until_finished()
 
     def _sum_up(self) -> None:
         """The checksums of what was written, in the first process, before it is renamed: what is

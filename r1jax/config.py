@@ -439,14 +439,30 @@ class CorpusConfig:
         )
 
 
-def check_kept(cfg) -> None:
-    for field in ("checkpoint_keep_every", "hang_minutes"):
-        value = getattr(cfg, field)
-        check(value >= 0, f"{type(cfg).__name__}.{field} must not be negative, got {value}")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderConfig:
+    """What every configuration says of its run's folder (`r1jax/run.py`)."""
+
+    out: str  # the run's folder
+    resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
+    checkpoint_every: int = 10  # steps
+    checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
+    checkpoint_keep: int = 2  # the newest ones stay
+    checkpoint_keep_every: int = 0  # and those of every so many steps; 0: none
+    #: And the best by a metric of metrics.jsonl, such as heldout/accuracy, or -nll for the lowest.
+    checkpoint_best: str = ""
+    hang_minutes: float = 30.0  # a step of ten usual ones that takes longer ends the run; 0: never
+    log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
+
+    def __post_init__(self):
+        check_positive(self, "checkpoint_every", "checkpoint_keep")
+        for field in ("checkpoint_minutes", "checkpoint_keep_every", "hang_minutes"):
+            value = getattr(self, field)
+            check(value >= 0, f"{type(self).__name__}.{field} must not be negative, got {value}")
 
 
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(FolderConfig):
     """A complete run of R1-Zero."""
 
     model: ModelConfig
@@ -467,7 +483,6 @@ class RunConfig:
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     out: str = "runs/r1_zero"  # the run's folder
-    resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
     seed: int = 0
     steps: int = 50  # rollouts
     #: Held-out evaluations: at each of the first steps, in which a take-off may lie, then rarely.
@@ -475,14 +490,6 @@ class RunConfig:
     evaluate_every: int = 10  # steps, after those
     evaluate_samples: int = 128  # held-out replies at each evaluation
     final_samples: int = 1024  # and at the first and the last
-    checkpoint_every: int = 10  # steps
-    checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
-    checkpoint_keep: int = 2  # the newest ones stay
-    checkpoint_keep_every: int = 0  # and those of every so many steps; 0: none
-    #: And the best by a metric of metrics.jsonl, such as heldout/accuracy, or -nll for the lowest.
-    checkpoint_best: str = ""
-    hang_minutes: float = 30.0  # a step of ten usual ones that takes longer ends the run; 0: never
-    log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     #: Writes every reply, of training and held out, to replies.jsonl, which experiments.emergence
     #: reads; samples.jsonl has a few a step in any case. About 0.5 kB a reply of 90 tokens.
     log_replies: bool = False
@@ -500,14 +507,13 @@ class RunConfig:
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
 
     def __post_init__(self):
+        super().__post_init__()
         check_positive(
             self,
             "steps",
             "evaluate_every",
             "evaluate_samples",
             "final_samples",
-            "checkpoint_every",
-            "checkpoint_keep",
             "grading_workers",
         )
         check_seed(self.seed, "RunConfig.seed")
@@ -517,11 +523,7 @@ class RunConfig:
             f"RunConfig.tiers={self.tiers} is of the embedded countdown: not with task={self.task}"
             + (f" and data={self.data}" if self.data else ""),
         )
-        check(
-            self.evaluate_dense >= 0 and self.checkpoint_minutes >= 0,
-            "RunConfig.evaluate_dense and checkpoint_minutes must not be negative",
-        )
-        check_kept(self)
+        check(self.evaluate_dense >= 0, "RunConfig.evaluate_dense must not be negative")
         check(
             0 < self.heldout_share < 1,
             f"RunConfig.heldout_share must lie in (0, 1), got {self.heldout_share}",
@@ -555,8 +557,8 @@ class RunConfig:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class SFTConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SFTConfig(FolderConfig):
     """Supervised fine-tuning of a model that exists."""
 
     model: ModelConfig
@@ -568,7 +570,6 @@ class SFTConfig:
     conversation: ConversationName = "auto"  # auto: chat if there is a template, else plain
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     out: str = "runs/sft"  # the run's folder
-    resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
     seed: int = 0
     epochs: float = 2.0  # [R1, supplement: 2 to 3]
     steps: int = 0  # updates, whatever the epochs are; 0: as many as they make
@@ -576,26 +577,14 @@ class SFTConfig:
     length: int = 512  # tokens a row; a longer document is never cut
     log_every: int = 1  # updates
     checkpoint_every: int = 100  # updates
-    checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
-    checkpoint_keep: int = 2  # the newest ones stay
-    checkpoint_keep_every: int = 0  # and those of every so many steps; 0: none
-    #: And the best by a metric of metrics.jsonl, such as heldout/accuracy, or -nll for the lowest.
-    checkpoint_best: str = ""
-    hang_minutes: float = 30.0  # a step of ten usual ones that takes longer ends the run; 0: never
-    log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     #: As in R1's distillation; a cosine is as long as the run, whatever its own steps.
     optim: OptimConfig = OptimConfig(lr=5e-5, schedule="cosine", steps=1, final=0.1)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
 
     def __post_init__(self):
-        check_positive(self, "epochs", "rows", "length", "log_every", "checkpoint_every")
-        check_positive(self, "checkpoint_keep")
+        super().__post_init__()
+        check_positive(self, "epochs", "rows", "length", "log_every")
         check_seed(self.seed, "SFTConfig.seed")
         check(self.steps >= 0, f"SFTConfig.steps must not be negative, got {self.steps}")
-        check(
-            self.checkpoint_minutes >= 0,
-            f"SFTConfig.checkpoint_minutes must not be negative, got {self.checkpoint_minutes}",
-        )
-        check_kept(self)
         check_moves(self.model, self.optim.lr)
         check_learns(self.optim)

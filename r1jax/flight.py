@@ -19,6 +19,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -93,8 +94,9 @@ class Watchdog:
         name = Path(frame.f_code.co_filename).relative_to(PACKAGE)
         return f"{step}, {name}:{frame.f_lineno}"
 
-    def record(self, why: str, name: str) -> Path:
-        """Writes FOLDER/flight_NAME_step_N.txt, and returns where. One of the same name goes."""
+    def record(self, why: str, name: str, told: Mapping[str, str] | None = None) -> Path:
+        """Writes FOLDER/flight_NAME_step_N.txt, and returns where. One of the same name goes. told:
+        what else is known, by name."""
         path = self._folder / f"flight_{name}_step_{max(self._step, 0)}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -106,8 +108,10 @@ class Watchdog:
                 f"{socket.gethostname()}\n"
                 f"at        {self.where()}{since}\n"
                 f"steps     {_seconds(self._took)}\n"
-                f"memory    {_memory()}\n\n"
+                f"memory    {_memory()}\n"
             )
+            file.writelines(f"{name:9} {value}\n" for name, value in (told or {}).items())
+            file.write("\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
             file.flush()

@@ -21,22 +21,26 @@ State = Literal["whole", "damaged", "unchecked"]
 
 
 def write(folder: Path) -> None:
-    """FOLDER/manifest.json: size and SHA-256 of every file in it."""
+    """FOLDER/manifest.json: size and SHA-256 of every file in it, and of what it says itself."""
     files = _files(folder)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         sums = dict(zip(files, pool.map(lambda name: _sum(folder / name), files), strict=True))
-    write_whole(folder / NAME, json.dumps({"files": sums}, indent=1) + "\n")
+    told = {"sha256": _sum_of(sums), "files": sums}
+    write_whole(folder / NAME, json.dumps(told, indent=1) + "\n")
 
 
 def damage(folder: Path) -> tuple[State, str]:
     """("whole", ""), ("damaged", what is wrong), or without a manifest ("unchecked", "")."""
     try:
-        told = json.loads((folder / NAME).read_text())["files"]
-        told = {str(name): (int(size), str(sha)) for name, (size, sha) in told.items()}
+        said = json.loads((folder / NAME).read_text())
+        told = {str(name): (int(size), str(sha)) for name, (size, sha) in said["files"].items()}
     except FileNotFoundError:
         return "unchecked", ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return "damaged", f"{NAME} cannot be read: {type(error).__name__}"
+    # Before what it says of the others is believed. The first ones had no sum of their own.
+    if list(said) != ["files"] and said != {"sha256": _sum_of(told), "files": said["files"]}:
+        return "damaged", f"{NAME} has another checksum"
     absent = [name for name in told if not (folder / name).is_file()]
     if absent:
         return "damaged", f"{absent[0]} is missing"
@@ -59,6 +63,10 @@ def damage(folder: Path) -> tuple[State, str]:
 def _files(folder: Path) -> list[str]:
     found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     return [str(name) for name in found if str(name) not in (*LATER, NAME, f"{NAME}.tmp")]
+
+
+def _sum_of(sums: dict[str, tuple[int, str]]) -> str:
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def _sum(path: Path) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import jax
 import rich.console
 import rich.progress
 import rich.table
@@ -65,6 +66,12 @@ def _plain(name: str, value: Any) -> float | None:
     if not math.isfinite(value):
         raise ValueError(f"metric {name} is {value}; a value that does not exist is None")
     return value
+
+
+def on_host(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What a step reports, in one transfer: numbers, and arrays where it is no scalar."""
+    found = jax.device_get(dict(metrics))
+    return {n: v if isinstance(v, dict) else float(v) for n, v in found.items()}
 
 
 class MetricsLog:

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -35,12 +35,13 @@ from r1jax import processes
 from r1jax.architecture import ModelConfig
 from r1jax.checkpoint import Checkpoints, Keep
 from r1jax.checks import InputError, check
-from r1jax.config import Resume
+from r1jax.config import FolderConfig
 from r1jax.config_file import save_config
 from r1jax.files import write_whole
 from r1jax.flight import Watchdog
 from r1jax.lock import locked
 from r1jax.metrics import MetricsLog, Progress, Row, read_jsonl
+from r1jax.optim import BY_LAYER
 from r1jax.trackers import trackers_of
 
 Status = Literal["running", "finished", "stopped"]
@@ -59,40 +60,6 @@ class Stopped(Exception):
     def __init__(self, where: str, by: signal.Signals, way_on: str, at_once: bool = False):
         super().__init__(f"{where}; to go on: {way_on}")
         self.where, self.by, self.at_once = where, by, at_once
-
-
-class Config(Protocol):
-    """What a configuration says of its run's folder."""
-
-    @property
-    def out(self) -> str: ...
-
-    @property
-    def resume(self) -> Resume:
-        """no: `out` must not hold a run. yes: it must, to go on. auto: either, for job scripts."""
-
-    @property
-    def checkpoint_every(self) -> int:
-        """Steps between checkpoints."""
-
-    @property
-    def log(self) -> str:
-        """Trackers that metrics go to, beside the folder's own files (`r1jax/trackers.py`)."""
-
-    @property
-    def checkpoint_minutes(self) -> float:
-        """Also at the end of the first step that ends so long after the last one; 0: never."""
-
-    # And where it has them, of OPTIONAL: checkpoint_keep, the newest that stay;
-    # checkpoint_keep_every; checkpoint_best, a metric; hang_minutes (`r1jax/flight.py`).
-
-
-OPTIONAL = {
-    "checkpoint_keep": 2,
-    "checkpoint_keep_every": 0,
-    "checkpoint_best": "",
-    "hang_minutes": 30.0,
-}
 
 
 class Run:
@@ -118,7 +85,7 @@ class Run:
 
     def __init__(
         self,
-        cfg: Config,
+        cfg: FolderConfig,
         model: ModelConfig,
         steps: int,
         say: Callable[[str], None] = print,
@@ -150,7 +117,7 @@ class Run:
             self._check_resumable((self.out / "checkpoints").is_dir())
             processes.gather(lambda: self._lock(opened))
             opened.callback(self._listen())  # until the last checkpoint is written
-            self._watchdog = Watchdog(self.folder, self._option("hang_minutes"))
+            self._watchdog = Watchdog(self.folder, self.cfg.hang_minutes)
             self._checkpoints = opened.enter_context(
                 Checkpoints(self.out / "checkpoints", self._keep(), self.say)
             )
@@ -166,9 +133,6 @@ class Run:
             opened.enter_context(self._watchdog)
             self._opened = opened.pop_all()
         return self
-
-    def _option(self, name: str) -> Any:
-        return getattr(self.cfg, name, OPTIONAL[name])
 
     def _told_to_others(self) -> dict[str, Any]:
         """What must be the same in all processes of a pod; {} where there is one."""
@@ -188,17 +152,17 @@ class Run:
         log = self.folder / "metrics.jsonl"
         for row in read_jsonl(log) if self._best_by() and log.exists() else ():
             self._note_best(row["step"], row)
-        newest, every = (self._option(f"checkpoint_{name}") for name in ("keep", "keep_every"))
-        return Keep(newest, every, lambda: self._best)
+        kept, every = self.cfg.checkpoint_keep, self.cfg.checkpoint_keep_every
+        return Keep(kept, every, lambda: self._best)
 
     def _best_by(self) -> str:
-        return self._option("checkpoint_best").removeprefix("-")
+        return self.cfg.checkpoint_best.removeprefix("-")
 
     def _note_best(self, step: int, metrics: Mapping[str, Any]) -> None:
         """A step's line is of the weights that its checkpoint holds."""
         value = metrics.get(self._best_by())
         if value is not None:
-            sign = -1 if self._option("checkpoint_best").startswith("-") else 1
+            sign = -1 if self.cfg.checkpoint_best.startswith("-") else 1
             self._best[step] = sign * float(value)
 
     def _take(self, opened: contextlib.ExitStack) -> None:
@@ -207,10 +171,10 @@ class Run:
         keep = None if self.cfg.resume == "no" else self.first - 1
         # Of the first process alone: the others' files tell what only they saw.
         log = "" if jax.process_index() else self.cfg.log
-        told = dataclasses.asdict(self.cfg)  # type: ignore[call-overload]
+        told = dataclasses.asdict(self.cfg)
         self._log = opened.enter_context(MetricsLog(self.folder, keep, log, told))
         self._taken = True
-        save_config(dataclasses.replace(self.cfg, resume="no"), self.folder / "config.json")  # type: ignore[type-var]
+        save_config(dataclasses.replace(self.cfg, resume="no"), self.folder / "config.json")
         self._write_status("running")
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -333,6 +297,7 @@ class Run:
         """Writes the line of a step, and shows it. Raises InputError if the loss is not finite;
         `batch` (host arrays, or arrays this process can read) is then saved and named."""
         self._check_finite(step, metrics, batch)
+        metrics = {name: value for name, value in metrics.items() if name != BY_LAYER}
         self._log.log(step, metrics, rows, replies)
         self._note_best(step, metrics)
         self._progress.update(min(step + 1, self.total), metrics)
@@ -384,9 +349,8 @@ class Run:
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         if not wrong:
             return
-        saved = (
-            f"; its batch is saved as {self._save_batch(step, batch)}" if batch is not None else ""
-        )
+        path = self._save_batch(step, batch) if batch is not None else None
+        saved = f"; its batch is saved as {path}" if path else ""
         if step == 0:
             advice = (
                 "No step came before: look at the weights that it began with, and at --optim.lr "
@@ -396,7 +360,8 @@ class Run:
             advice = "Start again with another --seed or --optim.lr"
         else:
             advice = "The same step follows from --resume: change --seed or --optim.lr with it"
-        self._watchdog.record(f"the {wrong[0]} of step {step} is not finite: {values}", "nan")
+        told = {"batch": str(path) if path else "not kept"} | _norms_said(metrics.get(BY_LAYER))
+        self._watchdog.record(f"the {wrong[0]} of step {step} is not finite: {values}", "nan", told)
         raise InputError(
             f"step {step}: the {wrong[0]} is not finite{saved}; {self._newest()}. {advice}"
         )
@@ -461,6 +426,18 @@ class Run:
                 file.truncate()
 
 
+def _norms_said(norms: Mapping[str, Any] | None) -> dict[str, str]:
+    """Gradient norms by part of the model, and by layer: the first that is not finite is where it
+    began, going from the head down."""
+    found = jax.device_get(dict(norms or {}))
+    parts = [
+        f"{name}{f' {i}' if np.ndim(value) else ''}: {one:.3g}"
+        for name, value in found.items()
+        for i, one in enumerate(np.atleast_1d(value))
+    ]
+    return {"gradient norms": "\n  ".join(["", *parts])} if parts else {}
+
+
 def preset_of(folder: Path) -> str | None:
     """The preset that a run's folder names; "": it was started without. None: it does not say."""
     told = _told_in(folder)
@@ -475,8 +452,8 @@ def _told_in(folder: Path) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
-def _flat_of(cfg: Config) -> dict[str, Any]:
-    return _flat(dataclasses.asdict(cfg))  # type: ignore[call-overload]
+def _flat_of(cfg: FolderConfig) -> dict[str, Any]:
+    return _flat(dataclasses.asdict(cfg))
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from r1jax.checks import check
 from r1jax.config import OptimConfig, SFTConfig
 from r1jax.data.packing import Batch, Document, Packed
 from r1jax.data.pipeline import batches
+from r1jax.metrics import on_host
 from r1jax.model.head import log_probs
 from r1jax.model.mtp import mtp_log_probs
 from r1jax.model.params import Weights
@@ -124,8 +125,9 @@ def train(
                 state, jax.tree.map(to_devices, batch), model=cfg.model, cfg=cfg.optim
             )
             if step % cfg.log_every == 0 or step + 1 == steps:
-                values = {name: float(value) for name, value in metrics.items()}
-                run.log(step, values | {"time": time.perf_counter() - started}, batch=batch)
+                run.log(
+                    step, on_host(metrics) | {"time": time.perf_counter() - started}, batch=batch
+                )
             run.end_step({"train": optim.to_save(state)}, metrics, batch)
     return run
 

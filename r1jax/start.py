@@ -18,16 +18,18 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
 
-from r1jax import peers, processes
+from r1jax import peers, processes, rollcall
 from r1jax.checks import InputError, check
 
 PORT = 8476  # of the coordinator, where no one says another; JAX's own on TPUs
+REGISTER = 60  # seconds that JAX has for those that have come
 TPUS = ("/dev/accel*", "/dev/vfio/[0-9]*")
 
 
@@ -64,14 +66,20 @@ def find(env: Mapping[str, str] = os.environ) -> Place | None:
 
 
 def join(place: Place, patience: Patience | None = None) -> None:
-    """Joins the others. Raises InputError, one line, if the coordinator's name does not resolve or
-    not all come in time."""
+    """Joins the others. Raises InputError, one line, if the coordinator's name does not resolve;
+    ends the process with such a line, exit code peers.LOST_PEER, if not all come in time."""
     patience = patience or Patience()
     kubernetes = "KUBERNETES_SERVICE_HOST" in os.environ
     resolve(place.coordinator, patience.join if kubernetes else patience.name)
+    where = f"{place.coordinator} ({place.found})"
+    try:
+        rollcall.call(place.coordinator, place.count, place.index, patience.join)
+    except rollcall.Absent as absent:
+        print(f"error: {where}: {absent}", file=sys.stderr, flush=True)
+        sys.exit(peers.LOST_PEER)
     _initialize(
-        patience,
-        f"{place.coordinator} ({place.found}): process {place.index} of {place.count}",
+        dataclasses.replace(patience, join=min(patience.join, REGISTER)),
+        f"{where}: process {place.index} of {place.count}",
         coordinator_address=place.coordinator,
         num_processes=place.count,
         process_id=place.index,

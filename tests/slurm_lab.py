@@ -87,6 +87,9 @@ class Lab:
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
         for path in sorted(self.folder.glob("*.pid"), key=lambda path: "munge" in path.name):
             try:
                 os.kill(int(path.read_text()), signal.SIGTERM)

@@ -364,6 +364,14 @@ def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
     save_weights(base, folder / "base.safetensors", {})
     path = folder / "run" / "nan_step_0.npz"
     assert f"step 0: the loss is not finite; its batch is saved as {path}" in error_in()
+    record = (folder / "run" / "flight_nan_step_0.txt").read_text()
+    assert "the loss of step 0 is not finite" in record and f"batch     {path}" in record
+    norms = record.partition("gradient norms")[2].partition("\n\n")[0].split("\n")[1:]
+    layers = [f"moe {i}" for i in range(tiny_run.CONFIG.model.moe_layers)]
+    assert [line.partition(":")[0].strip() for line in norms] == [
+        "embed_VD", *layers, "norm_D", "head_DV"
+    ]  # fmt: skip
+    assert all(line.endswith("nan") for line in norms)
     batch = np.load(path)
     rows = {f"rows.{field.name}" for field in dataclasses.fields(Rows)}
     rows -= {"rows.experts_BTLK"}  # of routing replay alone

@@ -1,8 +1,11 @@
-"""Two processes of one run: one dies, hangs, differs, or gives up, and all end, which is said."""
+"""Two processes of one run: one dies, stalls, hangs, differs, or gives up, or the disk does, and
+all end, which is said, or go on as if nothing had been. Ends at random moments: test_pod_kills."""
 
 import re
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import tiny_run
@@ -12,6 +15,7 @@ from r1jax.peers import LOST_PEER
 
 pytestmark = pytest.mark.slow
 WITHIN = 30.0  # seconds
+STEPS = 30
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def begun(config, cache, out, *flags, before=""):
     """Both, after their first checkpoint."""
     args = [f"--config={config}", f"--out={out}", *flags]
     both = start(before + R1_ZERO, args, cache)
-    until = time.monotonic() + 200
+    until = time.monotonic() + 600
     while not (out / "checkpoints" / "3").exists():
         assert all(process.poll() is None for process in both), finish(both, code=None)
         assert time.monotonic() < until
@@ -55,6 +59,100 @@ def test_a_lost_process_is_named_and_the_other_ends(config, cache, tmp_path, how
         both[lost].kill()
     print(f"process {lost} {how.name}: {time.monotonic() - began:.1f} s; {line}")
     assert code == LOST_PEER and re.match(rf"error: process {lost}\b.* is lost", line)
+
+
+def ended_as(out, whole):
+    """Both processes have the metrics of the undisturbed run, bit for bit, to its last step."""
+    for part in (".", "process_1"):
+        assert tiny_run.metrics(out / part) == tiny_run.metrics(whole / part)
+
+
+@pytest.fixture(scope="module")
+def whole(config, cache, tmp_path_factory):
+    """Undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(R1_ZERO, [f"--config={config}", f"--out={out}", f"--steps={STEPS}"], cache))
+    return out
+
+
+def goes_on(config, cache, out, whole):
+    args = [f"--config={config}", f"--out={out}", f"--steps={STEPS}", "--resume=auto"]
+    finish(start(R1_ZERO, args, cache))
+    ended_as(out, whole)
+
+
+def test_a_stall_that_ends_in_time_costs_nothing_else(config, cache, tmp_path, whole):
+    """As of a network, or of a host that swaps."""
+    out = tmp_path / "run"
+    both = begun(config, cache, out, f"--steps={STEPS}")
+    for process in (both[1], both[0]):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(5)
+        process.send_signal(signal.SIGCONT)
+    finish(both)
+    ended_as(out, whole)
+
+
+LATE = """
+if rank == "1":
+    import time, datetime
+    now, away = time.time, 36 * 3600
+    time.time = lambda: now() + away
+    time.time_ns = lambda: int(1e9 * (now() + away))
+"""
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "in Python",
+        pytest.param(
+            "in all",
+            marks=pytest.mark.skipif(not FAKETIME.exists(), reason="no faketime: apt-get install"),
+        ),
+    ],
+)
+def test_clocks_that_differ_change_nothing(config, cache, tmp_path, whole, how):
+    """One is a day and a half ahead of the other, and then behind it."""
+    out = tmp_path / "run"
+    told = [{}, {}]
+    if how == "in all":
+        for rank, offset in enumerate(("+0", "+36h")):
+            faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": offset}
+            told[rank] = faked | {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    code = R1_ZERO if how == "in all" else LATE + R1_ZERO
+    args = [f"--config={config}", f"--out={out}", "--resume=auto"]
+    finish(start(code, [*args, "--steps=6"], cache, each=told))
+    goes_on(config, cache, out, whole)
+
+
+@pytest.fixture
+def may_mount(tmp_path):
+    there = tmp_path / "mount"
+    there.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", there], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("may not mount")
+    subprocess.run(["umount", there], check=True)
+
+
+@pytest.mark.usefixtures("may_mount")
+def test_a_disk_that_has_become_read_only_is_said_by_both(config, cache, tmp_path, whole):
+    out = tmp_path / "run"
+    both = begun(config, cache, out, f"--steps={STEPS}")
+    there = out / "checkpoints"
+    began = time.monotonic()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", there], check=True)
+    try:
+        lines = [ends(process) for process in both]
+    finally:
+        subprocess.run(["umount", "--lazy", there], check=True)
+    print(f"read-only: {time.monotonic() - began:.1f} s; {lines}")
+    assert [code for code, _ in lines] == [2, 2]
+    assert all("Read-only file system" in line for _, line in lines)
+    goes_on(config, cache, out, whole)
 
 
 HANGS = """

@@ -25,7 +25,7 @@ def run(tmp_path, code, *flags, args=(), **more):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -59,7 +59,7 @@ def test_the_one_that_dies_is_named_and_the_others_end(tmp_path, monkeypatch):
     assert local.launch(
         [sys.executable, "-c", HEAD + code], 3, None, tmp_path / "logs", restarts=0
     ) == 128 + signal.SIGKILL  # fmt: skip
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 90  # and not 100
 
 
 def test_the_line_names_the_one_that_was_killed_and_not_who_left_with_it(tmp_path):
@@ -95,7 +95,7 @@ def test_signals_go_to_all_and_nothing_is_started_again(tmp_path, number):
     code = (
         "def end(n, _): print('heard', n, flush=True); sys.exit(9)\n"
         "signal.signal(signal.SIGTERM, end); signal.signal(signal.SIGINT, end)\n"
-        "print('ready', flush=True)\ntime.sleep(50)"
+        "print('ready', flush=True)\ntime.sleep(500)"
     )
     # A shell may have it ignored for what runs behind it.
     heard = (
@@ -108,7 +108,7 @@ def test_signals_go_to_all_and_nothing_is_started_again(tmp_path, number):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 30
+    until = time.monotonic() + 200
     while not all(
         (tmp_path / "logs" / f"process_{rank}.log").exists() and "ready" in log(tmp_path, rank)
         for rank in (0, 1)
@@ -116,7 +116,7 @@ def test_signals_go_to_all_and_nothing_is_started_again(tmp_path, number):
         assert time.monotonic() < until
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 9 and b"restart" not in errors
     for rank in (0, 1):
         assert log(tmp_path, rank).splitlines() == ["ready", f"heard {int(number)}"]
@@ -129,7 +129,7 @@ def test_processes_do_not_outlive_their_launcher(tmp_path):
     child = int(process.stdout.readline())
     process.kill()
     process.communicate()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 50
     while Path(f"/proc/{child}").exists() and " Z " not in Path(f"/proc/{child}/stat").read_text():
         assert time.monotonic() < until
         time.sleep(0.05)

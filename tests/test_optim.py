@@ -18,6 +18,7 @@ from r1jax.checks import InputError
 from r1jax.config import OptimConfig, RunConfig, SFTConfig
 from r1jax.model.params import GQA, weight_specs
 from r1jax.published import deepseek_v3
+from r1jax.reward_models.model import RewardParams
 from r1jax.sharding import EXPERT, FSDP, is_spec, make_mesh
 
 DECAY = OptimConfig(lr=0.01, weight_decay=0.1, warmup=4, bias_rate=0.01)
@@ -140,6 +141,36 @@ def test_gradient_is_clipped_by_its_global_norm_which_is_reported_unclipped():
         moments, gradient,
     )  # fmt: skip
     np.testing.assert_array_equal(after.weights.router_bias_LE, state.weights.router_bias_LE)
+
+
+@pytest.mark.parametrize("reward", [False, True], ids=["policy", "reward model"])
+def test_norms_of_gradients_by_layer(reward):
+    grads = jax.tree.map(lambda a: 3 * a, small.weights(small.config(mtp_depth=1)).params)
+    if reward:
+        grads = RewardParams(grads.replace(mtp=(), head_DV=None), np.full(16, 2.0, np.float32))
+    found = jax.device_get(optim.norms_by_layer(grads))
+
+    def norm(tree, layer=None):
+        leaves = [np.float64(a if layer is None else a[layer]) for a in jax.tree.leaves(tree)]
+        return math.sqrt(sum(np.sum(a**2) for a in leaves))
+
+    trunk = grads.trunk if reward else grads
+    wanted = {"embed_VD": norm(trunk.embed_VD), "norm_D": norm(trunk.norm_D)}
+    for name in ("dense", "moe"):
+        stack = getattr(trunk, name)
+        for first in jax.tree.leaves(stack)[:1]:
+            wanted[name] = [norm(stack, layer) for layer in range(len(first))]
+    if reward:
+        wanted = {f"trunk.{name}": value for name, value in wanted.items()}
+        wanted["head_D"] = norm(grads.head_D)
+    else:
+        wanted["head_DV"] = norm(grads.head_DV)
+        wanted |= {f"mtp.{i}": norm(module) for i, module in enumerate(grads.mtp)}
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+    whole = math.sqrt(sum(np.sum(np.square(value)) for value in found.values()))
+    assert whole == pytest.approx(norm(grads), rel=1e-5)
 
 
 def test_moments_live_beside_their_parameters():

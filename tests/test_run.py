@@ -19,22 +19,21 @@ import small
 
 from r1jax.checkpoint import Checkpoints
 from r1jax.checks import InputError
+from r1jax.config import FolderConfig
 from r1jax.run import Run, Stopped
 
 STATE = {"a": np.arange(4.0)}
 
 
-@dataclass(frozen=True)
-class Config:
-    out: str
-    resume: str = "no"
+@dataclass(frozen=True, kw_only=True)
+class Config(FolderConfig):
     checkpoint_every: int = 2
     log: str = ""
     checkpoint_minutes: float = 0.0
 
 
 def run(out: Path, **changes) -> Run:
-    return Run(Config(str(out), **changes), small.CONFIG, 3, say=lambda _: None)
+    return Run(Config(out=str(out), **changes), small.CONFIG, 3, say=lambda _: None)
 
 
 def train(run: Run, state=STATE) -> None:
@@ -170,7 +169,7 @@ def test_a_run_that_goes_on_with_changes_names_them(tmp_path):
     out, said = tmp_path / "run", []
 
     def again(**changes):
-        cfg = Config(str(out), resume="yes", **changes)
+        cfg = Config(out=str(out), resume="yes", **changes)
         with Run(cfg, small.CONFIG, 3, say=said.append):
             pass
         return said
@@ -212,7 +211,7 @@ def test_a_loss_that_is_not_finite_has_advice_that_can_be_followed(tmp_path, ste
 
 def test_a_folder_without_a_name_is_refused():
     with pytest.raises(InputError, match=r"^--out= is empty: expected a folder$"):
-        Run(Config(""), small.CONFIG, 3)
+        Run(Config(out=""), small.CONFIG, 3)
 
 
 def test_a_state_that_is_not_saved_ends_the_run(tmp_path):

@@ -10,14 +10,14 @@ from two_processes import R1_ZERO, finish, start
 
 from r1jax.metrics import read_jsonl
 
-# The grader of the second process breaks at every other answer.
+# The grader of the second process breaks at every other answer, or has no memory left.
 BROKEN = """
 if rank == "1":
     from r1jax.rewards import checks
     check = checks.check_countdown
     def breaks(answer, *args):
         if answer != "1" and len(answer) % 4 == 1:  # "1": how references are tried
-            raise OSError("this host is broken")
+            raise MemoryError if len(answer) % 8 == 1 else OSError("this host is broken")
         return check(answer, *args)
     checks.check_countdown = breaks
 """
@@ -76,18 +76,33 @@ def test_two_processes_do_what_one_does(config, whole, tmp_path):
                 np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+# The second process waits in step 2 for a signal, and so the first does for it.
+WAITS = """
+if rank == "1":
+    import time
+    from r1jax.run import Run
+    steps = Run.steps
+    def held(self):
+        for step in steps(self):
+            while step == 2 and self._signal is None:
+                time.sleep(0.02)
+            yield step
+    Run.steps = held
+"""
+
+
 def test_a_signal_to_one_process_ends_both_at_one_step_and_they_go_on(
     config, cache, whole, tmp_path
 ):
     out = tmp_path / "run"
-    both = start(R1_ZERO, [f"--config={config}", f"--out={out}"], cache)
-    while not (out / "checkpoints" / "1").exists():
+    both = start(WAITS + R1_ZERO, [f"--config={config}", f"--out={out}"], cache)
+    while not (out / "checkpoints" / "2").exists():
         assert all(process.poll() is None for process in both)
         time.sleep(0.05)
     both[1].send_signal(signal.SIGTERM)
     for said, _ in finish(both):
-        assert "stopped by SIGTERM after step" in said and f"--resume --out={out}" in said
-    assert [row["step"] for row in tiny_run.metrics(out)][-1] < 4
+        assert "stopped by SIGTERM after step 3 of 4" in said and f"--resume --out={out}" in said
+    assert [row["step"] for row in tiny_run.metrics(out)] == [0, 1, 2]
     finish(start(R1_ZERO, ["--resume", f"--out={out}"], cache))
     assert logs(out) == logs(whole)
 
@@ -100,3 +115,5 @@ def test_a_loss_that_is_not_finite_ends_both_with_the_same_line(config, cache, t
         place = out / "process_1" if rank else out
         assert "is not finite; its batch is saved as" in errors and str(place) in errors
         assert len(list(place.glob("nan_step_*.npz"))) == 1
+        [record] = place.glob("flight_nan_step_*.txt")
+        assert "gradient norms" in record.read_text() and "moe 0: " in record.read_text()

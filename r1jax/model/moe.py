@@ -58,8 +58,10 @@ def moe(
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         b, e, over = x_BTD.shape[0], cfg.router.experts, mesh.shape[EXPERT]
-        check(b % mesh.size == 0, f"a batch of {b} does not divide over {mesh.size} devices")
-        check(e % over == 0, f"RouterConfig.experts={e} does not divide over the mesh's {over}")
+        check(
+            b % mesh.size == 0, f"--mesh: a batch of {b} does not divide over {mesh.size} devices"
+        )
+        check(e % over == 0, f"--mesh: RouterConfig.experts={e} does not divide over its {over}")
         rows = P(RULES["batch"])
         local = jax.shard_map(
             functools.partial(local, expert_parallel=True),

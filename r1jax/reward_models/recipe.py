@@ -8,7 +8,7 @@ import numpy as np
 
 from r1jax.architecture import ModelConfig, check_moves
 from r1jax.checks import InputError, check, check_positive, check_seed
-from r1jax.config import OptimConfig, Resume, check_learns
+from r1jax.config import FolderConfig, OptimConfig, check_learns
 from r1jax.data import countdown
 from r1jax.data.templates import exchange
 from r1jax.data.tokenizer import Tokenizer
@@ -20,8 +20,8 @@ from r1jax.reward_models.pairs import Labelled, Pair, balance_weights
 Template = Callable[[str], str]
 
 
-@dataclasses.dataclass(frozen=True)
-class RewardModelConfig:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardModelConfig(FolderConfig):
     """A complete run."""
 
     model: ModelConfig
@@ -33,7 +33,6 @@ class RewardModelConfig:
     base: str = "embedded"  # embedded | random | an R1-Zero run's folder | a .safetensors file
     mesh: str = "1"  # FSDPxEXPERT, such as 8x8
     out: str = "runs/reward_model"  # the run's folder
-    resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
     seed: int = 0
     epochs: int = 1
     batch: int = 256  # pairs, or labelled replies, an update
@@ -44,17 +43,13 @@ class RewardModelConfig:
     heldout_most: int = 1024  # examples in an evaluation
     evaluate_every: int = 50  # updates between evaluations
     checkpoint_every: int = 50  # updates
-    checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
-    log: str = "tensorboard"  # and wandb, by commas: where metrics go beside the folder's files
     made: int = 5120  # examples, where `data` is empty
     made_longer: float = 0.9  # share of the pairs made whose chosen reply is the longer one
     made_mistaken: float = 0.2  # share of the pairs made whose chosen reply is the bad one
 
     def __post_init__(self):
-        check_positive(
-            self, "epochs", "batch", "length", "heldout_most", "evaluate_every",
-            "checkpoint_every", "made",
-        )  # fmt: skip
+        super().__post_init__()
+        check_positive(self, "epochs", "batch", "length", "heldout_most", "evaluate_every", "made")
         check(
             self.length <= self.model.context,
             f"RewardModelConfig.length={self.length} exceeds ModelConfig.context="

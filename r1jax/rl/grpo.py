@@ -274,7 +274,7 @@ def grpo_step(
     state, per_update = jax.lax.scan(
         update, state, (numbers_M, rollout.filled_M, rollout.rows, known)
     )
-    metrics = {name: jnp.mean(values) for name, values in per_update.items()}
+    metrics = jax.tree.map(lambda values_M: jnp.mean(values_M, axis=0), per_update)
     # After the first update the policy is another one; only before it is the difference noise.
     for name in {"sampler/logp_diff", "sampler/routing_diff"} & metrics.keys():
         metrics[name] = per_update[name][0]

@@ -27,6 +27,7 @@ from r1jax.data.pipeline import stream
 from r1jax.data.tasks import Task, fit_prompts
 from r1jax.evaluation.metrics import pass_at_1
 from r1jax.evaluation.questions import evenly
+from r1jax.metrics import on_host
 from r1jax.model.adapters import without_adapters
 from r1jax.model.params import Weights
 from r1jax.model.quantise import keep_weights
@@ -281,7 +282,7 @@ class Trainer:
         seconds with it."""
         started = time.perf_counter()
         state, update = self.step_fn(state, self.to_devices(rollout))
-        values = {name: float(value) for name, value in update.items()}
+        values = on_host(update)
         seconds = time.perf_counter() - started
         return state, values | {"rows/fill": fill(rollout), "time/update": seconds}
 

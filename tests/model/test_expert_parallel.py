@@ -72,8 +72,8 @@ def test_every_mesh_computes_what_one_device_does(mesh, impl):
 @pytest.mark.parametrize(
     "rows, experts, message",
     [
-        (6, 8, "a batch of 6 does not divide over 8 devices"),
-        (8, 10, "RouterConfig.experts=10 does not divide over the mesh's 4"),
+        (6, 8, "--mesh: a batch of 6 does not divide over 8 devices"),
+        (8, 10, "--mesh: RouterConfig.experts=10 does not divide over its 4"),
     ],
 )
 def test_what_does_not_divide_is_one_clear_line(rows, experts, message):

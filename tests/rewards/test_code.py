@@ -345,11 +345,11 @@ def test_equal_programs_get_equal_verdicts(grader):
 
 
 def test_a_closed_grader_answers(isolation):
-    grader = CodeGrader(limits=Limits(wall_s=1.0))
-    futures = [grader.submit(HALVES, "while True: pass") for _ in range(20)]
+    grader = CodeGrader(limits=Limits(wall_s=600.0))
+    futures = [grader.submit(HALVES, "import time; time.sleep(900)") for _ in range(20)]
     start = time.monotonic()
     grader.close()
-    assert time.monotonic() - start < 8  # a second each, in turns: 10 or more
+    assert time.monotonic() - start < 300
     assert {future.result(timeout=0).outcome for future in futures} <= {"incorrect", "failed"}
     assert futures[-1].result().detail == "the grader was closed"
 
@@ -455,18 +455,18 @@ def test_extraction(reply, program):
     "reply", ["```" * 10**5, "```\n" * 10**5, "`" * 10**6, "x\n" * 10**6, " " * 10**6 + "`" * 10]
 )
 def test_extraction_takes_linear_time(reply):
-    start = time.perf_counter()
+    start = time.process_time()
     extract_program(reply)
-    assert time.perf_counter() - start < 10.0
+    assert time.process_time() - start < 5.0
 
 
 def test_a_program_on_many_inputs_has_one_limit_for_all(isolation):
     """A hundred inputs of almost wall_s each would otherwise keep a rollout waiting."""
     tests = problems.Tests(stdio=(("", "1\n"),) * 100)
     program = "import time; time.sleep(0.4); print(1)"
-    with CodeGrader(limits=Limits(wall_s=1.0, total_s=1.5)) as grader:
+    with CodeGrader(limits=Limits(wall_s=3.0, total_s=4.0)) as grader:
         verdict = grader.submit(tests, program).result()
         few = problems.Tests(stdio=tests.stdio[:2])
         assert grader.submit(few, program).result().outcome == "correct"
-    assert verdict.outcome == "incorrect" and verdict.seconds < 20  # 100 of 0.4 s
+    assert verdict.outcome == "incorrect" and verdict.seconds < 0.4 * 100
     assert "of 100: time limit of all" in verdict.detail

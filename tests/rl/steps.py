@@ -33,7 +33,7 @@ RL = RLConfig(
 )  # fmt: skip
 SAMPLING = SamplingConfig(max_prompt=4, max_tokens=6, slots=8, refill=4)
 OPTIM = OptimConfig(lr=0.1, clip_norm=0.05)
-RUN = RunConfig(small.CONFIG, sampling=SAMPLING, rl=RL, optim=OPTIM)
+RUN = RunConfig(model=small.CONFIG, sampling=SAMPLING, rl=RL, optim=OPTIM)
 # The balance loss is of rows, so that it changes with what a row holds.
 BALANCED = dataclasses.replace(
     RUN, optim=dataclasses.replace(OPTIM, balance_alpha=0.05, bias_rate=0.01)

@@ -230,7 +230,7 @@ def test_a_critic_begins_as_the_policys_trunk_with_a_head_of_zeros(model):
 
 
 def test_only_an_algorithm_with_a_critic_has_one():
-    cfg = RunConfig(small.CONFIG)
+    cfg = RunConfig(model=small.CONFIG)
     assert abstract_policy(cfg, make_mesh("1")).critic is None and hyper_of(cfg).critic is None
 
 
@@ -240,5 +240,5 @@ def test_a_critic_trains_with_what_is_published_unless_told_otherwise():
     assert own == CriticSettings(1.0, 1.0, value_clip=0.2, critic_lr=pytest.approx(5e-6))
     told = RLConfig(algorithm="ppo", gae_lambda=0.0, critic_lr=0.0, value_clip=float("inf"))
     assert critic_settings(told, lr=1e-6) == CriticSettings(1.0, 0.0, float("inf"), 0.0)
-    cfg = RunConfig(small.CONFIG, rl=dataclasses.replace(told, gamma=0.9))
+    cfg = RunConfig(model=small.CONFIG, rl=dataclasses.replace(told, gamma=0.9))
     assert hyper_of(cfg).critic == CriticSettings(0.9, 0.0, float("inf"), 0.0)

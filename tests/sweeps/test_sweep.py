@@ -52,7 +52,7 @@ def rows(member):
     return read_jsonl(path) if path.exists() else []
 
 
-def until(ready, process, seconds=200):
+def until(ready, process, seconds=600):
     end = time.monotonic() + seconds
     while not ready():
         assert process.poll() is None, process.communicate()
@@ -84,7 +84,7 @@ def test_killed_anywhere_it_goes_on_to_the_verdict(flags):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     os.kill(pid_in(members[0]), signal.SIGKILL)
-    said, errors = again.communicate(timeout=300)
+    said, errors = again.communicate(timeout=600)
     assert again.returncode == 2
     named = "1 not finished: as_it_is-seed_0: its process was ended by SIGKILL"
     assert named in errors and "failed: as_it_is-seed_0" in said
@@ -92,7 +92,7 @@ def test_killed_anywhere_it_goes_on_to_the_verdict(flags):
     assert json.loads((members[1] / "run.json").read_text())["status"] == "finished"
 
     last = start(folder, *flags, "--resume")
-    said, errors = last.communicate(timeout=300)
+    said, errors = last.communicate(timeout=600)
     assert last.returncode == 0, errors
     assert "existence" in said and (folder / "out" / "emergence" / "verdict.json").exists()
     for seed, member in enumerate(members):

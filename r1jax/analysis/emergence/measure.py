@@ -33,15 +33,13 @@ from r1jax.analysis.emergence.stages import Stage, counted_stage, stage_of
 from r1jax.analysis.emergence.table import Detector, Table, make_table
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.checks import check
+from r1jax.config import FolderConfig
 
 TRACKED = "tracked"  # greedy replies to the same few problems: shown, not counted
 ENOUGH = 50  # held-out replies at a step for it to be the base or the end
 SERIES = ("reflection", "length", "accuracy")
 # Fields of a configuration in which runs of one configuration may differ.
-_OWN = (
-    "seed", "out", "resume", "log", "mesh", "hang_minutes", "checkpoint_every",
-    "checkpoint_minutes", "checkpoint_keep", "checkpoint_keep_every", "checkpoint_best",
-)  # fmt: skip
+_OWN = ("seed", "mesh", *(field.name for field in dataclasses.fields(FolderConfig)))
 # The kinds of control that a configuration of this project tells of, each with the section that
 # does; of a run that is several, the first is its kind.
 _TOLD_BY = {

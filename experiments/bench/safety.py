@@ -1,0 +1,87 @@
+"""What it costs to keep a run safe: checkpoints at their default cadence, and the watchdog, as
+ratios within one run, in turns.
+
+    python -m experiments.bench.safety
+    python -m experiments.bench.safety --mean=23 --turns=9
+
+Blocks of as many updates of the main job as lie between two of its checkpoints, alone; with one
+checkpoint, which is written while the others go on and is whole before the block ends; under the
+watchdog. The replies of a step are not drawn here, so of a whole run it is less than is said.
+"""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from experiments import cli
+from experiments.bench.update import drawn, lengths
+from r1jax import sharding
+from r1jax.base import EMBEDDED, load_weights
+from r1jax.checkpoint import Checkpoints
+from r1jax.flight import Watchdog
+from r1jax.presets import RUNS
+from r1jax.rl.grpo import grpo_step
+from r1jax.rl.hyper import hyper_of, static_of
+from r1jax.rl.loop import new_policy
+
+KINDS = ("alone", "checkpoint", "watchdog")
+
+
+@dataclasses.dataclass(frozen=True)
+class SafetyConfig:
+    mean: float = 90.0  # tokens a reply: as late in the main job; 23: as early
+    turns: int = 5
+
+
+def main(args: list[str]) -> None:
+    asked = cli.parse(SafetyConfig, SafetyConfig(), args, __doc__ or "")
+    cfg = RUNS["tiny"]()
+    mesh = sharding.make_mesh("1")
+    state = new_policy(cfg, load_weights(EMBEDDED, cfg.model), mesh)
+    length_N = lengths(asked.mean, cfg.sampling.max_tokens, cfg.rl.questions * cfg.rl.group)
+    rollout = drawn(cfg, length_N, one_a_row=False)
+    wall: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    cores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    step = 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Checkpoints(Path(folder) / "checkpoints") as checkpoints,
+    ):
+        for turn in range(asked.turns + 1):
+            for kind in KINDS[turn % 3 :] + KINDS[: turn % 3]:
+                watchdog = Watchdog(Path(folder), cfg.hang_minutes)
+                started, used = time.perf_counter(), time.process_time()
+                with watchdog if kind == "watchdog" else contextlib.nullcontext():
+                    for number in range(cfg.checkpoint_every):
+                        step += 1
+                        watchdog.begins(step)
+                        state, metrics = grpo_step(state, rollout, hyper_of(cfg), **static_of(cfg))
+                        jax.block_until_ready(metrics)
+                        watchdog.ends(counts=True)
+                        if kind == "checkpoint" and number == 0:
+                            checkpoints.save(step, state, cfg.model, {"position": step})
+                    checkpoints.wait()
+                if turn:  # the first compiles
+                    wall[kind].append(time.perf_counter() - started)
+                    cores[kind].append(time.process_time() - used)
+    print(
+        f"{cfg.checkpoint_every} updates on {length_N.size} replies of {length_N.mean():.0f} tokens, "
+        f"{asked.turns} turns, load {os.getloadavg()[0]:.1f}"
+    )
+    for kind in KINDS:
+        ratios = [np.array(took[kind]) / np.array(took["alone"]) for took in (wall, cores)]
+        said = [f"{np.median(r):.3f}x ({r.min():.3f} to {r.max():.3f})" for r in ratios]
+        print(
+            f"{kind:10} {np.median(wall[kind]):6.2f} s, {said[0]}; of processors "
+            f"{np.median(cores[kind]):6.2f} s, {said[1]}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)
