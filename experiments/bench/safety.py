@@ -71,8 +71,8 @@ def main(args: list[str]) -> None:
                     wall[kind].append(time.perf_counter() - started)
                     cores[kind].append(time.process_time() - used)
     print(
-        f"{cfg.checkpoint_every} updates on {length_N.size} replies of {length_N.mean():.0f} tokens, "
-        f"{asked.turns} turns, load {os.getloadavg()[0]:.1f}"
+        f"{cfg.checkpoint_every} updates on {length_N.size} replies of {length_N.mean():.0f} "
+        f"tokens, {asked.turns} turns, load {os.getloadavg()[0]:.1f}"
     )
     for kind in KINDS:
         ratios = [np.array(took[kind]) / np.array(took["alone"]) for took in (wall, cores)]
