@@ -19,6 +19,7 @@ GROUPS = {
         "bench.transformers",
         "bench.dense",
         "bench.serving",
+        "bench.drafts",
         "bench.grader_rates",
     ),
 }

@@ -52,8 +52,10 @@ class BaseConfig:
 
     def digest(self) -> str:
         values = dataclasses.asdict(self)
-        if not self.model.mtp_depth:  # then it says nothing
-            del values["model"]["mtp_hidden"]
+        # Without modules and adapters these say nothing.
+        silent = {"mtp_hidden": not self.model.mtp_depth, "lora": self.model.lora is None}
+        for name in (name for name, is_silent in silent.items() if is_silent):
+            del values["model"][name]
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

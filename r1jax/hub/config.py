@@ -126,8 +126,9 @@ def read_config(folder: str | Path) -> ModelConfig:
             message if message.startswith(fields.where) else f"{fields.where}: {message}"
         ) from None
     # Transformers writes the field, but drops the module.
-    module = f"model.layers.{model.layers}.eh_proj.weight"
-    if model.mtp_depth and has_weights(folder) and module not in stored_tensors(folder):
+    module = f"model.layers.{model.layers}.eh_proj."  # weight, or what it is packed as
+    stored = stored_tensors(folder) if model.mtp_depth and has_weights(folder) else {module}
+    if not any(name.startswith(module) for name in stored):
         model = dataclasses.replace(model, mtp_depth=0, mtp_hidden="unnormed")
     return model
 

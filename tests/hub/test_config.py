@@ -99,7 +99,7 @@ CASES = [
         "layer_types: sliding_attention is not supported",
     ),
     ({"layer_types": "full_attention"}, "field layer_types must be a list of strings"),
-    ({"quantization_config": {"quant_method": "awq"}}, "quant_method 'awq' is not supported"),
+    ({"quantization_config": {"quant_method": "aqlm"}}, "quant_method 'aqlm' is not supported"),
     ({"num_key_value_heads": 3}, "kv_heads=3 must divide heads=4"),
     ({"hidden_size": -1}, "d_model must be positive"),
 ]

@@ -16,7 +16,7 @@ OURS = {
     "rl.rows", "rl.row_tokens", "rl.correction", "rl.routing_replay", "rl.gamma", "rl.gae_lambda",
     "rl.value_clip", "rl.critic_lr", "rl.max_draws", "rl.overlong_buffer", "rl.overlong_weight",
     "sampling.slots", "sampling.refill", "sampling.top_k", "sampling.top_p", "optim.schedule",
-    "optim.steps", "optim.final", "optim.mtp_weight",
+    "sampling.drafts", "sampling.draft_tokens", "optim.steps", "optim.final", "optim.mtp_weight",
 }  # fmt: skip
 RUNS = ("zero", "reasoning_rl", "all_scenarios.rules", "all_scenarios.preferences")
 PARTS = {"rl": RLConfig, "sampling": SamplingConfig, "optim": OptimConfig}
