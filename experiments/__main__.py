@@ -20,6 +20,7 @@ GROUPS = {
         "bench.dense",
         "bench.serving",
         "bench.drafts",
+        "bench.safety",
         "bench.grader_rates",
     ),
 }
