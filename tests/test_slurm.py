@@ -49,7 +49,8 @@ class Job:
         return self
 
     def ended(self, restarts=0, seconds=600):
-        """Its last state, after so many restarts."""
+        """Its last state, after so many restarts at least: SLURM kills what is left of a step some
+        seconds late and by its number, which on one machine may hit the job's next start."""
         seen, queued = [], []
 
         def state():
@@ -62,10 +63,10 @@ class Job:
             # In the midst of a requeue a job may look as if it had ended.
             final = now in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
             seen[:] = [*seen, now] if final else []
-            return ((final and self.restarts() == restarts) or len(seen) > 100) and now
+            return ((final and self.restarts() >= restarts) or len(seen) > 100) and now
 
         found = self.lab.until(state, seconds)
-        assert self.restarts() == restarts, self.log()
+        assert self.restarts() >= restarts, self.log()
         return found
 
     def log(self):
