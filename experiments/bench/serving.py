@@ -175,7 +175,8 @@ def transformers_serve(folder: Path) -> Iterator[tuple[str, int]]:
     command += ["--continuous-batching", "--dtype", "float32", "--device", "cpu"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, env=env, stdout=quiet, stderr=quiet) as process:
         try:
             until = time.monotonic() + 120
             while process.poll() is None and time.monotonic() < until:
@@ -202,7 +203,7 @@ def main(args: list[str]) -> None:
         ]
         with transformers_serve(Path(model)) as where:
             rates = [asyncio.run(load(where, bodies, cfg.clients)) for _ in range(2)]
-        print(f"  transformers serve     {rates[-1]:8.0f} tokens/s  {ours / rates[-1]:.1f}x slower")
+        print(f"  transformers serve     {rates[-1]:8.0f} tokens/s: {ours / rates[-1]:.1f}x less")
 
 
 def prompts_of(cfg: ServingConfig, vocab: int, ends: Sequence[int]) -> list[list[int]]:
