@@ -25,13 +25,14 @@ from typing import Any
 
 from experiments import cli, emergence
 from experiments.errors import one_line
-from experiments.r1_zero import reinforce
 from r1jax.analysis.emergence.logs import find_runs
 from r1jax.base import BaseConfig, made
 from r1jax.checks import InputError, check
 from r1jax.config import RunConfig
 from r1jax.config_file import from_values
+from r1jax.data.tasks import make_task
 from r1jax.lock import locked
+from r1jax.pipeline.reinforcement import reinforce
 from r1jax.run import Stopped
 from r1jax.sharding import make_mesh
 from r1jax.sweeps.grid import read_grid
@@ -59,7 +60,8 @@ def do(order: dict[str, Any]) -> None:
     with locked_in_turn(folder, SAVING):
         pass
     write_note(folder, order["note"])
-    reinforce(from_values(RunConfig, order["member"]))
+    cfg = from_values(RunConfig, order["member"])
+    reinforce(cfg, make_task(cfg))
 
 
 def main(args: list[str]) -> None:

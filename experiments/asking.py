@@ -17,7 +17,7 @@ from r1jax.evaluation.local import Local, Replier
 from r1jax.evaluation.protocol import Protocol
 from r1jax.evaluation.remote import Api, Remote
 from r1jax.evaluation.work import REPLIES
-from r1jax.models import Computed, Kept, OnDisk, drawn_as, open_model
+from r1jax.models import Computed, Kept, drawn_as, open_model
 from r1jax.rewards.components import in_chat
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
@@ -72,7 +72,7 @@ def replier_of(cfg: Asking, protocol: Protocol, say) -> tuple[Replier, dict[str,
             cfg.drafts, cfg.draft_tokens,
         )  # fmt: skip
         kept = {} if cfg.weights == "stored" else {"kept": cfg.weights}
-        return local, {"weights": weights_of(source), "dtype": cfg.dtype, **kept}
+        return local, {"weights": source.state(), "dtype": cfg.dtype, **kept}
     check(jax.process_count() == 1, "--model=URL: one process asks a server")
     check(
         cfg.api == "chat" or cfg.conversation in ("auto", "r1_zero", "plain"),
@@ -93,17 +93,6 @@ def replier_of(cfg: Asking, protocol: Protocol, say) -> tuple[Replier, dict[str,
         ),
         {"weights": ""},
     )
-
-
-def weights_of(source: OnDisk) -> str:
-    """Tells one state of a folder from another: a run that was trained on is another model."""
-    if not source.path.is_dir():
-        return source.base
-    steps = [p.name for p in (source.path / "checkpoints").glob("*") if p.name.isdigit()]
-    if steps:
-        return f"step {max(map(int, steps))}"
-    files = sorted(source.path.glob("*.safetensors"))
-    return ", ".join(f"{f.name} {f.stat().st_size}" for f in files)
 
 
 def grader_of(cfg: Asking, form: str, language: str = "en") -> Grader:

@@ -22,7 +22,6 @@ import jax
 
 from experiments import cli
 from experiments.intervene import run_of
-from experiments.r1_zero import base_weights
 from r1jax import sharding
 from r1jax.analysis.emergence.bans import reflective_tokens
 from r1jax.analysis.emergence.baseline import TEMPERATURES, first_token_probability, reflective
@@ -39,6 +38,7 @@ from r1jax.files import write_whole
 from r1jax.model.params import Weights, weight_specs
 from r1jax.model.quantise import keep_weights
 from r1jax.models import with_vocab
+from r1jax.pipeline.reinforcement import base_weights
 from r1jax.sampling.engine import Engine, Request
 
 

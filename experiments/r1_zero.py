@@ -27,35 +27,18 @@ given again or not; other flags, and the fields in --config=FILE, change it, and
 printed. --preset must be the one that it was started with.
 """
 
-import time
-from pathlib import Path
-
-import jax
-from jax.sharding import Mesh
-
 from experiments import cli
-from r1jax import sharding
-from r1jax.analysis.reflection import has_thoughts
-from r1jax.analysis.report import write_report
 from r1jax.checks import check
 from r1jax.config import RunConfig, tiers_of
 from r1jax.data.tasks import make_task
-from r1jax.metrics import read_jsonl, summary
-from r1jax.model.params import Weights
-from r1jax.models import first_weights, from_model, size, with_lora, with_vocab
-from r1jax.presets import RUNS, tiny_base
-from r1jax.rl.loop import train
-from r1jax.run import Run
+from r1jax.models import from_model
+from r1jax.pipeline.reinforcement import reinforce
+from r1jax.presets import RUNS
 
 FLAGS: cli.Flags = {
     "model": ("DIR|org/name", "sets base, model, tokenizer and conversation to those found there"),
     "reward": ("FILE.py:FUNCTION", "the same as --reward.own"),
 }
-
-
-def base_weights(cfg: RunConfig, mesh: Mesh) -> Weights:
-    recipe = tiny_base(cfg.corpus, cfg.model, cfg.heldout_share)
-    return first_weights(cfg.base, cfg.model, mesh, cfg.seed, recipe, Path(cfg.out) / "base")
 
 
 def tiers_unread(cfg: RunConfig) -> str:
@@ -85,40 +68,6 @@ def _default_preset(args: list[str]) -> str:
     return "small" if given("--tokenizer") or given("--model") else "tiny"
 
 
-def reinforce(cfg: RunConfig, preset: str = "") -> None:
-    """A whole run, with its report and the few lines of its end. preset: that it was made from, if
-    one was named. Raises as `train`, and Stopped if a signal ended it."""
-    started = time.perf_counter()
-    task = make_task(cfg)
-    cfg = with_lora(with_vocab(cfg, task.tokenizer.vocab_size))
-    mesh = sharding.make_mesh(cfg.mesh)
-    print(
-        f"R1-Zero: {size(cfg.model)}; {cfg.data or cfg.task} ({len(task.train):,} problems, "
-        f"{len(task.heldout):,} held out), "
-        f"mesh {cfg.mesh}, {cfg.steps} steps of {cfg.rl.questions} x {cfg.rl.group} replies"
-    )
-    if warning := tiers_unread(cfg):
-        print(warning)
-    run = train(cfg, task, mesh, lambda: base_weights(cfg, mesh), preset=preset)
-    try:
-        if jax.process_index() == 0 and run.at > 0:
-            for line in closing(cfg, run):
-                print(line)
-            print(f"time                {time.perf_counter() - started:.0f} s")
-    except KeyboardInterrupt:  # once more, while the report of a stopped run is drawn
-        run.check_ended()
-        raise
-    run.check_ended()
-
-
-def closing(cfg: RunConfig, run: Run) -> list[str]:
-    """Writes the report; the lines that say what became of a run."""
-    report = write_report(run.out)
-    rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
-    lines = summary(*rows, report, has_thoughts(cfg.task))
-    return lines + [f"changed             {line}" for line in run.changed]
-
-
 def main(args: list[str]) -> None:
     preset, folder = _default_preset(args), cli.take(args, "--model")
     own = cli.take(args, "--reward")
@@ -132,7 +81,9 @@ def main(args: list[str]) -> None:
     if folder:
         default = from_model(default, folder, resumes=cli.resumes(args))
     cfg = cli.parse(RunConfig, default, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
-    reinforce(cfg, named)
+    if warning := tiers_unread(cfg):
+        print(warning)
+    reinforce(cfg, make_task(cfg), preset=named, name="R1-Zero")
 
 
 if __name__ == "__main__":

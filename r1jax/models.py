@@ -137,6 +137,16 @@ class OnDisk:
         name = self.conversation_name if wanted == "auto" else wanted
         return make_conversation(self.tokenizer(), self.files, name, otherwise)
 
+    def state(self) -> str:
+        """Tells one state of a folder from another: a run that was trained on is another model."""
+        if not self.path.is_dir():
+            return self.base
+        steps = [p.name for p in (self.path / "checkpoints").glob("*") if p.name.isdigit()]
+        if steps:
+            return f"step {max(map(int, steps))}"
+        files = sorted(self.path.glob("*.safetensors"))
+        return ", ".join(f"{f.name} {f.stat().st_size}" for f in files)
+
     def tokenizer(self) -> Tokenizer:
         """Raises InputError if it has tokens that the model does not know."""
         if not self.files:

@@ -6,7 +6,7 @@ folder as its command, and returns the model that it made.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import given, sharding
-from r1jax.analysis.report import write_report
 from r1jax.architecture import ModelConfig
 from r1jax.checks import check, check_seed
 from r1jax.config import ConversationName, RewardConfig, SamplingConfig, SFTConfig, TaskName
@@ -24,15 +23,15 @@ from r1jax.data.problems import Problem
 from r1jax.data.tasks import make_task
 from r1jax.given import Reward, Row
 from r1jax.model.params import Weights, weight_specs
-from r1jax.models import OnDisk, from_model, to_train, with_lora, with_vocab
+from r1jax.models import OnDisk, from_model, to_train, with_lora
 from r1jax.models import open_model as open_on_disk
+from r1jax.pipeline.reinforcement import reinforce
 from r1jax.pipeline.tuning import fine_tune
 from r1jax.presets import RUNS
 from r1jax.rewards.components import in_chat
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.rewards.own import components_of
-from r1jax.rl import loop
-from r1jax.run import Run, Stopped
+from r1jax.run import Stopped
 from r1jax.sampling.engine import Engine, Request
 from r1jax.sampling.sizes import sized
 
@@ -194,15 +193,10 @@ def train_rl(
     if rows:
         given.keep(rows, Path(cfg.data))
     found = make_task(cfg)
-    cfg = with_lora(with_vocab(cfg, found.tokenizer.vocab_size))
-    mesh = sharding.make_mesh(cfg.mesh)
-    base = _copies(opened, mesh)
     with _called_again():
-        run = loop.train(cfg, found, mesh, base, functions=parts, preset=preset)
-    if jax.process_index() == 0 and run.at > 0:
-        write_report(run.out)
+        run = reinforce(cfg, found, lambda mesh: _copies(opened, mesh), print, parts, preset)
     form = found.conversation.form
-    return _ended(run, cfg.mesh, "auto" if form == "embedded" else form)
+    return open_model(run.out, cfg.mesh, "auto" if form == "embedded" else form)
 
 
 def train_sft(
@@ -228,18 +222,18 @@ def train_sft(
     rows = [given.plain(row, f"example {i}") for i, row in enumerate(examples, start=1)]
     given.keep(rows, Path(cfg.data))
     with _called_again():
-        run = fine_tune(cfg, lambda mesh: _copies(opened, mesh)())
-    return _ended(run, cfg.mesh, cfg.conversation)
+        run = fine_tune(cfg, lambda mesh: _copies(opened, mesh))
+    return open_model(run.out, cfg.mesh, cfg.conversation)
 
 
 def _shapes(model: ModelConfig) -> list[tuple[int, ...]]:
     return [spec.shape for spec in jax.tree.leaves(weight_specs(model), is_leaf=sharding.is_spec)]
 
 
-def _copies(model: Model, mesh: Mesh) -> Callable[[], Weights]:
+def _copies(model: Model, mesh: Mesh) -> Weights:
     """Training takes the arrays it is given: those of the opened model stay the user's."""
     check(mesh.size == model.mesh.size, "mesh: open the model on the mesh that it is trained on")
-    return lambda: jax.tree.map(lambda a: a.copy(), model.weights)
+    return jax.tree.map(lambda a: a.copy(), model.weights)
 
 
 @contextlib.contextmanager
@@ -249,10 +243,3 @@ def _called_again() -> Iterator[None]:
         yield
     except Stopped as stopped:
         raise Stopped(stopped.where, stopped.by, 'call it again with resume="auto"') from None
-
-
-def _ended(run: Run, mesh: str, asks: ConversationName) -> Model:
-    """The model that a run made. Raises Stopped if a signal has ended it."""
-    with _called_again():
-        run.check_ended()
-    return open_model(run.out, mesh, asks)

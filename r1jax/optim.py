@@ -18,7 +18,7 @@ from r1jax.model.moe import updated_bias
 from r1jax.model.params import Weights, weight_specs
 from r1jax.model.quantise import array_dtype, keep_weights, kept_specs
 
-BY_LAYER = "grad_norm/by_layer"  # of an update's metrics, not a scalar: `norms_by_layer`
+BY_LAYER = "grad_norm/"  # begins the names of `norms_by_layer` among the metrics of an update
 STACKS = ("dense", "moe")  # of parameters
 
 
@@ -186,8 +186,8 @@ def descend(
 
 
 def norms_by_layer(grads) -> dict[str, jax.Array]:
-    """The L2 norm of each part of a model, such as embed_VD, and of `dense` and `moe`, whose arrays
-    have a leading layer axis, one a layer."""
+    """The L2 norm of each part of a model, by its name, such as grad_norm/embed_VD; of `dense` and
+    `moe`, whose arrays have a leading layer axis, one a layer: grad_norm/moe.0."""
     squares: dict[str, list[jax.Array]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         names = [jax.tree_util.keystr((key,), simple=True) for key in path]
@@ -195,7 +195,12 @@ def norms_by_layer(grads) -> dict[str, jax.Array]:
         part = ".".join(names[: 2 if stack is None else stack + 1])
         axes = range(0 if stack is None else 1, leaf.ndim)
         squares.setdefault(part, []).append(jnp.sum(jnp.square(leaf), axis=tuple(axes)))
-    return {part: jnp.sqrt(sum(several)) for part, several in squares.items()}
+    norms = {f"{BY_LAYER}{part}": jnp.sqrt(sum(several)) for part, several in squares.items()}
+    return {
+        f"{name}.{layer}" if norm.ndim else name: one
+        for name, norm in norms.items()
+        for layer, one in enumerate(jnp.atleast_1d(norm))
+    }
 
 
 def update(
@@ -223,5 +228,5 @@ def update(
         ran, rest = jnp.split(weights.router_bias_LE, [load_LE.shape[0]])
         bias_LE = jnp.concatenate([updated_bias(ran, load_LE, cfg.bias_rate), rest])
         weights = weights.replace(router_bias_LE=bias_LE)
-    metrics = {"grad_norm": optax.tree.norm(grads), BY_LAYER: norms_by_layer(grads), "lr": rate}
+    metrics = {"grad_norm": optax.tree.norm(grads), **norms_by_layer(grads), "lr": rate}
     return TrainState(weights, opt_state, state.step + 1), metrics

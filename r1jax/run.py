@@ -297,7 +297,7 @@ class Run:
         """Writes the line of a step, and shows it. Raises InputError if the loss is not finite;
         `batch` (host arrays, or arrays this process can read) is then saved and named."""
         self._check_finite(step, metrics, batch)
-        metrics = {name: value for name, value in metrics.items() if name != BY_LAYER}
+        metrics = {name: value for name, value in metrics.items() if not name.startswith(BY_LAYER)}
         self._log.log(step, metrics, rows, replies)
         self._note_best(step, metrics)
         self._progress.update(min(step + 1, self.total), metrics)
@@ -360,7 +360,7 @@ class Run:
             advice = "Start again with another --seed or --optim.lr"
         else:
             advice = "The same step follows from --resume: change --seed or --optim.lr with it"
-        told = {"batch": str(path) if path else "not kept"} | _norms_said(metrics.get(BY_LAYER))
+        told = {"batch": str(path) if path else "not kept"} | _norms_said(metrics)
         self._watchdog.record(f"the {wrong[0]} of step {step} is not finite: {values}", "nan", told)
         raise InputError(
             f"step {step}: the {wrong[0]} is not finite{saved}; {self._newest()}. {advice}"
@@ -426,16 +426,12 @@ class Run:
                 file.truncate()
 
 
-def _norms_said(norms: Mapping[str, Any] | None) -> dict[str, str]:
+def _norms_said(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Gradient norms by part of the model, and by layer: the first that is not finite is where it
     began, going from the head down."""
-    found = jax.device_get(dict(norms or {}))
-    parts = [
-        f"{name}{f' {i}' if np.ndim(value) else ''}: {one:.3g}"
-        for name, value in found.items()
-        for i, one in enumerate(np.atleast_1d(value))
-    ]
-    return {"gradient norms": "\n  ".join(["", *parts])} if parts else {}
+    norms = {n.removeprefix(BY_LAYER): v for n, v in metrics.items() if n.startswith(BY_LAYER)}
+    lines = [f"{name}: {value:.3g}" for name, value in jax.device_get(norms).items()]
+    return {"gradient norms": "\n  ".join(["", *lines])} if lines else {}
 
 
 def preset_of(folder: Path) -> str | None:

@@ -38,7 +38,7 @@ def one_step(cfg: RunConfig, mesh_text: str) -> dict:
     return {
         "replies": [s.completion.tokens.tolist() for s in samples],
         "rewards": [s.grade.reward for s in samples],
-        "metrics": {n: v.tolist() for n, v in metrics.items() if not isinstance(v, dict)},
+        "metrics": {name: float(value) for name, value in metrics.items()},
         "moments": [leaf.tolist() for leaf in jax.tree.leaves(moments)],
         "hlo": compiled.as_text(),
     }

@@ -367,7 +367,7 @@ def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
     record = (folder / "run" / "flight_nan_step_0.txt").read_text()
     assert "the loss of step 0 is not finite" in record and f"batch     {path}" in record
     norms = record.partition("gradient norms")[2].partition("\n\n")[0].split("\n")[1:]
-    layers = [f"moe {i}" for i in range(tiny_run.CONFIG.model.moe_layers)]
+    layers = [f"moe.{i}" for i in range(tiny_run.CONFIG.model.moe_layers)]
     parts = sorted(line.partition(":")[0].strip() for line in norms)
     assert parts == sorted(["embed_VD", *layers, "norm_D", "head_DV"])
     assert all(line.endswith("nan") for line in norms)

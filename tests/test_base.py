@@ -18,6 +18,7 @@ from r1jax.checks import InputError
 from r1jax.config import TIERS, CorpusConfig, OptimConfig
 from r1jax.data import countdown
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.pipeline.reinforcement import base_weights
 from r1jax.presets import r1_zero_tiny, tiny_base
 from r1jax.sharding import make_mesh
 
@@ -195,7 +196,7 @@ def test_the_embedded_base_is_small_and_made_by_the_recipe_that_the_presets_tell
     assert EMBEDDED.stat().st_size < 2**20
     assert read_note(EMBEDDED)["digest"] == tiny_base().digest()
     cfg = r1_zero_tiny()
-    loaded = r1_zero.base_weights(cfg, make_mesh("1"))
+    loaded = base_weights(cfg, make_mesh("1"))
     jax.tree.map(np.testing.assert_array_equal, loaded, load_weights(EMBEDDED, cfg.model))
 
 
@@ -203,7 +204,7 @@ def test_how_a_model_runs_is_no_part_of_the_recipe_of_its_base():
     how = {"dtype": "bfloat16", "remat": "full", "experts_impl": "ragged", "logits_chunk": 8}
     cfg = r1_zero_tiny()
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, **how))
-    loaded = r1_zero.base_weights(cfg, make_mesh("1"))
+    loaded = base_weights(cfg, make_mesh("1"))
     jax.tree.map(np.testing.assert_array_equal, loaded, load_weights(EMBEDDED, cfg.model))
 
 
@@ -238,7 +239,7 @@ def test_making_a_base_is_deterministic_and_done_once(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(base, "train_base", None)  # from here on, only the cache
     cfg = dataclasses.replace(r1_zero_tiny(), model=RECIPE.model, base="train")
-    got = r1_zero.base_weights(cfg, make_mesh("1"))
+    got = base_weights(cfg, make_mesh("1"))
     want = load_weights(tmp_path / "first.safetensors", RECIPE.model)
     jax.tree.map(np.testing.assert_array_equal, got, want)
     start = base.optim.init_weights(RECIPE.model, jax.random.key(RECIPE.seed))

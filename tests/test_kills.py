@@ -198,6 +198,6 @@ def test_it_goes_on_as_if_it_never_had_been_ended(whole, by, moment, tmp_path, m
         assert status(out) in ("absent", "finished")
         again = [*begun, "--resume=auto"]
     # In this process, which has compiled it all after the first time, and without the figures.
-    monkeypatch.setattr("experiments.r1_zero.write_report", lambda out: None)
+    monkeypatch.setattr("r1jax.pipeline.reinforcement.write_report", lambda out: None)
     importlib.import_module(again[0]).main(again[1:])
     assert_same_run(out, whole.out)

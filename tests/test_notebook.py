@@ -275,7 +275,7 @@ def lacks_order(reply):
         ),
         (
             lambda out: r1jax.train_rl("embedded", out=out, stepz=3),
-            r"^RunConfig has no field 'stepz': did you mean steps\?; it has model, ",
+            r"^RunConfig has no field 'stepz': did you mean steps\?; it has ",
         ),
         (
             lambda out: r1jax.train_rl("embedded", out=out, rl={"grup": 3}),

@@ -16,7 +16,6 @@ import pytest
 import tiny_run
 
 from experiments import export, generate, intervene, r1_zero
-from experiments.r1_zero import base_weights
 from r1jax.analysis.emergence.logs import read_log
 from r1jax.analysis.reflection import count_terms
 from r1jax.checks import InputError
@@ -28,6 +27,7 @@ from r1jax.data.pipeline import stream
 from r1jax.data.tasks import make_task
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import read_jsonl
+from r1jax.pipeline.reinforcement import base_weights
 from r1jax.rewards.components import Outcome
 from r1jax.rl.loop import Trainer, new_grader
 from r1jax.run import Stopped

@@ -116,4 +116,4 @@ def test_a_loss_that_is_not_finite_ends_both_with_the_same_line(config, cache, t
         assert "is not finite; its batch is saved as" in errors and str(place) in errors
         assert len(list(place.glob("nan_step_*.npz"))) == 1
         [record] = place.glob("flight_nan_step_*.txt")
-        assert "gradient norms" in record.read_text() and "moe 0: " in record.read_text()
+        assert "gradient norms" in record.read_text() and "moe.0: " in record.read_text()

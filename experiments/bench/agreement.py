@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from experiments import cli
-from experiments.r1_zero import base_weights
 from r1jax import sharding
 from r1jax.config import RunConfig
 from r1jax.data.tasks import make_task
+from r1jax.pipeline.reinforcement import base_weights
 from r1jax.presets import RUNS
 from r1jax.rl.correction import CORRECTIONS
 from r1jax.rl.grpo import row_log_probs

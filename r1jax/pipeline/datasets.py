@@ -16,14 +16,17 @@ import jax
 from r1jax import processes
 from r1jax.checks import check
 from r1jax.data.problems import Problem
+from r1jax.data.rows import read_rows
 from r1jax.data.tasks import read_files
 from r1jax.evaluation.questions import evenly
+from r1jax.metrics import read_jsonl
 from r1jax.pipeline import readable, rows, runs
 from r1jax.pipeline.place import At
 from r1jax.pipeline.plan import ColdStart, Distillation, RejectionSFT
+from r1jax.pipeline.rejection import DROPPED, KEPT
 from r1jax.pipeline.rows import Row
 
-ROWS, DROPPED = "rows.jsonl", "dropped.jsonl"
+ROWS = "rows.jsonl"
 Made = tuple[Sequence[Row], Sequence[Row]]  # rows, and those dropped
 
 
@@ -57,7 +60,7 @@ def rejection_sft(at: At) -> Path:
     cfg, folder = at.cfg.rejection_sft, at.out / "rejection_sft"
 
     def made() -> Made:
-        kept, dropped = (rows.read(Path(cfg.data)), []) if cfg.data else _drawn(folder)
+        kept, dropped = (given(cfg.data), []) if cfg.data else _drawn(folder)
         others = general(at)
         most = round(cfg.ratio * len(others)) if cfg.ratio else len(kept)
         taken = set(evenly(len(kept), most))
@@ -73,7 +76,7 @@ def distill(at: At) -> Path:
     cfg, folder = at.cfg.distill, at.out / "distill"
 
     def made() -> Made:
-        kept, dropped = (rows.read(Path(cfg.data)), []) if cfg.data else _drawn(folder)
+        kept, dropped = (given(cfg.data), []) if cfg.data else _drawn(folder)
         return [*kept, *general(at)], dropped
 
     return _written(at, cfg, "all_scenarios", at.cfg.reasoning_rl.data, folder, made)
@@ -81,7 +84,12 @@ def distill(at: At) -> Path:
 
 def general(at: At) -> list[Row]:
     """Rows of other kinds than reasoning."""
-    return rows.read(Path(at.cfg.rejection_sft.general or at.data("general_sft.jsonl")))
+    return given(at.cfg.rejection_sft.general or at.data("general_sft.jsonl"))
+
+
+def given(path: str) -> list[Row]:
+    """Raises InputError, "file:line: ...", for what is not a JSON object."""
+    return read_rows(path, lambda row, place: row)
 
 
 def _problems(at: At, data: str) -> list[Problem]:
@@ -89,7 +97,7 @@ def _problems(at: At, data: str) -> list[Problem]:
 
 
 def _drawn(folder: Path) -> tuple[list[Row], list[Row]]:
-    return rows.read(folder / "drawn" / "kept.jsonl"), rows.read(folder / "drawn" / DROPPED)
+    return read_jsonl(folder / "drawn" / KEPT), read_jsonl(folder / "drawn" / DROPPED)
 
 
 def _written(

@@ -11,7 +11,7 @@ import markupsafe
 
 from r1jax.files import write_whole
 from r1jax.metrics import first_and_last, read_jsonl
-from r1jax.pipeline import rows, world
+from r1jax.pipeline import world
 from r1jax.pipeline.charts import Line, chart, lineage, smooth
 from r1jax.pipeline.measures import MEASURES
 from r1jax.pipeline.stages import STAGES
@@ -76,7 +76,7 @@ def _card(out: Path, stage, told: dict[str, Any]) -> dict[str, Any]:
         came += _moved(log, "reward/language", "thought in English")
     elif config:
         data = Path(config["data"])
-        count = f"{len(rows.read(data)):,}" if data.is_file() else "absent"
+        count = f"{len(read_jsonl(data)):,}" if data.is_file() else "absent"
         given.append(f"{count} rows, {config['epochs']:g} times")
         losses = first_and_last(log, "nll")
         came += [f"loss {losses[0]:.2f} → {losses[1]:.2f} nats a token"] if losses else []
@@ -179,7 +179,7 @@ def _stories(out: Path) -> list[dict[str, Any]]:
     replies = {
         model: {
             (row["benchmark"], row["id"]): row
-            for row in reversed(rows.read(out / "evaluate" / model / "replies.jsonl"))
+            for row in reversed(read_jsonl(out / "evaluate" / model / "replies.jsonl"))
             if row["sample"] == 0
         }
         for model in models
@@ -187,12 +187,12 @@ def _stories(out: Path) -> list[dict[str, Any]]:
     grades = {
         model: {
             (row["benchmark"], row["id"]): row
-            for row in rows.read(out / "evaluate" / model / "grades.jsonl")
+            for row in read_jsonl(out / "evaluate" / model / "grades.jsonl")
             if row["sample"] == 0
         }
         for model in models
     }
-    questions = rows.read(out / "evaluate" / models[0] / "questions.jsonl")
+    questions = read_jsonl(out / "evaluate" / models[0] / "questions.jsonl")
     found = []
     for name, title in SETS.items():
         asked = [q for q in questions if q["benchmark"] == name]
@@ -249,10 +249,10 @@ def _has(out: Path, name: str) -> bool:
 
 def _data(out: Path, name: str) -> dict[str, Any]:
     """What became of the replies that a stage drew."""
-    kept = rows.read(out / name / "rows.jsonl")
+    kept = read_jsonl(out / name / "rows.jsonl")
     file = out / name / "dropped.jsonl"
     file = file if file.exists() else out / name / "drawn" / "dropped.jsonl"
-    dropped = Counter(row["reason"] for row in rows.read(file)) if file.exists() else Counter()
+    dropped = Counter(row["reason"] for row in read_jsonl(file)) if file.exists() else Counter()
     changed = Counter(part for row in kept for part in row.get("changed", "").split(", ") if part)
     kinds = Counter("reasoning" if "sample" in row else "general" for row in kept)
     return {"name": name, "kept": dict(kinds), "dropped": dict(dropped.most_common()),
@@ -264,7 +264,7 @@ def _examples(out: Path) -> list[dict[str, Any]]:
     path = out / "cold_start" / "rows.jsonl"
     if not path.exists():
         return []
-    some = [row for row in rows.read(path) if row.get("drawn") and row.get("changed")]
+    some = [row for row in read_jsonl(path) if row.get("drawn") and row.get("changed")]
     return [
         {
             "prompt": row["prompt"],

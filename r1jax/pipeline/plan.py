@@ -12,9 +12,6 @@ from r1jax.config import Resume, RunConfig, SFTConfig
 from r1jax.pipeline.rejection import RejectionConfig
 from r1jax.reward_models.recipe import RewardModelConfig
 
-STAGES = (
-    "zero", "cold_start", "reasoning_rl", "rejection_sft", "all_scenarios", "distill", "evaluate",
-)  # fmt: skip
 WORLD = "world"  # a base, and data, that need no file
 
 

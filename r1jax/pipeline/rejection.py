@@ -33,6 +33,7 @@ from r1jax.evaluation.replies import Key
 from r1jax.evaluation.work import Job, Name, Work, check_same, identity_of, texts_of
 from r1jax.files import replaced, write_whole
 from r1jax.pipeline.filters import REASONS, FilterConfig, fault
+from r1jax.pipeline.rows import line
 from r1jax.rewards.grading import Grade, Grader
 
 KEPT, DROPPED = "kept.jsonl", "dropped.jsonl"
@@ -263,10 +264,6 @@ def _write(out: Path, left_out: LeftOut, rows: Iterable[tuple[bool, dict[str, An
     ):
         for problem, why, detail in left_out:
             row = {"id": problem.id, "source": problem.source, "prompt": problem.prompt}
-            bad.write(_line(row | {"reason": why, "detail": detail}))
+            bad.write(line(row | {"reason": why, "detail": detail}))
         for is_kept, row in rows:
-            (good if is_kept else bad).write(_line(row))
-
-
-def _line(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+            (good if is_kept else bad).write(line(row))

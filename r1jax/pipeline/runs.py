@@ -4,11 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 
 from r1jax import sharding
-from r1jax.analysis.report import write_report
 from r1jax.checks import check
 from r1jax.config import RewardConfig, RunConfig, SFTConfig
 from r1jax.data.problems import Problem
@@ -16,7 +14,6 @@ from r1jax.data.tasks import make_task
 from r1jax.evaluation.local import Local
 from r1jax.evaluation.protocol import Protocol
 from r1jax.models import (
-    OnDisk,
     first_weights,
     from_model,
     open_model,
@@ -24,7 +21,7 @@ from r1jax.models import (
     tuned_from,
     with_vocab,
 )
-from r1jax.pipeline import rejection
+from r1jax.pipeline import reinforcement, rejection
 from r1jax.pipeline.judge import __file__ as JUDGE
 from r1jax.pipeline.tuning import fine_tune
 from r1jax.reward_models import train as reward_models
@@ -32,7 +29,6 @@ from r1jax.reward_models.recipe import RewardModelConfig, read_data, reading
 from r1jax.rewards.components import in_chat
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.own import components_of
-from r1jax.rl import loop
 
 Say = Callable[[str], None]
 QUALITY = f"{JUDGE}:quality"  # judges the world's problems of the kind "own"
@@ -41,15 +37,7 @@ QUALITY = f"{JUDGE}:quality"  # judges the world's problems of the kind "own"
 def reinforce(cfg: RunConfig, begins: str, say: Say) -> None:
     """RL from the model `begins` (`experiments.r1_zero --model`), with its report."""
     cfg = from_model(cfg, begins, resumes=False)
-    task = make_task(cfg)
-    cfg = with_vocab(cfg, task.tokenizer.vocab_size)
-    mesh = sharding.make_mesh(cfg.mesh)
-    run = loop.train(
-        cfg, task, mesh, lambda: first_weights(cfg.base, cfg.model, mesh, cfg.seed), say
-    )
-    if jax.process_index() == 0 and run.at > 0:
-        write_report(run.out)
-    run.check_ended()
+    reinforcement.reinforce(cfg, make_task(cfg), say=say)
 
 
 def tune(cfg: SFTConfig, begins: str, say: Say) -> None:
@@ -96,13 +84,7 @@ def sample(
 def replier_of(model: str, protocol: Protocol, mesh: Mesh, say: Say) -> tuple[Local, str]:
     """A model that replies, and which weights these are."""
     source = open_model(model)
-    return Local(source, protocol, mesh, say=say), weights_of(source)
-
-
-def weights_of(source: OnDisk) -> str:
-    """Tells one state of a run's folder from another."""
-    steps = [p.name for p in (source.path / "checkpoints").glob("*") if p.name.isdigit()]
-    return f"step {max(map(int, steps))}" if steps else source.base
+    return Local(source, protocol, mesh, say=say), source.state()
 
 
 def grader_for(problems: Iterable[Problem], form: str) -> Grader:

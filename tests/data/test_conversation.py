@@ -221,7 +221,8 @@ def test_a_token_over_the_seam(conversations):
 
 def sft(folder, path, rows, **fields):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return SFTConfig(tiny_run.CONFIG.model, "", str(folder), data=str(path), **fields)
+    model = tiny_run.CONFIG.model
+    return SFTConfig(model=model, base="", tokenizer=str(folder), data=str(path), **fields)
 
 
 def test_published_forms_of_rows_are_one(folders, conversations, tmp_path):

@@ -8,6 +8,7 @@ import tiny_pipeline
 from tiny_pipeline import Killed
 
 from r1jax.checks import InputError
+from r1jax.metrics import read_jsonl
 from r1jax.pipeline import rows
 
 
@@ -28,12 +29,12 @@ def test_a_stage_leaves_what_the_next_one_reads(first):
     _, out, _ = first
     for name in ("zero", "cold_start", "evaluate"):
         assert json.loads((out / name / "stage.json").read_text())["stage"] == name
-    kept = rows.read(out / "cold_start" / "rows.jsonl")
+    kept = read_jsonl(out / "cold_start" / "rows.jsonl")
     for row in kept:
         assert row["completion"].startswith("<think> check right </think> the answer is 1")
         assert row["drawn"] != row["completion"] and "says the answer" in row["changed"]
         assert {"id", "sample", "model", "weights", "seed", "reason"} <= set(row)
-    dropped = rows.read(out / "cold_start" / "dropped.jsonl")
+    dropped = read_jsonl(out / "cold_start" / "dropped.jsonl")
     assert {"wrong", "mixed language"} <= {row["reason"] for row in dropped}
     drawn = json.loads((out / "cold_start/drawn/counts.json").read_text())
     assert len(kept) + len(dropped) == drawn["replies"] == 8 * 7

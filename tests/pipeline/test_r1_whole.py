@@ -13,7 +13,7 @@ import tiny_pipeline
 import tiny_run
 from tiny_pipeline import Killed
 
-from r1jax.pipeline import rows
+from r1jax.metrics import read_jsonl
 from r1jax.pipeline.stages import STAGES
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def test_every_stage_is_done_and_every_model_in_the_table(whole):
 
 def test_reasoning_rows_are_no_more_than_the_ratio_allows(whole):
     _, out, _ = whole
-    mixed = rows.read(out / "rejection_sft" / "rows.jsonl")
+    mixed = read_jsonl(out / "rejection_sft" / "rows.jsonl")
     reasoning = [row for row in mixed if "sample" in row]
     assert 0 < len(reasoning) <= 3 * (len(mixed) - len(reasoning))
 
@@ -52,7 +52,7 @@ def test_rewards_are_by_kind_and_what_is_truly_good_pays_nothing(whole):
     reward = json.loads((out / "all_scenarios" / "config.json").read_text())["reward"]
     assert reward["only"] == "accuracy:countdown" and reward["own"].endswith(":quality:0:own")
     kinds = set()
-    for sample in rows.read(out / "all_scenarios" / "samples.jsonl"):
+    for sample in read_jsonl(out / "all_scenarios" / "samples.jsonl"):
         parts = sample["components"]
         paid = sum(parts[n] for n in ("format", "language", "safety"))
         kinds.add(sample["problem_id"].partition("/")[0])

@@ -233,7 +233,9 @@ def same(out, other):
 
 
 def test_kept_rows_are_what_fine_tuning_reads(whole, tmp_path):
-    cfg = SFTConfig(tiny(), "embedded", "", data=str(whole / "kept.jsonl"), length=128)
+    cfg = SFTConfig(
+        model=tiny(), base="embedded", tokenizer="", data=str(whole / "kept.jsonl"), length=128
+    )
     conversation = make_conversation(Tokenizer.words(VOCABULARY), "")
     documents = read_documents(cfg, conversation)
     kept = rows(whole / "kept.jsonl")

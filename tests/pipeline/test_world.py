@@ -9,7 +9,8 @@ import pytest
 
 from r1jax.data.sources import read_problems
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.pipeline import corpus, judge, made, readable, rows, world
+from r1jax.metrics import read_jsonl
+from r1jax.pipeline import corpus, judge, made, readable, world
 from r1jax.pipeline.corpus import CURATED, Shares
 from r1jax.pipeline.world import COURTESY, DECLINE
 from r1jax.reward_models.pairs import judged, read_labelled, read_pairs
@@ -155,7 +156,7 @@ def test_its_files_are_what_the_stages_read(folder):
             for p in read_problems(folder / "heldout" / f"{name}.jsonl")]  # fmt: skip
     assert not {p.prompt for p in problems} & {p.prompt for p in held}
     by_prompt = {p.prompt: p for p in problems}
-    for row in rows.read(folder / "general_sft.jsonl"):
+    for row in read_jsonl(folder / "general_sft.jsonl"):
         assert judge.quality(by_prompt[row["prompt"]], row["completion"]) in (0.0, 0.5, 1.0)
     labelled = read_labelled(folder / "safety.jsonl")
     assert 0.15 < np.mean([not one.safe for one in labelled]) < 0.5
@@ -181,4 +182,4 @@ def test_a_file_that_is_there_stays(folder):
     path = folder / "preferences.jsonl"
     path.write_text(json.dumps({"mine": 1}) + "\n")
     made.write_world(folder, rows=300, pairs=400)
-    assert rows.read(path) == [{"mine": 1}]
+    assert read_jsonl(path) == [{"mine": 1}]

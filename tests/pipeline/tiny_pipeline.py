@@ -23,6 +23,7 @@ from r1jax.config_file import save_config
 from r1jax.data import templates
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.evaluation.replies import Lines
+from r1jax.metrics import read_jsonl
 from r1jax.pipeline import made, presets, rows, world
 from r1jax.pipeline.plan import Evaluate, R1Config
 from r1jax.run import Run
@@ -99,7 +100,7 @@ class Killed(Exception):
 def run(plan: Path, out: Path, *flags: str) -> None:
     """Without the figures of each run's report, which take long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("r1jax.pipeline.runs.write_report", lambda out: None)
+        patch.setattr("r1jax.pipeline.reinforcement.write_report", lambda out: None)
         r1.main([f"--config={plan}", f"--out={out}", *flags])
 
 
@@ -173,11 +174,11 @@ def weights():
 def outcome(out: Path) -> dict:
     """What must be the same however often a pipeline was stopped, and wherever it is."""
     names = ("cold_start/rows.jsonl", "cold_start/dropped.jsonl", "rejection_sft/rows.jsonl")
-    found = {name: rows.read(out / name) for name in names if (out / name).exists()}
+    found = {name: read_jsonl(out / name) for name in names if (out / name).exists()}
     found["table"] = json.loads((out / "evaluate" / "table.json").read_text())
     for log in sorted(out.glob("*/metrics.jsonl")):
         found[log.parent.name] = [
             {k: v for k, v in row.items() if "time" not in k and not k.endswith("_second")}
-            for row in rows.read(log)
+            for row in read_jsonl(log)
         ]
     return json.loads(json.dumps(found).replace(str(out), "OUT"))
