@@ -128,7 +128,11 @@ def key_of(cfg: ServeConfig) -> str:
     """The API key; empty: none is asked for."""
     if not cfg.key_file:
         return os.environ.get("R1JAX_API_KEY", "")
-    key = Path(cfg.key_file).read_text("utf-8").strip()
+    try:
+        key = Path(cfg.key_file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text in UTF-8"
+        raise InputError(f"--key-file={cfg.key_file}: {reason}") from None
     check(bool(key), f"--key-file={cfg.key_file}: the file is empty")
     return key
 

@@ -166,6 +166,7 @@ def open_model(name: str | Path) -> OnDisk:
 
     Of a folder it reads what is small; raises InputError that names the file and what is wrong.
     """
+    check(bool(str(name)), "the model's name is empty: a folder, org/name on the Hub, or embedded")
     if str(name) == "embedded":
 
         def weights_of(model: ModelConfig, mesh: Mesh) -> Weights:

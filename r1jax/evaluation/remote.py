@@ -70,9 +70,10 @@ class Remote:
         """(the model of that name, or the first; the tokens of its context, as far as is said)."""
         try:
             found = self._call("/models", None)
-        except Refusal:
+        except Refusal as error:
             if not name:
-                raise
+                hint = "" if self.url.endswith("/v1") else "; --model is mostly an address's .../v1"
+                raise Refusal(f"{error}{hint}") from None
             found = None  # a server need not tell
         data = found.get("data") if isinstance(found, dict) else None
         some = [one for one in data or () if isinstance(one, dict)] if data else []

@@ -40,6 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        if self.path != "/v1/models":
+            return self._send(404, {"error": {"message": "no such page"}})
         self._send(200, {"data": [{"id": "small"} | self.server.about]})
 
     def do_POST(self):
@@ -184,6 +186,8 @@ def test_what_is_refused_for_good_is_not_asked_again(serve):
     with pytest.raises(Exception, match=r"refuses: 400 Bad Request: .*not now.*") as raised:
         remote(server).draw([Ask("Q", 1, 0)], lambda i, reply: None)
     assert len(server.asked) == 1 and "same command" not in str(raised.value)
+    with pytest.raises(Exception, match=r"404 Not Found: .*; --model is mostly .*/v1$"):
+        Remote(server.url.removesuffix("/v1"), Protocol())
 
 
 def test_a_server_that_never_answers_is_one_line(serve):

@@ -207,7 +207,9 @@ def test_sigterm_finishes_what_was_accepted(tmp_path):
         (["--model=/nowhere"], "no such directory"),
         (["--context=4096"], "--context=4096: the model's is 256"),
         (["--language=xx"], "language 'xx' is not known"),
+        (["--model="], "the model's name is empty"),
         (["--key-file=/dev/null"], "the file is empty"),
+        (["--key-file=/nowhere"], "--key-file=/nowhere: No such file"),
         (["--host=256.1.1.1"], "--host=256.1.1.1 --port=8000"),
     ],
 )
