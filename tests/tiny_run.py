@@ -11,6 +11,10 @@ and now and then solve their problem.
 import dataclasses
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -124,3 +128,22 @@ def assert_same_metrics(out: Path, other: Path) -> None:
                 assert got[name] is None
             else:
                 np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def killed_then_finished(module: str, flags: Sequence[str], out: Path, cache: Path) -> None:
+    """Runs a command that writes out/replies.jsonl, kills it once some are there, and runs it
+    again: all whole lines are kept."""
+    replies = out / "replies.jsonl"
+    command = [sys.executable, "-m", module, f"--out={out}", "--slots=8", *flags]
+    process = subprocess.Popen(command, env=environment(cache), stdout=subprocess.DEVNULL)
+    while not replies.exists() or replies.stat().st_size < 500:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    whole, newline, _ = replies.read_bytes().rpartition(b"\n")
+    done = subprocess.run(
+        command, env=environment(cache), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert replies.read_bytes().startswith(whole + newline)

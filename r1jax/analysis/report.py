@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 
 from r1jax.analysis import head
 from r1jax.analysis.figures import save_figures
+from r1jax.analysis.pages import templates
 from r1jax.analysis.reflection import REFLECTIVE_TERMS, TERM_PATTERN, has_thoughts
 from r1jax.analysis.replies import before_during_after, early_middle_late
 from r1jax.checks import check
@@ -67,14 +67,7 @@ def write_report(out_dir: Path) -> Path:
 
 
 def _render(*, images: Images, thoughts: bool, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("r1jax", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"mark": _mark if thoughts else str, "number": _number}
+    environment = templates(mark=_mark if thoughts else str, number=_number)
     environment.tests["correct"] = is_correct
     components = dict.fromkeys(name for row in values["replies"] for name in row["components"])
     return environment.get_template("report.html").render(

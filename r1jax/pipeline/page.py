@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 
+from r1jax.analysis.pages import templates
 from r1jax.files import write_whole
 from r1jax.metrics import first_and_last, read_jsonl
 from r1jax.pipeline import world
@@ -29,23 +29,20 @@ def write_page(out: Path) -> Path:
     told = {stage.name: _read(out / stage.name / "stage.json") for stage in STAGES}
     done = [stage for stage in STAGES if told[stage.name]]
     table = _read(out / "evaluate" / "table.json")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("r1jax", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("pipeline.html").render(
-        name=out.resolve().name,
-        seconds=sum(told[stage.name]["seconds"] for stage in done),
-        stages=[_card(out, stage, told[stage.name]) for stage in STAGES if stage.gives],
-        lineage=lineage([stage for stage in STAGES if stage.gives]),
-        table=table and _table(table),
-        curves=_curves(out),
-        stories=_stories(out) if table else [],
-        data=[_data(out, name) for name in ("cold_start", "rejection_sft") if _has(out, name)],
-        examples=_examples(out),
+    page = (
+        templates()
+        .get_template("pipeline.html")
+        .render(
+            name=out.resolve().name,
+            seconds=sum(told[stage.name]["seconds"] for stage in done),
+            stages=[_card(out, stage, told[stage.name]) for stage in STAGES if stage.gives],
+            lineage=lineage([stage for stage in STAGES if stage.gives]),
+            table=table and _table(table),
+            curves=_curves(out),
+            stories=_stories(out) if table else [],
+            data=[_data(out, name) for name in ("cold_start", "rejection_sft") if _has(out, name)],
+            examples=_examples(out),
+        )
     )
     path = out / "pipeline.html"
     write_whole(path, page)

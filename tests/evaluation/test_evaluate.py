@@ -1,11 +1,6 @@
 """`python -m experiments.evaluate` on the shipped model: what it leaves, and goes on from."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import tiny_run
@@ -279,21 +274,11 @@ def test_on_two_processes_the_figures_are_the_same(whole, tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_loses_the_replies_under_way_at_most(whole, tmp_path):
-    out, replies = tmp_path / "out", tmp_path / "out" / "replies.jsonl"
-    command = [sys.executable, "-m", "experiments.evaluate", f"--out={out}", "--slots=8", *SMALL]
-    environment = tiny_run.environment(tmp_path / "cache")
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    while not replies.exists() or replies.stat().st_size < 500:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = replies.read_bytes()
-    kept = kept[: kept.rfind(b"\n") + 1]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert replies.read_bytes().startswith(kept)
-    assert by_key(replies) == by_key(whole / "replies.jsonl") and figures(out) == figures(whole)
+    out = tmp_path / "out"
+    tiny_run.killed_then_finished("experiments.evaluate", SMALL, out, tmp_path / "cache")
+    assert by_key(out / "replies.jsonl") == by_key(whole / "replies.jsonl") and figures(
+        out
+    ) == figures(whole)
 
 
 def test_a_runs_folder_and_the_state_that_it_is_in(tmp_path, error_of):  # noqa: F811

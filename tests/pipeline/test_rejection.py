@@ -2,11 +2,6 @@
 on the shipped model, stopped and gone on with."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter, defaultdict
 
 import pytest
@@ -298,18 +293,6 @@ def test_on_two_processes_the_rows_are_the_same(whole, tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_loses_the_replies_under_way_at_most(whole, tmp_path):
-    out, replies = tmp_path / "out", tmp_path / "out" / "replies.jsonl"
-    module = [sys.executable, "-m", "experiments.rejection_sample", f"--out={out}"]
-    environment = tiny_run.environment(tmp_path / "cache")
-    flags = [*module, "--slots=8", *SMALL]
-    process = subprocess.Popen(flags, env=environment, stdout=subprocess.DEVNULL)
-    while not replies.exists() or replies.stat().st_size < 500:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = replies.read_bytes()
-    kept = kept[: kept.rfind(b"\n") + 1]
-    done = subprocess.run(flags, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert replies.read_bytes().startswith(kept) and same(out, whole)
+    out = tmp_path / "out"
+    tiny_run.killed_then_finished("experiments.rejection_sample", SMALL, out, tmp_path / "cache")
+    assert same(out, whole)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from r1jax.analysis.emergence.curves import published
 from r1jax.analysis.emergence.figures import CONTROLS, save_figures
 from r1jax.analysis.emergence.measure import SERIES, Run
@@ -22,6 +20,7 @@ from r1jax.analysis.emergence.verdict import (
     plain,
     share_over_runs,
 )
+from r1jax.analysis.pages import templates
 from r1jax.files import write_whole
 
 
@@ -34,15 +33,8 @@ def write(
     record = as_json(verdicts, judged, t)
     write_whole(out / "verdict.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     drawn = save_figures(verdicts, controls, out / "figures")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("r1jax", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"spans": marked, "cut": lambda text, n: sized(str(text), n)}
-    page = environment.get_template("emergence.html").render(
+    filled = templates(spans=marked, cut=lambda text, n: sized(str(text), n))
+    page = filled.get_template("emergence.html").render(
         title=title,
         subtitle=_subtitle(verdicts, controls),
         pages=[page_of(v, images, t) for v, images in zip(verdicts, drawn, strict=True)],
