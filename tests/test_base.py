@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 
-from experiments import pretrain_base, r1_zero
+from experiments import pretrain_base
 from r1jax import base
 from r1jax.analysis.reflection import count_terms
 from r1jax.base import EMBEDDED, BaseConfig, corpus_batch, load_weights, read_note, save_weights
@@ -18,6 +18,7 @@ from r1jax.checks import InputError
 from r1jax.config import TIERS, CorpusConfig, OptimConfig
 from r1jax.data import countdown
 from r1jax.data.tokenizer import Tokenizer
+from r1jax.pipeline import reinforcement
 from r1jax.pipeline.reinforcement import base_weights
 from r1jax.presets import r1_zero_tiny, tiny_base
 from r1jax.sharding import make_mesh
@@ -227,7 +228,7 @@ def test_another_recipe_has_another_digest(change):
 
 def test_making_a_base_is_deterministic_and_done_once(tmp_path, monkeypatch, capfd):
     """`--out=FILE` of one run, `--base=train` of another, and the cache between them."""
-    for command in (pretrain_base, r1_zero):
+    for command in (pretrain_base, reinforcement):
         monkeypatch.setattr(command, "tiny_base", lambda *_: RECIPE)
     made = []
     for name in ("first", "second"):

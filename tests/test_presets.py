@@ -44,6 +44,7 @@ def test_every_number_of_a_published_run_has_a_source_or_is_marked_unreported(na
         "rl.gamma", "rl.gae_lambda", "rl.value_clip", "rl.critic_lr",
         "rl.max_draws", "rl.overlong_buffer", "rl.overlong_weight",
         "sampling.slots", "sampling.refill", "sampling.top_k", "sampling.top_p",
+        "sampling.drafts", "sampling.draft_tokens",
         "optim.schedule", "optim.steps", "optim.final", "optim.mtp_weight",
         "reward.repetition", "reward.partial", "reward.target_language", "reward.only",
         "reward.own", "reward.own_seconds", "reward.models", "reward.control",
@@ -99,10 +100,10 @@ def test_a_preset_that_was_named_reaches_the_run(monkeypatch):
     class Begun(Exception):
         pass
 
-    def train(*_, preset):
+    def reinforce(*_, preset, name):
         raise Begun(preset)
 
-    monkeypatch.setattr(r1_zero, "train", train)
+    monkeypatch.setattr(r1_zero, "reinforce", reinforce)
     for flags, preset in ([], ""), (["--preset=tiny_dapo"], "tiny_dapo"):
         with pytest.raises(Begun, match=f"^{preset}$"):
             r1_zero.main(flags)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from experiments import export, generate, intervene, r1_zero
+from experiments import export, generate, intervene
 from r1jax.analysis.emergence.logs import read_log
 from r1jax.analysis.reflection import count_terms
 from r1jax.checks import InputError
@@ -27,6 +27,7 @@ from r1jax.data.pipeline import stream
 from r1jax.data.tasks import make_task
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import read_jsonl
+from r1jax.pipeline import reinforcement
 from r1jax.pipeline.reinforcement import base_weights
 from r1jax.rewards.components import Outcome
 from r1jax.rl.loop import Trainer, new_grader
@@ -204,7 +205,7 @@ def test_ctrl_c_while_the_report_of_a_stopped_run_is_drawn_says_how_to_go_on(
         run.stopped = signal.SIGINT
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(r1_zero, "closing", drawing)
+    monkeypatch.setattr(reinforcement, "closing", drawing)
     with pytest.raises(Stopped, match=r"stopped by Ctrl-C after step 1 of 1; to go on: .*--resume"):
         tiny_run.run(config, tmp_path / "run", "--steps=1")
 

@@ -216,7 +216,7 @@ def test_a_value_is_of_what_stands_before_its_token_in_its_own_segment(model):
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_a_critic_begins_as_the_policys_trunk_with_a_head_of_zeros(model):
     """On the shapes and shardings that its checkpoints are restored with."""
-    cfg = RunConfig(model, rl=RLConfig(algorithm="ppo"))
+    cfg = RunConfig(model=model, rl=RLConfig(algorithm="ppo"))
     weights = small.weights(model)
     state = policy_around(cfg, weights)
     got = jax.tree.map(lambda a: (a.shape, a.dtype), state)
