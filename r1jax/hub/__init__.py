@@ -1,5 +1,5 @@
-"""Hugging Face directories in and out: `config.json`, `*.safetensors`, tokenizer files; by their
-ids on the Hub, too.
+"""Hugging Face directories in and out: `config.json`, `*.safetensors` (in: or `*.gguf`), tokenizer
+files; by their ids on the Hub, too.
 
 Architectures: deepseek_v3, deepseek_v2, qwen2, qwen3, llama.
 """

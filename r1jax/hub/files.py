@@ -37,10 +37,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes, as the format says
 
 INDEX = "model.safetensors.index.json"
-FROM_GGUF = (
-    "load it in Transformers with from_pretrained(DIR, gguf_file=FILE) and save it with "
-    "save_pretrained(DIR); or take the model's safetensors, and --weights=int4"
-)
+FROM_GGUF = "a folder with one GGUF and the model's own config.json and tokenizer.json is read"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +70,7 @@ def no_weights(where: str, names: Iterable[str]) -> str:
     said = f"{where}: no *.safetensors files"
     names = list(names)
     if any(name.endswith(".gguf") for name in names):
-        return f"{said}, only GGUF, which is not read: {FROM_GGUF}"
+        return f"{said}, only GGUF: {FROM_GGUF}"
     if not any(fnmatch.fnmatch(name, "pytorch_model*.bin") for name in names):
         return said
     return (

@@ -20,7 +20,8 @@ from r1jax import sharding
 from r1jax.architecture import ModelConfig
 from r1jax.checks import InputError, check
 from r1jax.hub.config import packing, read_fields
-from r1jax.hub.files import stored_tensors
+from r1jax.hub.files import Stored, has_weights, stored_tensors
+from r1jax.hub.gguf import gguf_files, gguf_tensors
 from r1jax.hub.names import Tensor, tensors
 from r1jax.hub.packed import PARTS, Packed, packed_tensor
 from r1jax.model.matrices import Quantised
@@ -36,11 +37,11 @@ def load_weights(
 ) -> Weights:
     """The weights of a Hugging Face directory, sharded over the mesh, in model.param_dtype.
 
-    FP8 blocks are dequantised. Matrices that are stored in 4 or 8 bits stay so where param_dtype is
-    "stored", or has no fewer bits; others are rounded to what it says, a layer at a time. A process
-    reads only the rows that its own devices hold. Raises InputError, before anything large is read,
-    that names the file and the tensor: one that is missing, has another shape than `model` gives
-    it, is of no floating type, or that the model has no place for.
+    FP8 blocks and GGUF are dequantised. Matrices that are stored in 4 or 8 bits stay so where
+    param_dtype is "stored", or has no fewer bits; others are rounded to what it says, a layer at a
+    time. A process reads only the rows that its own devices hold. Raises InputError, before
+    anything large is read, that names the file and the tensor: one that is missing, has another
+    shape than `model` gives it, is of no floating type, or that the model has no place for.
     """
     reader = _Reader(Path(folder), model)
     specs = weight_specs(model)
@@ -67,8 +68,9 @@ class _Reader:
     """The tensors that a model is made of, checked, by parameter."""
 
     def __init__(self, folder: Path, model: ModelConfig):
-        self.packing = packing(read_fields(folder))
-        self.stored = stored_tensors(folder)
+        fields = read_fields(folder)
+        self.packing = packing(fields)
+        self.stored = _stored(folder, fields.text("model_type"), model)
         self.packed: dict[str, Packed] = {}
         self.by_leaf: dict[str, dict[tuple[int, ...], Tensor]] = defaultdict(dict)
         self.used: list[Tensor] = []
@@ -159,6 +161,12 @@ class _Reader:
     def symmetric(self, leaf: str) -> bool:
         names = {tensor.name for tensor in self.by_leaf[leaf].values()}
         return not any(self.packed[n].zeros(0, self.packed[n].shape[0]).any() for n in names)
+
+
+def _stored(folder: Path, kind: str, model: ModelConfig) -> dict[str, Stored]:
+    if has_weights(folder) or not gguf_files(folder):
+        return stored_tensors(folder)
+    return gguf_tensors(folder, kind, model.layers, (tensor.name for tensor in tensors(model)))
 
 
 def _is_spare(name: str, model: ModelConfig) -> bool:
