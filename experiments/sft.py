@@ -21,7 +21,7 @@ from r1jax.checks import check
 from r1jax.config import SFTConfig
 from r1jax.config_file import load_config
 from r1jax.export import export
-from r1jax.models import began_from, tuned_from, with_lora
+from r1jax.models import began_from, tuned_from
 from r1jax.pipeline.tuning import fine_tune
 from r1jax.published import tiny
 from r1jax.sharding import make_mesh
@@ -49,7 +49,7 @@ def starting_config(args: list[str]) -> SFTConfig:
 
 def main(args: list[str]) -> None:
     target = cli.take(args, "--export")
-    cfg = with_lora(cli.parse(SFTConfig, starting_config(args), args, __doc__ or "", FLAGS))
+    cfg = cli.parse(SFTConfig, starting_config(args), args, __doc__ or "", FLAGS)
     check(bool(cfg.data), "--data=FILE is needed")
     taken = target and Path(target).exists() and any(Path(target).iterdir())
     check(not taken, f"--export={target}: already exists, and is not empty")

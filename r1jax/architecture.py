@@ -143,6 +143,7 @@ class LoraConfig:
     targets: str = "all"  # modules that have one, by commas, such as q_proj,v_proj
     #: What the frozen weights are kept in; stored: what is computed in.
     weights: Literal["stored", "bf16", "int8", "int4"] = "stored"
+    beside: str = ""  # which state of the frozen model, a run notes as it begins
 
     def __post_init__(self):
         check(self.rank >= 0, f"LoraConfig.rank must not be negative, got {self.rank}")

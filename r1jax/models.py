@@ -71,7 +71,8 @@ def to_train(model: ModelConfig) -> ModelConfig:
 
 def with_lora(cfg: Adapting) -> Adapting:
     """`cfg`, whose model has the adapters that its `lora` says, beside weights that are kept as it
-    says. Raises InputError for a base that is made anew."""
+    says. Raises InputError for a base that is made anew, and for a run that began beside another
+    state of it."""
     lora, model = cfg.lora, cfg.model
     if not lora.rank:
         return cfg
@@ -79,8 +80,26 @@ def with_lora(cfg: Adapting) -> Adapting:
         cfg.base not in ("train", "random"),
         f"--lora.rank with --base={cfg.base}: adapters stand beside a model that exists",
     )
+    began = model.lora or lora
+    lora = dataclasses.replace(lora, beside=began.beside or state_of(cfg.base))
+    check_beside(lora, cfg.base)
     kept = drawn_as(dataclasses.replace(model, param_dtype=model.dtype), "stored", lora.weights)
     return dataclasses.replace(cfg, model=dataclasses.replace(kept, lora=lora))
+
+
+def state_of(base: str) -> str:
+    """Tells one state of what `first_weights` calls `base` from another."""
+    path = Path(base)
+    return f"{path.stat().st_size} bytes" if path.is_file() else open_model(base).state()
+
+
+def check_beside(lora: LoraConfig, base: str) -> None:
+    now = state_of(base)
+    check(
+        lora.beside in ("", now),
+        f"{base}: adapters were trained beside it at {lora.beside}, and it is at {now} now: they "
+        "mean nothing there",
+    )
 
 
 def drawn_as(model: ModelConfig, dtype: Computed, weights: Kept) -> ModelConfig:
@@ -202,8 +221,10 @@ def open_model(name: str | Path) -> OnDisk:
     def of_run(model: ModelConfig, mesh: Mesh) -> Weights:
         kept, lora = run.model.param_dtype, run.model.lora
         stored = dataclasses.replace(model, param_dtype=kept, lora=lora)
+        if lora is not None:
+            check_beside(lora, run.base)
         found = checkpoint.load_weights(path, stored, mesh)
-        if stored.lora is not None:  # beside what the run began from
+        if lora is not None:  # beside what the run began from
             began = first_weights(run.base, dataclasses.replace(stored, lora=None), mesh)
             began = keep_weights(began, stored)
             found = merged(began.replace(params=joined(found.params, began.params)))

@@ -40,9 +40,10 @@ def tiny_base(
     seed: int = 0,
 ) -> BaseConfig:
     """How the embedded base is made; `corpus` for another mixture of traces, `model` for another
-    model. However that runs later, in bfloat16 for one, its base is made as the shipped one was."""
+    model. However that runs later, in bfloat16 or beside adapters for one, its base is made as the
+    shipped one was."""
     return BaseConfig(
-        model=run_as(model or tiny(), tiny()),
+        model=dataclasses.replace(run_as(model or tiny(), tiny()), lora=None),
         corpus=corpus or CorpusConfig(),
         seed=seed,
         heldout_share=heldout_share,

@@ -90,6 +90,6 @@ def reply_of(row: dict[str, Any], where: Path) -> Reply:
 def grade_of(row: dict[str, Any], where: Path) -> Grade:
     """Raises InputError for a row that is no grade's."""
     try:
-        return Grade(**row)
+        return Grade(**{name: value for name, value in row.items() if name != "problem"})
     except TypeError as error:
         raise InputError(f"{where}: not a grade: {error}") from None

@@ -2,7 +2,8 @@
 and graded now. Evaluation and rejection sampling are both made of this.
 
     OUT/replies.jsonl   a line a reply, appended when it ends
-    OUT/grades.jsonl    a line a grade; remove it to grade the same replies again
+    OUT/grades.jsonl    a line a grade; remove it to grade the same replies again. The last one of
+                        a reply counts: one whose problem has changed is made anew
 
 All replies come from one engine, side by side, and are graded meanwhile. What is there already is
 not drawn again, so that more questions or replies may be asked for later, and a kill loses no more
@@ -13,6 +14,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +41,11 @@ EVERY = 10.0  # seconds between two lines of progress
 PENDING = 16  # chunks that may wait for their grades while others are drawn
 
 Name = tuple[str, str]  # of a question: its benchmark and its id
+
+
+def digest(text: str) -> str:
+    """What the lines of a reply and its grade keep of what was asked."""
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def texts_of(
@@ -136,6 +143,7 @@ class Work:
         self.replies = Lines(job.out / REPLIES, writes)
         self.grades = Lines(job.out / "grades.jsonl", writes)
         self._tell_others()
+        self._problems = {name: digest(repr(problem)) for name, problem in job.graded.items()}
         self._chunk: list[Key] = []
         self._pending: collections.deque = collections.deque()
 
@@ -155,16 +163,35 @@ class Work:
     def go_on(self, wanted: Sequence[Key]) -> None:
         """Until every reply that is wanted is there, with its grade."""
         missing = [key for key in wanted if key not in self.replies.rows]
+        for key in wanted:
+            self._check_asked(key)
         if len(missing) < len(wanted):
             self.job.say(f"{len(wanted) - len(missing):,} of {len(wanted):,} replies are there")
         for key in wanted:
-            if key in self.replies.rows and key not in self.grades.rows:
+            if key in self.replies.rows and not self._is_graded(key):
                 self._to_grade(key)
         if missing:
             self._draw(missing)
         self._submit()
         while self._pending:
             self._collect()
+
+    def _check_asked(self, key: Key) -> None:
+        """Raises InputError for a reply to what the question no longer is."""
+        found = self.replies.rows.get(key, {}).get("asked")
+        same = found in (None, digest(self.job.texts[key[:2]]))  # an older version's does not say
+        name, id, _ = key
+        check(
+            same,
+            f"{self.replies.path}: the reply to {name} {id} is to another text than it is asked "
+            "now: the file of problems has changed; choose another folder",
+        )
+
+    def _is_graded(self, key: Key) -> bool:
+        row, name = self.grades.rows.get(key), key[:2]
+        if row is None:
+            return False
+        return name not in self.job.graded or row.get("problem") in (None, self._problems[name])
 
     def _draw(self, missing: Sequence[Key]) -> None:
         texts = self.job.texts
@@ -174,7 +201,8 @@ class Work:
 
         def on_reply(i: int, reply: Reply) -> None:
             nonlocal done, tokens, said
-            self.replies.add(missing[i], dataclasses.asdict(reply))
+            asked = {"asked": digest(asks[i].text)}
+            self.replies.add(missing[i], dataclasses.asdict(reply) | asked)
             self._to_grade(missing[i])
             done, tokens = done + 1, tokens + reply.tokens
             if time.monotonic() - said > EVERY and done < len(missing):
@@ -215,7 +243,8 @@ class Work:
     def _collect(self) -> None:
         keys, finish = self._pending.popleft()
         for key, (grade, _) in zip(keys, finish(), strict=True):
-            self.grades.add(key, dataclasses.asdict(grade))
+            of = {"problem": self._problems[key[:2]]}
+            self.grades.add(key, dataclasses.asdict(grade) | of)
 
     def reply(self, key: Key) -> Reply:
         return reply_of(self.replies.rows[key], self.replies.path)

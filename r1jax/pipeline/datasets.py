@@ -122,9 +122,9 @@ def _written(
     def write() -> list:
         if jax.process_index() == 0:
             good, bad = made()
-            check(bool(good), f"{folder}: no reply is fit to be learnt from: see drawn/")
             folder.mkdir(parents=True, exist_ok=True)
             rows.write(folder / DROPPED, bad)
+            check(bool(good), f"{folder / DROPPED}: no reply is fit to be learnt from: the reasons")
             rows.write(path, good)
         return []
 

@@ -12,7 +12,7 @@ import jax
 
 from r1jax import processes
 from r1jax.checks import InputError, check
-from r1jax.config_file import save_config
+from r1jax.config_file import fields_of, load_config, save_config
 from r1jax.files import write_whole
 from r1jax.lock import locked
 from r1jax.pipeline import stages
@@ -29,10 +29,11 @@ def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
     """Runs the stages from `first` (empty: the first that is not done) to `last` (empty: all);
     returns the names of those that it ran.
 
-    A stage that is done is not done again, unless it is `first`, or one behind it: what stood there
-    is moved to OUT/before. One that was stopped goes on. Raises InputError for a folder that holds
-    a pipeline where cfg.resume is no, and for what a stage needs and is not there; Stopped if a
-    signal ended a stage.
+    A stage that is done is not done again, unless it is `first`, or one behind it, or behind one
+    that is run now: what stood there is moved to OUT/before. One that was stopped goes on. Raises
+    InputError for a folder that holds a pipeline where cfg.resume is no, for what a stage needs and
+    is not there, and for another configuration of a stage that is done; Stopped if a signal ended a
+    stage.
     """
     out, every = Path(cfg.out), [stage.name for stage in stages.STAGES]
     for name in filter(None, (first, last)):
@@ -52,14 +53,21 @@ def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
                 held.enter_context(locked(out))
                 if first:
                     _set_aside(out, every[every.index(first) :], say)
+                if holds:
+                    _check_done(out, cfg, goes_on=not first)
                 save_config(dataclasses.replace(cfg, resume="no"), out / "config.json")
             return []
 
         processes.gather(begin)
         at = At(cfg, say)
         stages.prepare(at)
-        some = stages.STAGES[every.index(first) if first else 0 : end + 1]
-        ran = [stage.name for stage in some if _run_stage(at, stage)]
+        ran: list[str] = []
+        for stage in stages.STAGES[every.index(first) if first else 0 : end + 1]:
+            if ran and jax.process_index() == 0:  # what it is made from is not what it was
+                _set_aside(out, [stage.name] if (out / stage.name / DONE).exists() else [], say)
+            processes.gather(list)  # so that all see the same
+            if _run_stage(at, stage):
+                ran.append(stage.name)
         if jax.process_index() == 0:
             say(f"the stages: {write_page(out)}")
         return ran
@@ -90,6 +98,25 @@ def _run_stage(at: At, stage: Stage) -> bool:
         told["seconds"] = round(time.perf_counter() - started, 1)
         write_whole(folder / DONE, json.dumps(told, indent=2) + "\n")
     return True
+
+
+def _check_done(out: Path, cfg: R1Config, goes_on: bool) -> None:
+    """A stage that is done is as it was told to be then, or is made anew. What no stage is told
+    alone, as the seed, may be another from a stage on."""
+    before, now = fields_of(load_config(R1Config, out / "config.json")), fields_of(cfg)
+    # What is no stage's own; more devices make no other model.
+    shared = {"ablations": ("reasoning_rl", "all_scenarios"), "heldout": ("evaluate",)}
+    every = tuple(stage.name for stage in stages.STAGES)
+    for name, value in now.items():
+        first = name.partition(".")[0]
+        asked = (first,) if first in every else shared.get(first, every if goes_on else ())
+        done = [stage for stage in asked if (out / stage / DONE).exists()]
+        if done and value != before.get(name, value) and name not in ("out", "resume", "mesh"):
+            flag = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{flag}={value}: stage {done[0]} is done, with {before[name]}: "
+                f"--from={done[0]} {flag}={value} makes it anew, and those behind it"
+            )
 
 
 def _set_aside(out: Path, names: Sequence[str], say) -> None:

@@ -1,6 +1,5 @@
 """pipeline.html: what each stage was for, from the files that the stages left."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import markupsafe
 
+from r1jax.analysis.head import read_object
 from r1jax.analysis.pages import templates
 from r1jax.files import write_whole
 from r1jax.metrics import first_and_last, read_jsonl
@@ -34,7 +34,7 @@ def write_page(out: Path) -> Path:
         .get_template("pipeline.html")
         .render(
             name=out.resolve().name,
-            seconds=sum(told[stage.name]["seconds"] for stage in done),
+            seconds=sum(told[stage.name].get("seconds", 0) for stage in done),
             stages=[_card(out, stage, told[stage.name]) for stage in STAGES if stage.gives],
             lineage=lineage([stage for stage in STAGES if stage.gives]),
             table=table and _table(table),
@@ -50,7 +50,7 @@ def write_page(out: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return read_object(path) if path.exists() else {}
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
@@ -71,14 +71,14 @@ def _card(out: Path, stage, told: dict[str, Any]) -> dict[str, Any]:
         given.append("paid: " + ", ".join(_paid(config["reward"])))
         came += _moved(log, "heldout/accuracy", "held-out right")
         came += _moved(log, "reward/language", "thought in English")
-    elif config:
+    elif "epochs" in config:
         data = Path(config["data"])
         count = f"{len(read_jsonl(data)):,}" if data.is_file() else "absent"
         given.append(f"{count} rows, {config['epochs']:g} times")
         losses = first_and_last(log, "nll")
         came += [f"loss {losses[0]:.2f} → {losses[1]:.2f} nats a token"] if losses else []
     return {"name": stage.name, "gives": stage.gives, "about": stage.about, "mends": stage.mends,
-            "kind": "RL" if "rl" in config else "SFT", "given": given, "came": came,
+            "kind": stage.kind, "given": given, "came": came,
             "done": bool(told), "seconds": told.get("seconds", 0)}  # fmt: skip
 
 

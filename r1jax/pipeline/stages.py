@@ -31,7 +31,7 @@ from r1jax.pipeline.plan import WORLD
 class Stage(NamedTuple):
     """needs: folders or files in OUT. about: what it does; mends: the flaw that it is for. gives:
     what its model is called; begins: the one whose weights it begins with; learns: the one whose
-    replies it learns from."""
+    replies it learns from; kind: how."""
 
     name: str
     needs: tuple[str, ...]
@@ -41,6 +41,7 @@ class Stage(NamedTuple):
     begins: str = ""
     mends: str = ""
     learns: str = ""
+    kind: str = "SFT"
 
 
 def prepare(at: At) -> None:
@@ -142,7 +143,7 @@ def evaluate(at: At) -> None:
 STAGES: tuple[Stage, ...] = (
     Stage(
         "zero", (), zero, "RL from the base, paid for right answers and for form", "Zero", "Base",
-        "the base guesses, and rarely checks what it says",
+        "the base guesses, and rarely checks what it says", kind="RL",
     ),
     Stage(
         "cold_start", ("zero",), cold_start, "The base tuned on Zero's own replies, those that are "
@@ -151,7 +152,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "reasoning_rl", ("cold_start",), reasoning_rl, "RL as for Zero, and paid for a thought in "
-        "one language", "Dev2", "Dev1", "Dev1 has lost much of what Zero could do",
+        "one language", "Dev2", "Dev1", "Dev1 has lost much of what Zero could do", kind="RL",
     ),
     Stage(
         "rejection_sft", ("reasoning_rl",), rejection_sft, "The base tuned on Dev2's right replies "
@@ -162,6 +163,7 @@ STAGES: tuple[Stage, ...] = (
         "all_scenarios", ("rejection_sft",), all_scenarios, "RL by rules, then also by models of "
         "what people find helpful and safe", "R1", "Dev3",
         "Dev3 is as good as its data: some replies are wrong, some harmful ones are given",
+        kind="RL",
     ),
     Stage(
         "distill", ("all_scenarios",), distill, "A smaller, dense model tuned on R1's right "

@@ -14,7 +14,7 @@ from r1jax.data.documents import read_documents
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.metrics import first_and_last, read_jsonl
 from r1jax.model.params import Weights
-from r1jax.models import first_weights, size, with_vocab
+from r1jax.models import first_weights, size, with_lora, with_vocab
 from r1jax.run import Run
 from r1jax.sft import train
 
@@ -35,7 +35,7 @@ def fine_tune(
     Raises InputError as `read_documents` and `sft.train` do, and Stopped if a signal ended it.
     """
     conversation = conversation_of(cfg)
-    cfg = with_vocab(cfg, conversation.tokenizer.vocab_size)
+    cfg = with_lora(with_vocab(cfg, conversation.tokenizer.vocab_size))
     documents = read_documents(cfg, conversation)
     mesh = sharding.make_mesh(cfg.mesh)
     say(f"SFT: {size(cfg.model)}; {len(documents):,} documents, mesh {cfg.mesh}")

@@ -8,6 +8,7 @@ from test_bad_input import error_of  # noqa: F401
 from two_processes import finish, start
 
 from experiments import evaluate
+from r1jax.checks import InputError
 from r1jax.data import countdown
 from r1jax.evaluation.local import Local
 from r1jax.evaluation.swebench import patch_of
@@ -78,6 +79,28 @@ def test_asked_again_it_draws_nothing_and_the_grades_are_made_anew(whole, monkey
     assert "48 of 48 replies are there" in out and "written to" in out
     header, line = out.splitlines()[1:3]
     assert header.split()[:4] == ["benchmark", "asked", "k", "pass@1"] and line[:9] == "countdown"
+
+
+def test_problems_that_have_changed(tmp_path, monkeypatch, error_of):  # noqa: F811
+    """An answer that is another one is graded by; another question's reply is none."""
+    data, out = tmp_path / "own.jsonl", tmp_path / "out"
+    row = {"id": "a", "kind": "math", "prompt": "use 1 2 3 4 to make 6", "answer": "0"}
+
+    def ask(**changes):
+        data.write_text(json.dumps(row | changes) + "\n")
+        flags = (f"--benchmarks={data}", f"--out={out}", "--k=2", "--max-tokens=64")
+        return lambda: evaluate.main([*flags, "--directives=false"])
+
+    ask()()
+    first = rows(out / "grades.jsonl")
+    monkeypatch.setattr(Local, "draw", None)
+    ask()()
+    assert rows(out / "grades.jsonl") == first
+    ask(answer=first[0]["answer"])()
+    again = rows(out / "grades.jsonl")
+    assert len(again) == 4 and again[2]["outcome"] == "correct"
+    with pytest.raises(InputError, match=r"replies.jsonl: the reply to own .* is to another text"):
+        ask(prompt="use 1 2 3 4 to make 7")()
 
 
 @pytest.mark.parametrize("cut", [0, 1, 500, 5000, -1])

@@ -82,6 +82,20 @@ def test_rows_that_are_too_long_are_left_out_and_counted(distilled, tmp_path, ca
     assert "left out" in said.err and "1 documents" in said.out
 
 
+def test_adapters_are_trained_where_they_are_asked_for(distilled, tmp_path):
+    """And the student's directory has them merged."""
+    traces = distilled / "traces" / "kept.jsonl"
+    flags = (f"--traces={traces}", "--student=embedded", "--sft.steps=1", "--sft.length=128",
+             "--sft.lora.rank=2", "--export-dtype=float32")  # fmt: skip
+    distill.main([f"--out={tmp_path}", *flags])
+    cfg = load_config(SFTConfig, tmp_path / "student" / "config.json")
+    assert cfg.model.lora is not None and cfg.model.lora.rank == 2
+    mesh, models = make_mesh("1"), map(open_model, ("embedded", tmp_path / "model"))
+    old, new = (model.weights(model.config, mesh).params for model in models)
+    np.testing.assert_array_equal(old.embed_VD, new.embed_VD)
+    assert np.any(old.moe.attention.out_HUD != new.moe.attention.out_HUD)
+
+
 def test_bad_input_is_one_line(distilled, tmp_path, error_of, data_dir):  # noqa: F811
     traces = f"--traces={distilled / 'traces' / 'kept.jsonl'}"
     stories = data_dir / "stories260k" / "hf"

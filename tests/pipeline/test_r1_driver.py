@@ -96,6 +96,28 @@ def test_a_folder_put_in_a_stages_place_is_taken(ran, tmp_path):
     assert did == ["cold_start", "reasoning_rl"]
 
 
+def test_what_stands_behind_a_stage_that_is_made_is_made_anew(ran, tmp_path):
+    did, _ = ran
+    run(tmp_path, "--until=zero")
+    (tmp_path / "cold_start").mkdir()
+    run(tmp_path, "--from=reasoning_rl")
+    run(tmp_path, "--resume")
+    assert did == ["zero", "reasoning_rl", "cold_start", "reasoning_rl"]
+    assert (tmp_path / "before/1/reasoning_rl/made.txt").exists()
+
+
+@pytest.mark.parametrize("flag", ["--zero.steps=7", "--zero.rl.group=2", "--seed=3"])
+def test_a_stage_that_is_done_keeps_its_configuration(ran, tmp_path, flag):
+    did, _ = ran
+    run(tmp_path, "--until=zero")
+    with pytest.raises(InputError, match=f"^{flag}: stage zero is done, with .*--from=zero {flag}"):
+        run(tmp_path, "--resume", flag)
+    run(tmp_path, "--resume", "--cold-start.limit=3", "--mesh=4x2")  # what is still to be done
+    assert did == ["zero", "cold_start", "reasoning_rl"]
+    run(tmp_path, "--from=zero", flag)
+    assert did[3:] == ["zero", "cold_start", "reasoning_rl"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from r1jax.checks import InputError
 from r1jax.pipeline.charts import HEIGHT, WIDTH, Line, _nice, chart, lineage, smooth
-from r1jax.pipeline.page import _marked
+from r1jax.pipeline.page import _marked, write_page
 from r1jax.pipeline.stages import STAGES
 
 
@@ -43,3 +44,17 @@ def test_a_reply_is_escaped_and_its_chinese_marked():
     text = str(_marked("<think> 1 < 2 & 查 </think> <script>"))
     assert "<mark>查</mark>" in text and "&lt;script&gt;" in text and "1 &lt; 2 &amp;" in text
     assert "<b>" in text and "<b>" not in str(_marked("<think> no end"))
+
+
+def test_a_model_of_ones_own_in_a_stages_place(tmp_path):
+    """A Hugging Face directory, which no stage has made."""
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / "config.json").write_text('{"model_type": "llama"}')
+    text = write_page(tmp_path).read_text()
+    kinds = [part.partition(",")[0] for part in text.split('<span class="soft">')[1:]]
+    assert kinds[:5] == ["RL", "SFT", "RL", "SFT", "RL"]
+    (tmp_path / "zero" / "stage.json").write_text("{}")
+    (tmp_path / "cold_start").mkdir()
+    (tmp_path / "cold_start" / "stage.json").write_text("{")
+    with pytest.raises(InputError, match=r"cold_start/stage.json: "):
+        write_page(tmp_path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -211,6 +212,22 @@ def test_its_model_is_the_base_and_the_adapters(tuned, tmp_path):
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 32.0, "LORA")
     assert len(stored) == 2 * 7 * 5 and "q_proj" in config["target_modules"]
+
+
+def test_a_frozen_model_that_was_trained_on_is_another(tuned, tmp_path):
+    source, out = tuned
+    size = (source / "model.safetensors").stat().st_size
+    config = json.loads((out / "config.json").read_text())
+    assert config["model"]["lora"]["beside"] == f"model.safetensors {size}"
+    shutil.copytree(out, tmp_path / "run")
+    config["model"]["lora"]["beside"] = "step 2"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    opened = open_model(tmp_path / "run")
+    said = f"^{source}: adapters were trained beside it at step 2, and it is at model.safetensors"
+    with pytest.raises(InputError, match=said):
+        opened.weights(opened.config, sharding.make_mesh("1"))
+    with pytest.raises(InputError, match=said):
+        sft.main(["--resume", "--steps=5", f"--out={tmp_path / 'run'}"])
 
 
 def test_what_cannot_be_trained_is_said(data_dir, tmp_path):
