@@ -86,6 +86,7 @@ def main(args: list[str]) -> None:
     states = {one.step: manifest.damage(one.folder) for one in found} if verify or prune else {}
     whole = [one.step for one in found if states.get(one.step, ("", ""))[0] != "damaged"]
     stays = rules(prune, run).stays(whole) if prune else {}
+    check(bool(stays) or not (prune and found), f"--prune={prune} would remove every checkpoint")
     for one in found:
         state, wrong = states.get(one.step, ("", ""))
         told = f"{state}: {wrong}" if wrong else state
@@ -97,7 +98,6 @@ def main(args: list[str]) -> None:
     if not found:
         print(f"{run}: no complete checkpoint")
     if prune:
-        check(bool(stays) or not found, f"--prune={prune} would remove every checkpoint")
         with locked(run):
             for one in found:
                 if one.step not in stays:

@@ -19,6 +19,7 @@ same command goes on where it was stopped.
 """
 
 import dataclasses
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -32,7 +33,9 @@ from r1jax import hub, processes
 from r1jax.checks import check
 from r1jax.config import SFTConfig
 from r1jax.data.conversation import check_form
+from r1jax.evaluation.work import check_same
 from r1jax.export import export
+from r1jax.files import read_object
 from r1jax.models import open_model, tuned_from
 from r1jax.pipeline.rejection import KEPT
 from r1jax.pipeline.tuning import conversation_of, fine_tune
@@ -83,15 +86,16 @@ def configured(args: list[str]) -> tuple[DistillConfig, Path, bool]:
     draw = SampleConfig(
         model=given["teacher"] or "", data=given["data"] or "", out=str(out / "traces")
     )
-    sft = dataclasses.replace(
-        sft,
-        out=str(out / "student"),
-        data=str(out / "traces" / KEPT) if asks else given["traces"] or "",
-        resume="auto",
-    )
+    rows = given["traces"] or ""
+    sft = dataclasses.replace(sft, out=str(out / "student"), data=rows, resume="auto")
     flags = {**cli.starting_flags(DISTILLED), **FLAGS}
     del flags["config"]
     cfg = cli.parse(DistillConfig, DistillConfig(sft, draw), args, __doc__ or "", flags)
+    check(asks or cfg.draw == draw, "--draw: nothing is drawn for --traces")
+    if asks:
+        check(cfg.sft.data == rows, "--sft.data: with --teacher the rows are what it replies")
+        drawn = str(Path(cfg.draw.out) / KEPT)
+        cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, data=drawn))
     return cfg, out, asks
 
 
@@ -103,20 +107,39 @@ def main(args: list[str]) -> None:
             own = conversation_of(cfg.sft).form
             check_form(f"--teacher={cfg.draw.model}", teacher.form, own)
         rejection_sample.draw(cfg.draw)
+    check_rows(out, cfg.sft.data)
     try:
         run = fine_tune(cfg.sft)
     except Stopped as stopped:
         way_on = "the same command"
         raise Stopped(stopped.where, stopped.by, way_on, stopped.at_once) from None
-    if is_made_anew(run, out / "model"):
+    finally:
+        check_rows(out, cfg.sft.data)
+    if is_made_anew(run, out / "model", cfg.export_dtype):
         mesh = make_mesh(cfg.sft.mesh)
         print(export(cfg.sft.out, str(out / "model"), mesh, cfg.export_dtype))
 
 
-def is_made_anew(run: Run, model: Path) -> bool:
-    """Whether the run's result is to be written; what a shorter one left is removed. The same in
-    every process of a pod."""
+def check_rows(out: Path, data: str) -> None:
+    """Notes what the student that `out` holds has learnt from. Raises InputError if that was other
+    rows; where there is no student yet it does nothing."""
+
+    def same() -> list:
+        begun = (out / "student").exists() and Path(data).is_file()
+        if begun and jax.process_index() == 0:
+            rows = hashlib.sha256(Path(data).read_bytes()).hexdigest()
+            check_same(out, "distill.json", "a student", {"data": data, "rows": rows})
+        return []
+
+    processes.gather(same)
+
+
+def is_made_anew(run: Run, model: Path, dtype: str) -> bool:
+    """Whether the run's result is to be written; what a shorter one left, or one in another type,
+    is removed. The same in every process of a pod."""
+    config = model / "config.json"
     trained = run.first < run.at
+    trained |= (read_object(config) or {"torch_dtype": dtype}).get("torch_dtype") != dtype
     if trained and jax.process_index() == 0:
         shutil.rmtree(model, ignore_errors=True)
     return bool(processes.from_first(np.array(trained or not model.exists())))

@@ -12,11 +12,13 @@ since it multiplies in float32). 1 GiB of the card is left to its driver.
 """
 
 import dataclasses
+from pathlib import Path
 
 from experiments import cli
 from r1jax import fit
 from r1jax.architecture import ModelConfig
 from r1jax.checks import check
+from r1jax.hub import is_hub_id
 from r1jax.models import open_model
 from r1jax.published import MODELS
 
@@ -39,21 +41,27 @@ class FitConfig:
 
 
 def named(name: str) -> dict[str, ModelConfig]:
+    if name in MODELS:
+        return {name: MODELS[name]()}
     if name:
-        model = MODELS[name]() if name in MODELS else open_model(name).config
-        return {name: model}
+        known = Path(name).exists() or is_hub_id(name)
+        check(known, f"--model={name}: neither a folder nor one of {', '.join(MODELS)}")
+        return {name: open_model(name).config}
     return {n: MODELS[n]() for n in MODELS if "distill" in n}
 
 
 def table(cfg: FitConfig) -> list[str]:
-    """A Markdown table: a row a model and precision."""
+    """A Markdown table: a row a model and precision; and what was counted otherwise than asked."""
     card = fit.card_bytes(cfg.card)
     lines = [
         "| model | weights in | weights | cache | temporary | together | fits | longest context |",
         "|---|---|---|---|---|---|---|---|",
     ]
+    notes = []
     for name, model in named(cfg.model).items():
         context = min(cfg.context, model.context)
+        if context < cfg.context:
+            notes.append(f"{name}: counted with its own context, {context:,} tokens.")
         for precision in PRECISIONS:
             kept, prompt = fit.kept(model, precision), min(cfg.prompt, context)
             need = fit.served(kept, context, cfg.rows, prompt, cfg.compile)
@@ -62,16 +70,17 @@ def table(cfg: FitConfig) -> list[str]:
             sizes = " | ".join(f"{n / 2**30:.2f}" for n in (*need, need.total))
             said = "yes" if fits else "no", f"{longest:,}" if longest else "-"
             lines.append(f"| {name} | {precision} | {sizes} | {' | '.join(said)} |")
-    return lines
+    return lines + notes
 
 
 def main(args: list[str]) -> None:
     cfg = cli.parse(FitConfig, FitConfig(), args, __doc__ or "")
-    how = "as compiled here" if cfg.compile else "at most"
+    lines, how = table(cfg), "as compiled here" if cfg.compile else "at most"
     print(
-        f"A card of {cfg.card}, context {cfg.context:,}, {cfg.rows} at a time; GiB; temporary {how}"
+        f"A card of {cfg.card}, context {cfg.context:,}, {cfg.rows} at a time, prompts of at most "
+        f"{cfg.prompt:,} read at once; GiB; temporary {how}"
     )
-    print("\n".join(table(cfg)))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -40,9 +40,8 @@ from r1jax.config_file import load_config
 from r1jax.data.conversation import Conversation
 from r1jax.data.problems import Problem
 from r1jax.data.tasks import fit_prompts, make_task, read_files
-from r1jax.data.tokenizer import read_object
 from r1jax.evaluation.questions import evenly
-from r1jax.files import write_whole
+from r1jax.files import read_object, write_whole
 from r1jax.models import OnDisk, open_model
 from r1jax.presets import r1_zero_tiny
 from r1jax.rewards.components import COMPONENTS, in_chat

@@ -14,9 +14,12 @@ is taken as it is. --from=STAGE begins there again; what that stage and those be
 moved to OUT/before. Every field of a stage's configuration is a flag: --zero.steps=80.
 """
 
+import re
+
 import jax
 
 from experiments import cli
+from r1jax.checks import check
 from r1jax.pipeline import driver
 from r1jax.pipeline.plan import R1Config
 from r1jax.pipeline.presets import PRESETS
@@ -28,6 +31,9 @@ FLAGS: cli.Flags = {
 
 
 def main(args: list[str]) -> None:
+    for arg in args:
+        of_all = re.match(r"--[\w.-]+\.(out|mesh|seed|base|resume)(=|$)", arg)
+        check(of_all is None, f"{arg}: the pipeline's is every stage's: --{of_all and of_all[1]}")
     first, last = cli.take(args, "--from") or "", cli.take(args, "--until") or ""
     if first and not cli.resumes(args):
         args.append("--resume=auto")  # with what it was started with, where it was

@@ -6,8 +6,9 @@
 --devices=N emulates N CPU devices in each process; without it each has what it finds. Process 0
 writes to the terminal, and each keeps its log, --logs=FOLDER/process_N.log (default: logs in the
 command's --out, or runs/local). If one process dies, the others end too, and this says which it
-was. --restarts=N starts all again up to N times after that, with --resume=auto; bad input (exit
-code 2) and Ctrl-C are not tried again. SIGTERM and Ctrl-C go to all.
+was. --restarts=N starts all again up to N times after that, with --resume=auto where a command does
+not go on by itself; bad input (exit code 2) and Ctrl-C are not tried again. SIGTERM and Ctrl-C go
+to all.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from r1jax.checks import InputError, check
 FINAL = (0, 2, 130)  # exit codes that another try does not change
 ENDING = 25.0  # seconds that processes have to end after one has died, then are ended
 PAUSE = 2.0  # before a restart
+GO_ON = ("experiments.distill", "experiments.evaluate", "experiments.rejection_sample")
 NOISE = b"[Gloo] Rank "  # of each connection, from C++
 
 
@@ -124,6 +126,8 @@ def _copy(source: IO[bytes], log: Path, shown: IO[bytes] | None) -> None:
 
 def resumed(command: Sequence[str]) -> list[str]:
     """The command with --resume=auto in place of what it says of --resume."""
+    if any(module in command for module in GO_ON):
+        return list(command)
     kept: list[str] = []
     for arg in command:
         before = kept[-1] if kept else ""

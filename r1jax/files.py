@@ -1,9 +1,13 @@
-"""Files that are whole: written under another name first."""
+"""Files that are written whole, under another name first; and a JSON object read from one."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from r1jax.checks import InputError, check
 
 
 @contextlib.contextmanager
@@ -22,3 +26,15 @@ def replaced(path: Path, shared: bool = False) -> Iterator[Path]:
 def write_whole(path: Path, text: str) -> None:
     with replaced(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """A JSON file's object; None if there is no such file. Raises InputError that names it."""
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: invalid JSON: {error}") from None
+    check(isinstance(value, dict), f"{file}: expected a JSON object")
+    return value

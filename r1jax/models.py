@@ -18,7 +18,8 @@ from r1jax.config import ConversationName, RunConfig, SFTConfig
 from r1jax.config_file import fields_of, from_values, load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
-from r1jax.data.tokenizer import Tokenizer, read_object
+from r1jax.data.tokenizer import Tokenizer
+from r1jax.files import read_object
 from r1jax.hub.files import FROM_GGUF
 from r1jax.model.adapters import joined, merged
 from r1jax.model.params import Weights, weight_specs

@@ -208,6 +208,8 @@ class Run:
                 f"{self.out}: every checkpoint is damaged; begin again in another --out",
             )
             self._check_resumable(False)
+            for model in self.out.glob("*.safetensors"):
+                raise InputError(f"--out={self.out}: a model stands there, {model.name}")
             if self.cfg.resume == "auto":
                 self.say(f"{self.out}: no complete checkpoint, so it starts anew")
         else:

@@ -136,7 +136,8 @@ def passes(steps: int, rows: int, packed: int) -> str:
     """How often so many updates of `rows` rows go through all `packed` rows there are."""
     times = steps * rows / packed
     seen = "some are never seen" if times < 1 else "all are seen" if times == 1 else "they repeat"
-    whole = f"{times:.3g} passes over the data ({packed:,} packed)"
+    often = "1 pass" if times == 1 else f"{times:.3g} passes"
+    whole = f"{often} over the data ({packed:,} packed)"
     return f"{steps:,} updates of {rows:,} rows: {whole}, so {seen}"
 
 

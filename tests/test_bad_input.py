@@ -357,6 +357,14 @@ def test_an_unwritable_folder(error_in, folder):
     assert "Not a directory" in error and f"{folder}/problems.jsonl/run" in error
 
 
+def test_a_models_own_folder_is_not_written_to(error_in, folder):
+    (folder / "run" / "model.safetensors").parent.mkdir()
+    (folder / "run" / "model.safetensors").write_text("")
+    (folder / "run" / "config.json").write_text("{}")
+    assert f"--out={folder / 'run'}: a model stands there, model.safetensors" in error_in()
+    assert (folder / "run" / "config.json").read_text() == "{}"
+
+
 def test_a_loss_that_is_not_finite_saves_and_names_its_batch(error_in, folder):
     base = tiny_run.weights()
     bad = base.params.norm_D.at[3].set(np.nan)

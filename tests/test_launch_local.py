@@ -157,5 +157,7 @@ def test_bad_flags(args, said):
 
 def test_what_resumes():
     assert local.resumed(["a", "--resume=yes", "--out=x"]) == ["a", "--out=x", "--resume=auto"]
+    by_itself = ["python", "-m", "experiments.distill", "--out=x"]  # goes on, and has no --resume
+    assert local.resumed(by_itself) == by_itself
     assert local.resumed(["a", "--resume"]) == ["a", "--resume=auto"]
     assert local.resumed(["a", "--resume", "auto", "b"]) == ["a", "b", "--resume=auto"]

@@ -189,7 +189,7 @@ def test_as_many_updates_as_are_asked_for(tmp_path, capsys):
     assert metrics[-1]["lr"] == pytest.approx(last, rel=1e-4)
 
 
-@pytest.mark.parametrize("steps, said", [(1, "0.25 passes"), (4, "1 passes"), (10, "2.5 passes")])
+@pytest.mark.parametrize("steps, said", [(1, "0.25 passes"), (4, "1 pass"), (10, "2.5 passes")])
 def test_passes_over_the_data_are_told(steps, said):
     assert f" 2 rows: {said} over the data (8 packed), so " in passes(steps, 2, 8)
     seen = {1: "some are never seen", 4: "all are seen", 10: "they repeat"}[steps]

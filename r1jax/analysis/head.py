@@ -8,9 +8,7 @@ from before there was a run.json has the first two only.
 """
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dacite
@@ -20,17 +18,6 @@ from r1jax.architecture import ModelConfig
 from r1jax.checks import InputError
 from r1jax.metrics import Row
 from r1jax.model.params import weight_specs
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object. Raises InputError that names it if it does not."""
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return value
 
 
 def facts(

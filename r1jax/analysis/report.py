@@ -20,7 +20,7 @@ from r1jax.analysis.pages import templates
 from r1jax.analysis.reflection import REFLECTIVE_TERMS, TERM_PATTERN, has_thoughts
 from r1jax.analysis.replies import before_during_after, early_middle_late
 from r1jax.checks import check
-from r1jax.files import write_whole
+from r1jax.files import read_object, write_whole
 from r1jax.metrics import Row, first_and_last, first_reflective, is_correct, measured, read_jsonl
 
 Images = dict[str, tuple[str, str]]  # by figure: data URLs of its wide and narrow layouts
@@ -37,8 +37,8 @@ def write_report(out_dir: Path) -> Path:
         check((out_dir / name).exists(), f"{out_dir} is not the folder of an RL run: no {name}")
     metrics = read_jsonl(out_dir / "metrics.jsonl")
     check(bool(metrics), f"{out_dir} has no step to report on: metrics.jsonl is empty")
-    config = head.read_object(out_dir / "config.json")
-    run = head.read_object(out_dir / "run.json") if (out_dir / "run.json").exists() else {}
+    config = read_object(out_dir / "config.json") or {}
+    run = read_object(out_dir / "run.json") or {}
     samples = read_jsonl(out_dir / "samples.jsonl")
     thoughts = has_thoughts(config.get("task", ""))
     if not thoughts:  # an older run logged them all the same

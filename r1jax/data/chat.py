@@ -13,7 +13,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from r1jax.checks import InputError, check
-from r1jax.data.tokenizer import read_object, special_tokens
+from r1jax.data.tokenizer import special_tokens
+from r1jax.files import read_object
 
 ROLES = ("system", "user", "assistant", "tool")
 OPEN, CLOSE = "<think>", "</think>"

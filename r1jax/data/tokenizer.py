@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from r1jax.checks import InputError, check
+from r1jax.files import read_object
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
@@ -291,18 +292,6 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTE_OF = _byte_alphabet()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _RAW_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
-
-
-def read_object(file: Path) -> dict[str, Any] | None:
-    """A JSON file's object; None if there is no such file."""
-    if not file.is_file():
-        return None
-    try:
-        config = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: invalid JSON: {error}") from None
-    check(isinstance(config, dict), f"{file}: expected a JSON object")
-    return config
 
 
 def special_tokens(config: dict[str, Any], file: Path) -> dict[str, str]:

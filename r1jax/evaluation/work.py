@@ -68,7 +68,10 @@ def texts_of(
     for why, n in collections.Counter(unasked.values()).items():
         first = ", ".join(next(name for name, one in unasked.items() if one == why))
         line = f"{n:,} questions {why}, the first of them {first}"
-        check(drops, f"{line}: --unasked=drop leaves such out, and counts them")
+        added = protocol.directives and replier.form == "chat"
+        every = n == len(problems) and added
+        way = "--directives=false asks without the words that are added to them" if every else ""
+        check(drops, f"{line}: {way or '--unasked=drop leaves such out, and counts them'}")
         say(f"{line}: left out")
     check(bool(texts), "there is no question left to be asked")
     return texts, unasked

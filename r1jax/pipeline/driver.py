@@ -40,7 +40,8 @@ def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
         check(name in every, f"stage {name!r}: expected one of {', '.join(every)}")
     end = every.index(last or every[-1])
     check(every.index(first or every[0]) <= end, f"--from={first} comes after --until={last}")
-    holds = (out / "config.json").exists()
+    # A start that was refused, which leaves its configuration alone, has begun nothing.
+    holds = (out / "config.json").exists() and any((out / name).exists() for name in every)
     check(
         not holds or cfg.resume != "no" or bool(first),
         f"{out} already holds a pipeline: --resume goes on with it, --from=STAGE begins there",
@@ -78,6 +79,9 @@ def _run_stage(at: At, stage: Stage) -> bool:
     folder = at.out / stage.name
     if (folder / DONE).exists():
         at.say(f"{stage.name}: done")
+        return False
+    if any(folder.glob("*.safetensors")):
+        at.say(f"{stage.name}: given, a model of your own")
         return False
     for name in stage.needs:
         there = (at.out / name).exists()

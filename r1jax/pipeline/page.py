@@ -7,9 +7,8 @@ from typing import Any
 
 import markupsafe
 
-from r1jax.analysis.head import read_object
 from r1jax.analysis.pages import templates
-from r1jax.files import write_whole
+from r1jax.files import read_object, write_whole
 from r1jax.metrics import first_and_last, read_jsonl
 from r1jax.pipeline import world
 from r1jax.pipeline.charts import Line, chart, lineage, smooth
@@ -50,7 +49,7 @@ def write_page(out: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.exists() else {}
+    return read_object(path) or {}
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from r1jax import optim, sharding
 from r1jax.checkpoint import Checkpoints, abstract_like
 from r1jax.checks import check
 from r1jax.config_file import load_config
-from r1jax.data.tokenizer import read_object
+from r1jax.files import read_object
 from r1jax.model.params import Weights, weight_specs
 from r1jax.model.quantise import keep_weights
 from r1jax.optim import TrainState

@@ -273,5 +273,5 @@ def test_a_file_that_is_not_what_a_run_writes_is_named(tmp_path, undrawn):
     with pytest.raises(InputError, match=r"run\.json: expected a JSON object"):
         write_report(out)
     (out / "run.json").write_text("{")
-    with pytest.raises(InputError, match=r"run\.json: Expecting"):
+    with pytest.raises(InputError, match=r"run\.json: invalid JSON: Expecting"):
         write_report(out)

@@ -11,6 +11,7 @@ from test_bad_input import error_of  # noqa: F401
 import r1jax
 from experiments import distill, evaluate
 from r1jax import hub
+from r1jax.checks import InputError
 from r1jax.config import SFTConfig
 from r1jax.config_file import load_config
 from r1jax.data.countdown import split
@@ -217,3 +218,21 @@ def test_a_distilled_student_is_evaluated_as_any_model(distilled, tmp_path):
                    "--max-tokens=40"])  # fmt: skip
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["benchmarks"]["countdown"]["questions"] == 4
+
+
+def test_a_student_learns_from_one_file_of_rows(distilled, tmp_path):
+    """In its folder another one, or the same one changed, is refused; another type is written."""
+    kept = (distilled / "traces" / "kept.jsonl").read_text("utf-8").splitlines(keepends=True)
+    traces, out = tmp_path / "mine.jsonl", tmp_path / "out"
+    traces.write_text("".join(kept))
+    flags = (f"--traces={traces}", f"--out={out}", *QUICK)
+    distill.main([*flags])
+    distill.main([*flags, "--export-dtype=bfloat16"])
+    assert json.loads((out / "model" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    traces.write_text("".join(kept[1:]))
+    with pytest.raises(InputError, match="holds a student with rows="):
+        distill.main([*flags])
+    with pytest.raises(InputError, match="--draw: nothing is drawn for --traces"):
+        distill.main([*flags, "--draw.k=9"])
+    with pytest.raises(InputError, match=r"--sft\.data: with --teacher"):
+        distill.main(["--teacher=embedded", f"--out={out}", f"--sft.data={traces}"])

@@ -106,6 +106,18 @@ def test_what_stands_behind_a_stage_that_is_made_is_made_anew(ran, tmp_path):
     assert (tmp_path / "before/1/reasoning_rl/made.txt").exists()
 
 
+def test_a_model_of_ones_own_is_given_and_a_refused_start_begins_nothing(ran, tmp_path):
+    did, fails = ran
+    fails["zero"] = InputError("no data")
+    with pytest.raises(InputError, match="no data"):
+        run(tmp_path)
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / "model.safetensors").write_text("")
+    run(tmp_path, "--from=cold_start", "--until=cold_start")
+    run(tmp_path, "--resume")
+    assert did == ["cold_start", "reasoning_rl"]
+
+
 @pytest.mark.parametrize("flag", ["--zero.steps=7", "--zero.rl.group=2", "--seed=3"])
 def test_a_stage_that_is_done_keeps_its_configuration(ran, tmp_path, flag):
     did, _ = ran
@@ -127,6 +139,8 @@ def test_a_stage_that_is_done_keeps_its_configuration(ran, tmp_path, flag):
         (["--zero.steps=0"], "--zero.steps must be positive, got 0"),
         (["--reasoning-rl.rl.group=1"], "--reasoning-rl.rl.group=1: a reply is compared"),
         (["--cold-start.epochs=2"], "did you mean --cold-start.sft.epochs"),
+        (["--zero.seed=9"], r"--zero.seed=9: the pipeline's is every stage's: --seed"),
+        (["--cold-start.sft.out=x"], r"--cold-start.sft.out=x: the pipeline's .*: --out"),
         (["--preset=huge"], "--preset=huge: expected one of tiny, paper"),
     ],
 )

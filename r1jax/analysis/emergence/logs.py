@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from r1jax.analysis import head
 from r1jax.checks import InputError, check, near
 from r1jax.data.rows import read_rows
+from r1jax.files import read_object
 from r1jax.metrics import Row, read_jsonl
 
 Format = Literal["r1jax", "trl", "verl", "jsonl"]
@@ -126,8 +126,9 @@ def _read_run(path: Path) -> Log:
 
 def _beside(folder: Path) -> dict[str, Any]:
     """The objects that lie in a run's folder, by their fields in Log."""
-    found = {n: folder / f"{n}.json" for n in ("config", "member", "baseline", "intervention")}
-    return {name: head.read_object(path) for name, path in found.items() if path.exists()}
+    names = ("config", "member", "baseline", "intervention")
+    found = {name: read_object(folder / f"{name}.json") for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _rows_of(path: Path) -> list[Row]:
