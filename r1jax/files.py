@@ -1,6 +1,7 @@
 """Files that are written whole, under another name first; and a JSON object read from one."""
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -38,3 +39,15 @@ def read_object(file: Path) -> dict[str, Any] | None:
         raise InputError(f"{file}: invalid JSON: {error}") from None
     check(isinstance(value, dict), f"{file}: expected a JSON object")
     return value
+
+
+def ends_of(file: Path) -> str:
+    """Size and a few digits of its first and last MiB: tells weights from others of their shape,
+    without reading all of them."""
+    size, most = file.stat().st_size, 2**20
+    found = hashlib.sha256()
+    with file.open("rb") as f:
+        found.update(f.read(most))
+        f.seek(max(size - most, 0))
+        found.update(f.read(most))
+    return f"{size} {found.hexdigest()[:8]}"

@@ -19,7 +19,7 @@ from r1jax.config_file import fields_of, from_values, load_config
 from r1jax.data.conversation import Conversation, make_conversation
 from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer
-from r1jax.files import read_object
+from r1jax.files import ends_of, read_object
 from r1jax.hub.files import FROM_GGUF
 from r1jax.model.adapters import joined, merged
 from r1jax.model.params import Weights, weight_specs
@@ -91,7 +91,7 @@ def with_lora(cfg: Adapting) -> Adapting:
 def state_of(base: str) -> str:
     """Tells one state of what `first_weights` calls `base` from another."""
     path = Path(base)
-    return f"{path.stat().st_size} bytes" if path.is_file() else open_model(base).state()
+    return ends_of(path) if path.is_file() else open_model(base).state()
 
 
 def check_beside(lora: LoraConfig, base: str) -> None:
@@ -164,8 +164,8 @@ class OnDisk:
         steps = [p.name for p in (self.path / "checkpoints").glob("*") if p.name.isdigit()]
         if steps:
             return f"step {max(map(int, steps))}"
-        files = sorted(self.path.glob("*.safetensors"))
-        return ", ".join(f"{f.name} {f.stat().st_size}" for f in files)
+        files = sorted((*self.path.glob("*.safetensors"), *self.path.glob("*.gguf")))
+        return ", ".join(f"{file.name} {ends_of(file)}" for file in files)
 
     def tokenizer(self) -> Tokenizer:
         """Raises InputError if it has tokens that the model does not know."""
