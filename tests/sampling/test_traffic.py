@@ -90,7 +90,7 @@ def test_weights_are_gathered_once_and_experts_never(engine):
 def test_what_is_multiplied_is_laid_out_in_the_dtype_of_computing(dtype, scan_layers):
     """And the router and the norms as they are: they compute in float32."""
     model = small.config(mtp_depth=1, dtype=dtype, scan_layers=scan_layers)
-    laid = lay_out(small.weights(model), model=model)
+    laid = lay_out(small.weights(model), model=model, mesh=make_mesh("1"))
     assert laid.params.mtp == ()
     kept = ("norm", "router")
     for path, a in jax.tree_util.tree_leaves_with_path(laid):
