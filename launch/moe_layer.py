@@ -29,7 +29,7 @@ from launch.aot import topology_mesh
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
 from r1jax.checks import check
-from r1jax.kernels.grouped_matmul import tiles_visited
+from r1jax.kernels.grouped_matmul import area_multiplied, tiles_visited
 from r1jax.model.experts import OVERFLOW, rows_of
 from r1jax.model.moe import moe
 from r1jax.model.params import weight_specs
@@ -99,13 +99,14 @@ def cost(cfg: ModelConfig, mesh: Mesh, tokens: int) -> Cost:
     drawn_E = np.bincount(np.random.default_rng(0).integers(0, local, usual), minlength=local)
     sizes_E = -(-drawn_E // tile) * tile
     visited = {name: tiles_visited(sizes_E, size, tile, name == "tgmm") for name in ("gmm", "tgmm")}
+    area = area_multiplied(tile, d, f, jnp.dtype(cfg.dtype).itemsize)
     declared = kernels = calls = 0
     for name, kernel in grouped_products(program.as_text()):
         declared += 2 * size * d * f
         if OVERFLOW not in name:
             turns = parts if "/while/" in name else 1
             calls += turns
-            kernels += turns * visited[kernel] * 2 * tile * d * f
+            kernels += turns * visited[kernel] * 2 * tile * area
     weights = 3 * d * f * (router.active + cfg.shared_experts) + d * router.experts
     memory = program.memory_analysis()
     return Cost(

@@ -108,21 +108,26 @@ def _blocks(tile: int, d: int, f: int, bytes_: int) -> tuple[int, int]:
     """
     columns = (VMEM - 2 * bytes_ * tile * d) // (2 * bytes_ * (d + tile) + 4 * tile)
     if columns >= min(f, 256):
-        return d, _largest(f, columns)
+        return d, _even(f, columns)
     most = 1024 * 2 // bytes_
-    return _largest(d, most), _largest(f, most)
+    return _largest(d, most), _even(f, most)
 
 
 def _outer_megablox(x_MD, d_MF, sizes_E, *, tile, interpret=False):
-    most = 1024 * 2 // x_MD.dtype.itemsize
+    blocks = _blocks_outer(x_MD.shape[1], d_MF.shape[1], x_MD.dtype.itemsize)
     return tgmm(
         x_MD.T,  # the kernel turns it back
         d_MF,
         sizes_E,
         d_MF.dtype,
-        (min(tile, 256), _largest(x_MD.shape[1], most), _largest(d_MF.shape[1], most)),
+        (min(tile, 256), *blocks),
         interpret=interpret,
     )
+
+
+def _blocks_outer(d: int, f: int, bytes_: int) -> tuple[int, int]:
+    most = 1024 * 2 // bytes_
+    return _even(d, most), _even(f, most)
 
 
 def _largest(size: int, most: int) -> int:
@@ -132,6 +137,17 @@ def _largest(size: int, most: int) -> int:
         return size
     most = max(128, most // 128 * 128)
     return next((n for n in range(most, 127, -128) if size % n == 0), most)
+
+
+def _even(size: int, most: int) -> int:
+    """As `_largest` where that is half of `most` at least. Else one of blocks as even as multiples
+    of 128 are, of which the last is partly filled: 1,408 columns are 11 x 128, and in blocks of 128
+    a kernel would wait for its rows, which it reads for each."""
+    found = _largest(size, most)
+    if 2 * found > most or size <= most:
+        return found
+    most = max(128, most // 128 * 128)
+    return -(-size // -(-size // most) // 128) * 128
 
 
 def _rows_triton(x_MD, w_EDF, sizes_E, *, tile, transposed, interpret=False):
@@ -256,3 +272,13 @@ def tiles_visited(sizes_E: np.ndarray, m: int, tile: int, transposed: bool = Fal
         visit_empty_groups=transposed,
     )
     return int(visited) - (int(np.sum(np.asarray(sizes_E) == 0)) if transposed else 0)
+
+
+def area_multiplied(tile: int, d: int, f: int, bytes_: int) -> int:
+    """D x F as megablox's kernels have it, at most: blocks may stick out of a matrix."""
+    there, back, outer = (
+        _blocks(tile, d, f, bytes_),
+        _blocks(tile, f, d, bytes_)[::-1],
+        _blocks_outer(d, f, bytes_),
+    )
+    return max(-(-d // deep) * deep * -(-f // wide) * wide for deep, wide in (there, back, outer))
