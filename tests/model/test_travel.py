@@ -21,8 +21,10 @@ ROWS = P((FSDP, EXPERT))
 
 
 def routing(kind: str, rng) -> np.ndarray:
-    """[tokens, K], distinct experts of each token."""
+    """[tokens, K], distinct experts of each token; or of each the same one, and no other."""
     tokens = X * N
+    if kind == "only-one":
+        return np.full((tokens, 1), 5, np.int32)
     if kind == "one-expert":  # and two others
         first = np.full(tokens, 5)
         others = [rng.choice(np.delete(np.arange(E), 5), 2, replace=False) for _ in range(tokens)]
@@ -48,11 +50,12 @@ def oracle(x, gates, experts, weights):
 def case(kind: str, seed: int = 0):
     rng = np.random.default_rng(seed)
     x, d = rng.normal(size=(2, X * N, D)).astype(np.float32)
-    gates = rng.random((X * N, K)).astype(np.float32)
+    experts = routing(kind, rng)
+    gates = rng.random(experts.shape).astype(np.float32)
     weights = tuple(
         rng.normal(size=s).astype(np.float32) / 2 for s in [(E, D, F), (E, D, F), (E, F, D)]
     )
-    return x, gates, routing(kind, rng), weights, d
+    return x, gates, experts, weights, d
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,10 +69,10 @@ def small():
 
 
 @functools.cache
-def gradients(mesh_text: str, name: str, multiply: str, room: float):
+def gradients(mesh_text: str, name: str, multiply: str, room: float, active: int):
     """Compiled once for all kinds of routing."""
     cfg = tiny.config(
-        router=RouterConfig(experts=E, active=K),
+        router=RouterConfig(experts=E, active=active),
         experts_multiply=multiply,
         experts_travel=name,
         experts_room=room,
@@ -106,22 +109,24 @@ def plain(kind: str):
     return grads, out
 
 
-# room: of all travels and of the grouped product; what needs many parts to hold it all, and one.
+# The room is of the all-to-all and of the grouped product; the small ones need several parts.
 CASES = [
     ("1x8", "ring", "grouped", 0.3),
     ("1x8", "all_to_all", "grouped", 0.3),
     ("2x4", "all_to_all", "grouped", 1.25),
     ("2x4", "all_to_all", "dense", 0.1),
     ("2x4", "ring", "grouped", 0.3),
+    ("2x4", "ring", "blocked", 1.0),
 ]
 
 
 @pytest.mark.parametrize(("mesh", "name", "multiply", "room"), CASES)
-@pytest.mark.parametrize("kind", ["even", "skewed", "one-expert", "two-devices"])
+@pytest.mark.parametrize("kind", ["even", "skewed", "one-expert", "two-devices", "only-one"])
 def test_nothing_is_dropped(kind, mesh, name, multiply, room):
-    mesh, grad = gradients(mesh, name, multiply, room)
+    args = case(kind)
+    mesh, grad = gradients(mesh, name, multiply, room, args[1].shape[1])
     with jax.set_mesh(mesh):
-        (d_x, d_gates, d_weights), out = jax.device_get(grad(*case(kind)))
+        (d_x, d_gates, d_weights), out = jax.device_get(grad(*args))
     (want_x, want_gates, want_weights), want = plain(kind)
     np.testing.assert_allclose(out, want, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(d_x, want_x, rtol=1e-4, atol=1e-5)
