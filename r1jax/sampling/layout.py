@@ -21,6 +21,8 @@ def lay_out(weights: Weights, *, model: ModelConfig, mesh: Mesh, mtp: bool = Fal
     with jax.set_mesh(mesh):
         laid = _laid(weights, model=model, mesh=mesh)
 
+    # A compiled function keeps the devices' order, so the exchange comes first, and then the shards
+    # are those of the other mesh without another copy.
     def renamed(spec: ParamSpec, a: jax.Array) -> jax.Array:
         shards = [shard.data for shard in a.addressable_shards]
         where = _where(spec, model, mesh)[1]
