@@ -81,7 +81,7 @@ def lay_out(experts_MK: jax.Array, experts: int, tile: int) -> Layout:
     # How far an expert's rows lie behind its place among the sorted pairs.
     shift_E = (end_E - sizes_E) - (jnp.cumsum(count_E) - count_E)
 
-    row_P = jnp.argsort(order_P) + jnp.append(shift_E, 0)[expert_P]
+    row_P = _inverse(order_P) + jnp.append(shift_E, 0)[expert_P]
     row_P = jnp.where(expert_P < experts, row_P, rows)
     expert_R = jnp.repeat(
         jnp.searchsorted(end_E, jnp.arange(rows // tile) * tile, side="right"), tile
@@ -91,6 +91,16 @@ def lay_out(experts_MK: jax.Array, experts: int, tile: int) -> Layout:
     sorted_R = jnp.arange(rows) - jnp.append(shift_E, 0)[expert_R]
     pair_R = order_P.at[sorted_R].get(mode="clip")
     return Layout(jnp.where(filled_R, pair_R, m * k), row_P.reshape(m, k), sizes_E)
+
+
+def _inverse(order_P):
+    """Of a permutation. A CPU sorts for longer than it scatters."""
+
+    def scatter(order_P):
+        places_P = jnp.arange(order_P.size, dtype=order_P.dtype)
+        return jnp.zeros_like(order_P).at[order_P].set(places_P, unique_indices=True)
+
+    return jax.lax.platform_dependent(order_P, cpu=scatter, default=jnp.argsort)
 
 
 def most_rows(tokens: int, active: int, experts: int, tile: int) -> int:
