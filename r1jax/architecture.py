@@ -195,17 +195,23 @@ class ModelConfig:
     lora: LoraConfig | None = None
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
-    #: Which expert computation runs on each device: "dense" multiplies every token with every
-    #: local expert (fastest when experts are tiny), "ragged" sorts tokens by expert, "blocked" lays
-    #: them out in blocks of one expert (for many tokens on a CPU).
-    experts_impl: Literal["dense", "ragged", "blocked"] = "ragged"
+    #: How a device multiplies tokens by its experts (`model/experts.py`). dense: every token by
+    #: every expert, fastest where experts are tiny; grouped: pairs sorted by expert, by kernels on
+    #: TPU and GPU; blocked: in blocks of one expert, for many tokens on a CPU.
+    experts_multiply: Literal["dense", "blocked", "grouped"] = "grouped"
+    #: How tokens reach the devices of their experts (`model/travel.py`). ring: all are gathered;
+    #: all_to_all: each goes where it has experts; auto: what moves fewer rows, on a CPU a ring.
+    experts_travel: Literal["auto", "ring", "all_to_all"] = "auto"
+    #: Of both: what a buffer holds, in times of what a device gets by balanced routing. What does
+    #: not fit is done after that, and nothing is dropped.
+    experts_room: float = 1.25
     #: Log-probabilities are taken over this many positions at a time, so that the float32
     #: [batch, time, vocabulary] logits never exist at once. 0: all at once.
     logits_chunk: int = 0
 
     def __post_init__(self):
         check(self.vocab >= 0, f"ModelConfig.vocab must not be negative, got {self.vocab}")
-        check_positive(self, "d_model", "layers", "context", "init_std")
+        check_positive(self, "d_model", "layers", "context", "init_std", "experts_room")
         check(
             0 <= self.dense_layers <= self.layers,
             f"ModelConfig.dense_layers="
@@ -246,7 +252,16 @@ class ModelConfig:
 
 UNROLLED = 8  # layers, at most: a loop over few costs more than their code takes to compile
 #: Of a ModelConfig: how it runs, which may change between what made weights and what uses them.
-HOW_IT_RUNS = ("dtype", "param_dtype", "scan_layers", "remat", "experts_impl", "logits_chunk")
+HOW_IT_RUNS = (
+    "dtype",
+    "param_dtype",
+    "scan_layers",
+    "remat",
+    "experts_multiply",
+    "experts_travel",
+    "experts_room",
+    "logits_chunk",
+)
 
 
 def run_as(model: ModelConfig, other: ModelConfig) -> ModelConfig:

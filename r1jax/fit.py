@@ -19,7 +19,7 @@ from r1jax.checks import InputError
 from r1jax.model.params import weight_specs
 from r1jax.model.quantise import abstract_weights, nbytes
 from r1jax.sampling import slots
-from r1jax.sampling.layout import lay_out
+from r1jax.sampling.layout import as_drawn
 from r1jax.sampling.rows import blank
 from r1jax.sharding import is_spec
 
@@ -56,7 +56,7 @@ def card_bytes(text: str) -> int:
 def served(model: ModelConfig, context: int, rows: int, prompt: int, compiles: bool) -> Need:
     """Of an engine that draws `rows` replies side by side, whose prompts and replies have `context`
     tokens, and reads prompts of `prompt` tokens one at a time."""
-    weights = jax.eval_shape(lambda w: lay_out(w, model=model), abstract_weights(model))
+    weights = jax.eval_shape(lambda w: as_drawn(w, model), abstract_weights(model))
     cache = jax.eval_shape(lambda: slots.new_cache(model=model, slots=rows, length=context))
     temporary = compiled if compiles else bounded
     return Need(nbytes(weights), nbytes(cache), temporary(model, context, rows, prompt))
@@ -82,7 +82,7 @@ def bounded(model: ModelConfig, context: int, rows: int, prompt: int) -> int:
 def compiled(model: ModelConfig, context: int, rows: int, prompt: int) -> int:
     """What the engine's own programs hold beside their arguments and results, where the larger of
     decoding and reading has it; of this host's device."""
-    weights = jax.eval_shape(lambda w: lay_out(w, model=model), abstract_weights(model))
+    weights = jax.eval_shape(lambda w: as_drawn(w, model), abstract_weights(model))
     cache = jax.eval_shape(lambda: slots.new_cache(model=model, slots=rows, length=context))
     told = blank(rows, model.vocab, 1, 1).replace(cutoffs=None, biases=None, may_SM=None)
     steps = np.int32(0), np.int32(8)

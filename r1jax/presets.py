@@ -85,7 +85,7 @@ def r1_zero_small() -> RunConfig:
     """A small random model for tasks with a published tokenizer (GSM8K): a check of the whole loop
     on real text, not a model that will solve it. Its vocabulary is the tokenizer's."""
     model = dataclasses.replace(
-        tiny(), vocab=0, context=1024, dtype="float32", experts_impl="ragged", logits_chunk=32
+        tiny(), vocab=0, context=1024, dtype="float32", experts_multiply="grouped", logits_chunk=32
     )
     return RunConfig(
         model=model,

@@ -181,7 +181,7 @@ def tiny() -> ModelConfig:
         context=256,
         init_std=0.06,
         scan_layers=False,
-        experts_impl="dense",
+        experts_multiply="dense",
     )
 
 

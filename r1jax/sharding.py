@@ -5,7 +5,7 @@ Activations are split over the batch on both axes. Weights are split over "fsdp"
 over "expert" along experts, heads or vocabulary; all but the experts are gathered, a layer at a
 time, where they are used. Experts stay where they are: tokens travel to them (`model/moe.py`).
 
-Changing the parallelism means editing one table, `RULES`; for drawing replies, `SAMPLING_RULES`.
+Changing the parallelism means editing one table, `_TABLE`.
 """
 
 import collections
@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -26,23 +27,25 @@ from r1jax import processes
 from r1jax.checks import InputError, check
 
 FSDP, EXPERT = "fsdp", "expert"
+PART = "part"  # of FSDP, where replies are drawn
 
-# Logical axis -> mesh axes. An axis is left whole where its size does not divide.
-RULES: dict[str | None, tuple[str, ...]] = {
-    "batch": (FSDP, EXPERT),
-    "embed": (FSDP,),
-    "heads": (EXPERT,),
-    "vocab": (EXPERT,),
-    "experts": (EXPERT,),
-    "ffn": (EXPERT,),
-    "latent": (),
-    "layers": (),
-    None: (),
+# Logical axis -> mesh axes, in training and while replies are drawn. An axis is left whole where
+# its size does not divide. Drawing reads all weights for every token, so nothing is gathered then:
+# all but the experts is on every device, and these are over as many devices as divide them
+# (`for_sampling`).
+_TABLE: dict[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    #          training         drawing
+    "batch": ((FSDP, EXPERT), (FSDP, EXPERT)),
+    "experts": ((EXPERT,), (EXPERT,)),
+    "embed": ((FSDP,), ()),
+    "heads": ((EXPERT,), ()),
+    "vocab": ((EXPERT,), ()),
+    "ffn": ((EXPERT,), ()),
+    "latent": ((), ()),
+    "layers": ((), ()),
+    None: ((), ()),
 }
-
-# Weights while replies are drawn, which read all of them for every token: nothing is gathered, so
-# all but the experts is on every device.
-SAMPLING_RULES = RULES | {"embed": (), "heads": (), "vocab": (), "ffn": ()}
+RULES, SAMPLING_RULES = ({axis: row[i] for axis, row in _TABLE.items()} for i in range(2))
 
 
 def parse_mesh(text: str) -> tuple[int, int]:
@@ -80,6 +83,34 @@ def make_mesh(text: str) -> Mesh:
     return jax.make_mesh(
         shape, (FSDP, EXPERT), axis_types=(AxisType.Auto,) * 2, devices=devices[:wanted]
     )
+
+
+def for_sampling(mesh: Mesh, experts: int) -> Mesh:
+    """The same devices with the expert axis as long as `experts` allow, since a device then reads
+    the fewest weights a token. It has its experts among those of its group in training, so laying
+    them out is one exchange within groups. 0: as it is."""
+    devices = _in_parts(mesh, experts)
+    rest, part, over = devices.shape
+    devices = devices.transpose(0, 2, 1).reshape(rest, over * part)
+    return Mesh(devices, (FSDP, EXPERT), axis_types=(AxisType.Auto,) * 2)
+
+
+def laid_for_sampling(mesh: Mesh, experts: int, shape, axes) -> tuple[NamedSharding, NamedSharding]:
+    """Where `_TABLE` wants an array while replies are drawn: in terms of the devices in the order
+    of training, which a compiled function must keep, and of `for_sampling`. A device holds the same
+    by both."""
+    parts = Mesh(_in_parts(mesh, experts), (FSDP, PART, EXPERT), axis_types=(AxisType.Auto,) * 3)
+    after = for_sampling(mesh, experts)
+    spec = partition(shape, axes, after, SAMPLING_RULES)
+    before = P(*((EXPERT, PART) if a in (EXPERT, (EXPERT,)) else a for a in spec))
+    return NamedSharding(parts, before), NamedSharding(after, spec)
+
+
+def _in_parts(mesh: Mesh, experts: int) -> np.ndarray:
+    """A mesh's devices, [rest, part, expert]: a device's experts may be split in `part`."""
+    fsdp, over = (mesh.shape[name] for name in (FSDP, EXPERT))
+    part = math.gcd(fsdp, experts // over) if experts else 1
+    return mesh.devices.reshape(fsdp // part, part, over)
 
 
 def _of_each(devices) -> str:

@@ -202,7 +202,7 @@ def test_the_embedded_base_is_small_and_made_by_the_recipe_that_the_presets_tell
 
 
 def test_how_a_model_runs_is_no_part_of_the_recipe_of_its_base():
-    how = {"dtype": "bfloat16", "remat": "full", "experts_impl": "ragged", "logits_chunk": 8}
+    how = {"dtype": "bfloat16", "remat": "full", "experts_multiply": "grouped", "logits_chunk": 8}
     cfg = r1_zero_tiny()
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, **how))
     loaded = base_weights(cfg, make_mesh("1"))

@@ -35,7 +35,8 @@ STUDENT = small.config(
 def test_weights_and_cache_are_those_of_an_engine(weights):
     model = fit.kept(STUDENT, weights)
     need = fit.served(model, 128, 4, 32, compiles=False)
-    made = lay_out(random_weights(model, sharding.make_mesh("1"), jax.random.key(0)), model=model)
+    mesh = sharding.make_mesh("1")
+    made = lay_out(random_weights(model, mesh, jax.random.key(0)), model=model, mesh=mesh)
     cache = new_cache(model=model, slots=4, length=128)
     assert need.weights == nbytes(made) and need.cache == nbytes(cache)
     # Each array as XLA stores it, int4 two a byte.

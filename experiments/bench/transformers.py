@@ -85,7 +85,7 @@ def models(width: int, layers: int) -> dict[str, ModelConfig]:
         shared_experts=1,
         router=RouterConfig(experts=16, active=4, groups=4, group_limit=2, scale=2.5),
         rope=RopeConfig(factor=40.0, original_context=128),
-        experts_impl="dense",
+        experts_multiply="dense",
     )
     return {"DeepSeek-V3": moe, "Qwen2": dense}
 
@@ -171,7 +171,7 @@ class _Here:
         return self._prefill(self.weights, self.read_BP)
 
     def train(self):
-        model = dataclasses.replace(self.model, experts_impl="blocked")
+        model = dataclasses.replace(self.model, experts_multiply="blocked")
         self.state, metrics = sft_step(self.state, self.batch, model=model, cfg=self.optim)
         return metrics
 

@@ -34,7 +34,7 @@ from r1jax.model.cache import Cache
 from r1jax.model.params import Weights
 from r1jax.sampling import slots
 from r1jax.sampling.admission import assign
-from r1jax.sampling.layout import lay_out
+from r1jax.sampling.layout import experts_of, lay_out
 from r1jax.sampling.reading import Reader
 from r1jax.sampling.requests import (
     MOST_BIASES,
@@ -51,6 +51,7 @@ from r1jax.sampling.rows import Rows, begin, blank
 from r1jax.sampling.sizes import ladder
 from r1jax.sampling.slots import WINDOW
 from r1jax.sampling.stops import Text, kept
+from r1jax.sharding import for_sampling
 
 BURST = 8  # steps between two looks at what is drawn
 # The ladders' first rungs. Below them, what is saved is less than another program costs.
@@ -106,6 +107,7 @@ class Engine:
             f"ModelConfig.context={model.context}",
         )
         self.positions, self.reuse = positions or cfg.max_prompt + cfg.max_tokens, reuse
+        self._trained_on, mesh = mesh, for_sampling(mesh, experts_of(model))
         self.cfg, self.model, self.mesh, self.stop = cfg, model, mesh, tuple(stop)
         check(
             not routing or model.moe_layers > 0,
@@ -140,9 +142,8 @@ class Engine:
         """From now on replies are drawn from these weights. None: makes room in memory."""
         self._weights = self._loaded = None
         if weights is not None:
-            with jax.set_mesh(self.mesh):
-                mtp = self.cfg.drafts == "mtp"
-                self._weights = lay_out(weights, model=self.model, mtp=mtp)
+            mtp = self.cfg.drafts == "mtp"
+            self._weights = lay_out(weights, model=self.model, mesh=self._trained_on, mtp=mtp)
         self._prefix.clear()  # what earlier weights left in the cache
 
     @contextlib.contextmanager

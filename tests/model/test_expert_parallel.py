@@ -27,9 +27,10 @@ MESHES = ["1x8", "2x4", "4x2", "8x1"]
 
 
 @functools.cache
-def step(mesh_text: str | None, impl: str):
+def step(mesh_text: str | None, multiply: str, travel: str = "ring"):
     """(compiled HLO, gradients, hidden, statistics); on one device where mesh_text is None."""
-    cfg = tiny.config(layers=1, dense_layers=0, router=ROUTER, experts_impl=impl)
+    how = {"experts_multiply": multiply, "experts_travel": travel}
+    cfg = tiny.config(layers=1, dense_layers=0, router=ROUTER, **how)
 
     def loss(params, bias, tokens, segments):
         out = transformer.forward(Weights(params, bias), tokens, cfg, segments_BT=segments)
@@ -52,11 +53,17 @@ def step(mesh_text: str | None, impl: str):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "impl"),
-    [(mesh, impl) for mesh in MESHES for impl in ("dense", "ragged")] + [("2x4", "blocked")],
+    ("mesh", "multiply", "travel"),
+    [(mesh, multiply, "ring") for mesh in MESHES for multiply in ("dense", "grouped")]
+    + [(mesh, "grouped", "all_to_all") for mesh in MESHES]
+    + [
+        ("2x4", "blocked", "ring"),
+        ("1x8", "dense", "all_to_all"),
+        ("2x4", "blocked", "all_to_all"),
+    ],
 )
-def test_every_mesh_computes_what_one_device_does(mesh, impl):
-    _, grads, hidden, stats = step(mesh, impl)
+def test_every_mesh_computes_what_one_device_does(mesh, multiply, travel):
+    _, grads, hidden, stats = step(mesh, multiply, travel)
     _, want_grads, want_hidden, want_stats = step(None, "dense")
     np.testing.assert_allclose(hidden, want_hidden, rtol=1e-5, atol=3e-5)
     np.testing.assert_array_equal(stats.load_E, want_stats.load_E)
@@ -82,12 +89,12 @@ def test_what_does_not_divide_is_one_clear_line(rows, experts, message):
         tiny.forward(tiny.weights(cfg), TOKENS[:rows], cfg)
 
 
-@pytest.mark.parametrize("impl", ["dense", "ragged"])
-def test_experts_stay_and_tokens_travel(impl):
+@pytest.mark.parametrize("multiply", ["dense", "grouped"])
+def test_experts_stay_and_tokens_travel(multiply):
     """On two groups of four, tokens are reduce-scattered over the expert axis, forward and back
     (to tokens and to gates), and nothing as large as one layer's experts is ever gathered."""
     whole = E * tiny.CONFIG.d_model * tiny.CONFIG.expert_ffn
-    hlo = step("2x4", impl)[0]
+    hlo = step("2x4", multiply)[0]
     scatters = [groups for _, groups in collectives(hlo, "reduce-scatter")]
     assert len(scatters) >= 3
     by_name = "mesh['fsdp'=2,'expert'=4] {'expert'}"  # as jax 0.11 writes it
@@ -95,5 +102,5 @@ def test_experts_stay_and_tokens_travel(impl):
     largest = max(size for size, _ in collectives(hlo, "all-gather"))
     assert largest == whole // 4  # a quarter of the experts, gathered over fsdp
     # Without an expert axis all experts are gathered: the reading of the HLO would show it.
-    hlo = step("8x1", impl)[0]
+    hlo = step("8x1", multiply)[0]
     assert max(size for size, _ in collectives(hlo, "all-gather")) == whole

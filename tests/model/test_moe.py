@@ -10,17 +10,11 @@ import pytest
 import tiny
 
 from r1jax.architecture import RouterConfig
-from r1jax.kernels.grouped_matmul import grouped_matmul, grouped_matmul_reference
-from r1jax.model.moe import (
-    experts_blocked,
-    experts_dense,
-    experts_ragged,
-    moe,
-    updated_bias,
-)
+from r1jax.model.experts import blocked, dense, grouped
+from r1jax.model.moe import moe, updated_bias
 
 B, T = 3, 7
-IMPLS = ("dense", "ragged", "blocked")
+IMPLS = ("dense", "grouped", "blocked")
 VALID = np.arange(T)[None, :] < np.array([[7], [4], [0]])  # full, padded, nothing but padding
 ROUTERS = {
     "v3": tiny.CONFIG.router,
@@ -36,7 +30,7 @@ run = tiny.jit(moe, static_argnames="cfg")
 
 @functools.cache
 def case(router: str = "v3", shared_experts: int = 2, impl: str = "dense"):
-    cfg = tiny.config(router=ROUTERS[router], shared_experts=shared_experts, experts_impl=impl)
+    cfg = tiny.config(router=ROUTERS[router], shared_experts=shared_experts, experts_multiply=impl)
     weights = tiny.weights(cfg)
     p = jax.tree.map(lambda a: a[0], weights.params.moe.ffn)
     x = np.random.default_rng(1).normal(size=(B, T, cfg.d_model)).astype(np.float32)
@@ -76,7 +70,7 @@ def test_cases_are_worth_their_names():
     assert full != choices(ROUTERS["sigmoid-one-group"], np.float64(bias_E))
 
 
-@pytest.mark.parametrize("impl", ["dense", "ragged"])
+@pytest.mark.parametrize("impl", ["dense", "grouped"])
 def test_no_shared_experts(impl):
     cfg, p, bias_E, x = case(shared_experts=0, impl=impl)
     assert p.shared is None
@@ -121,7 +115,7 @@ def test_gradients_do_not_depend_on_the_implementation(router):
         )
 
 
-@pytest.mark.parametrize("impl", [experts_dense, experts_ragged, experts_blocked])
+@pytest.mark.parametrize("impl", [dense, grouped, blocked])
 @pytest.mark.parametrize("rows", [1, 3, 200])
 def test_local_experts_of_few_rows_and_many(impl, rows):
     """Against one pair after another. Experts 0 to 3 are here, the others on another device; one
@@ -137,7 +131,7 @@ def test_local_experts_of_few_rows_and_many(impl, rows):
         if 0 <= (e := experts[m, k]) < 4:
             gate, up = np.float64(x[m]) @ weights[0][e], np.float64(x[m]) @ weights[1][e]
             want[m] += gates[m, k] * (gate / (1 + np.exp(-gate)) * up) @ weights[2][e]
-    got = tiny.jit(impl)(x, gates, experts, tuple(weights))
+    got = tiny.jit(impl, static_argnums=4)(x, gates, experts, tuple(weights), rows)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
@@ -164,30 +158,3 @@ def test_bias_moves_against_the_load():
     want = np.stack([oracle.updated_bias(b, n, 0.001) for b, n in zip(bias, load, strict=True)])
     np.testing.assert_allclose(got, want, rtol=1e-6)
     np.testing.assert_allclose(want[0] - bias[0], [-0.001, 0.001, 0.0, 0.001], atol=1e-12)
-
-
-GROUP_SIZES = {
-    "full": [4, 5, 3],
-    "empty-groups": [0, 12, 0],
-    "rows-past-the-end": [2, 0, 4],
-    "all-past-the-end": [0, 0, 0],
-}
-
-
-@tiny.jit
-def both_grouped_matmuls(x, w, sizes, d_out):
-    def with_gradients(f):
-        out, pull_back = jax.vjp(lambda x, w: f(x, w, sizes), x, w)
-        return out, pull_back(d_out)
-
-    return with_gradients(grouped_matmul), with_gradients(grouped_matmul_reference)
-
-
-@pytest.mark.parametrize("sizes", GROUP_SIZES.values(), ids=GROUP_SIZES)
-def test_grouped_matmul_and_its_gradients(sizes):
-    rng = np.random.default_rng(0)
-    x, w, d_out = (jnp.float32(rng.normal(size=s)) for s in [(12, 6), (3, 6, 5), (12, 5)])
-    got, want = both_grouped_matmuls(x, w, jnp.int32(sizes), d_out)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
-    np.testing.assert_array_equal(got[0][sum(sizes) :], 0.0)
-    np.testing.assert_array_equal(got[1][0][sum(sizes) :], 0.0)

@@ -91,7 +91,7 @@ def test_given_experts_are_those_that_are_computed(scan_layers):
 
 def gradient_of(**changes):
     """(weights, the gradient's function of parameters, biases and given experts)"""
-    cfg = tiny.config(layers=2, dense_layers=0, experts_impl="dense", logits_chunk=5, **changes)
+    cfg = tiny.config(layers=2, dense_layers=0, experts_multiply="dense", logits_chunk=5, **changes)
 
     def loss(params, bias, given):
         out = transformer.forward(Weights(params, bias), TOKENS, cfg, experts_BTLK=given)

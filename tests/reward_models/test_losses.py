@@ -29,7 +29,7 @@ from r1jax.reward_models.model import reward_specs, rewards, trunk, with_head
 from r1jax.sharding import make_mesh
 
 T = 10
-CONFIG = trunk(small.config(scan_layers=False, experts_impl="dense"))
+CONFIG = trunk(small.config(scan_layers=False, experts_multiply="dense"))
 OPTIM = OptimConfig(lr=0.01, balance_alpha=0.05, bias_rate=0.01)
 rng = np.random.default_rng(0)
 REWARD = rng.normal(size=(8, 2)).astype(np.float32)

@@ -29,7 +29,7 @@ from r1jax.sharding import make_mesh
 PAIRS, _ = preferences(60, 0.5, 0.0, 0.125, seed=0)
 CONFIG = RewardModelConfig(
     model=small.config(
-        vocab=len(countdown.VOCABULARY), context=96, scan_layers=False, experts_impl="dense"
+        vocab=len(countdown.VOCABULARY), context=96, scan_layers=False, experts_multiply="dense"
     ),
     optim=OptimConfig(lr=0.01),
     base="random",

@@ -130,13 +130,13 @@ def test_replies_are_the_same_whatever_guesses(drafts, count, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("drafts, count", [("lookup", 7), ("mtp", 1)])
-@pytest.mark.parametrize("kind", ["scanned", "gqa", "normed", "ragged"])
+@pytest.mark.parametrize("kind", ["scanned", "gqa", "normed", "grouped"])
 def test_replies_are_the_same_of_any_model(drafts, count, kind):
     changes = {
         "scanned": {"scan_layers": True, "layers": 3},
         "gqa": {"attention": GQAConfig(heads=4, kv_heads=2, head_dim=8)},
         "normed": {"mtp_hidden": "normed"},
-        "ragged": {"experts_impl": "ragged"},
+        "grouped": {"experts_multiply": "grouped"},
     }[kind]
     model = dataclasses.replace(MODEL, **changes)
     want = run(new("none", model=model, routing=True), asked(60))

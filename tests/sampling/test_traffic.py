@@ -12,13 +12,13 @@ import pytest
 import small
 from hlo import largest
 
-from r1jax.architecture import GQAConfig
+from r1jax.architecture import GQAConfig, RouterConfig
 from r1jax.config import SamplingConfig
 from r1jax.model.params import weight_specs
 from r1jax.sampling import slots
 from r1jax.sampling.engine import Engine, Request
-from r1jax.sampling.layout import lay_out
-from r1jax.sharding import EXPERT, make_mesh, shardings
+from r1jax.sampling.layout import as_drawn, lay_out
+from r1jax.sharding import EXPERT, for_sampling, make_mesh, shardings
 
 GQA = GQAConfig(heads=4, kv_heads=2, head_dim=8)
 # What may travel, 16 rows of 16 numbers to experts and 128 x 16 tokens to hosts, is less than any
@@ -37,7 +37,7 @@ def engine(request):
     engine.load(weights)
     for i in range(16):
         engine.submit(Request([1, 2, i // 4], i // 4, i), jax.random.key(0))
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(engine.mesh):
         engine._admit()
         engine._refit(engine._per, 512)
     return engine
@@ -58,8 +58,9 @@ def test_reading_prompts_sends_what_goes_to_experts(engine):
     tokens = np.zeros((16, 128), np.int32)
     with jax.set_mesh(engine.mesh):
         lowered = slots.prefill.lower(engine._weights, tokens, model=engine.model)
-    # Half of the tokens, of 16 numbers each, meet on the four devices of a group.
-    assert largest(lowered.compile().as_text()) == 8 * 128 * 16 < 4096 * 16
+    # All tokens, of 16 numbers each, meet on the eight devices that the eight experts are over.
+    assert engine.mesh.shape[EXPERT] == 8
+    assert largest(lowered.compile().as_text()) == 16 * 128 * 16 < 4096 * 16
 
 
 def test_moving_sends_nothing(engine):
@@ -85,12 +86,36 @@ def test_weights_are_gathered_once_and_experts_never(engine):
         assert held == a.size // (engine.mesh.shape[EXPERT] if expert else 1), name
 
 
+@pytest.mark.parametrize("experts", [8, 12, 0])
+@pytest.mark.parametrize("text", ["8x1", "4x2", "2x4", "1x4"])
+def test_laid_out_they_are_what_they_were(text, experts):
+    """Whole, or of a device's experts in training a part; of 12 experts not each of 8 devices has
+    its own."""
+    router = RouterConfig(experts=experts, active=2) if experts else None
+    dense = {"dense_layers": 3, "shared_experts": 0}
+    model = small.config(**MODEL | ({} if experts else dense), router=router)
+    mesh, specs = make_mesh(text), weight_specs(model)
+    weights = jax.device_put(small.weights(model), shardings(specs, mesh))
+    laid = lay_out(weights, model=model, mesh=mesh)
+    after = for_sampling(mesh, experts)
+    assert after.shape[EXPERT] == {0: mesh.shape[EXPERT], 8: mesh.size, 12: 4}[experts]
+    want = as_drawn(jax.device_get(weights), model)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(laid), jax.device_get(want))
+    assert {a.sharding.mesh for a in jax.tree.leaves(laid)} == {after}
+    if experts:
+        for shard in jax.tree.leaves(laid.params.moe.ffn.gate_EDF)[0].addressable_shards:
+            group = np.argwhere(mesh.devices == shard.device)[0, 1]
+            first = group * experts // mesh.shape[EXPERT]
+            own = shard.index[-3]
+            assert first <= own.start and own.stop <= first + experts // mesh.shape[EXPERT]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("scan_layers", [True, False])
 def test_what_is_multiplied_is_laid_out_in_the_dtype_of_computing(dtype, scan_layers):
     """And the router and the norms as they are: they compute in float32."""
     model = small.config(mtp_depth=1, dtype=dtype, scan_layers=scan_layers)
-    laid = lay_out(small.weights(model), model=model)
+    laid = lay_out(small.weights(model), model=model, mesh=make_mesh("1"))
     assert laid.params.mtp == ()
     kept = ("norm", "router")
     for path, a in jax.tree_util.tree_leaves_with_path(laid):
@@ -108,8 +133,8 @@ from test_traffic import MODEL
 from launch.aot import topology_mesh
 from r1jax import sharding
 from r1jax.model.params import weight_specs
-from r1jax.sampling import slots
-from r1jax.sampling.layout import lay_out
+from r1jax.model.transformer import unstacked
+from r1jax.sampling import layout, slots
 from r1jax.sampling.rows import Rows
 from r1jax.sampling.samplers import Biases, Cutoffs
 
@@ -144,8 +169,18 @@ rows = Rows(
     array(i, 16), array(i, 16), array(f, 16), array(i, 16, 8),
     Cutoffs(array(i, 16), array(f, 16)), Biases(array(i, 16, 32), array(f, 16, 32)),
 )
+weights = weights.replace(params=weights.params.replace(mtp=()))
 with jax.set_mesh(mesh):
-    weights = like(lay_out.lower(weights, model=model).compile())
+    laid = like(layout._laid.lower(weights, model=model, mesh=mesh).compile())
+laid = jax.tree.map(
+    lambda spec, a: jax.ShapeDtypeStruct(
+        a.shape, a.dtype, sharding=layout._where(spec, model, mesh)[1]
+    ),
+    layout._specs(model, laid), laid, is_leaf=sharding.is_spec,
+)
+mesh = sharding.for_sampling(mesh, layout.experts_of(model))
+with jax.set_mesh(mesh):
+    weights = like(jax.jit(unstacked, static_argnums=1).lower(laid, model).compile())
     prefill = slots.prefill.lower(weights, array(i, 16, 128), model=model).compile()
     fresh = like(prefill)
     cache = jax.tree.map(
@@ -158,7 +193,7 @@ with jax.set_mesh(mesh):
         for r in (rows, rows.replace(cutoffs=None, biases=None))
     ]
 sent = [largest(p.as_text()) for p in (prefill, *decode, place)]
-assert sent == [8 * 128 * 16, slots.WINDOW * 16, slots.WINDOW * 16, 0], sent
+assert sent == [16 * 128 * 16, slots.WINDOW * 16, slots.WINDOW * 16, 0], sent
 """
 
 
