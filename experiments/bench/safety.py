@@ -53,7 +53,10 @@ def main(args: list[str]) -> None:
         tempfile.TemporaryDirectory() as folder,
         Checkpoints(Path(folder) / "checkpoints") as checkpoints,
     ):
-        for turn in range(asked.turns + 1):
+        # The first update compiles.
+        state, metrics = grpo_step(state, rollout, hyper_of(cfg), **static_of(cfg))
+        jax.block_until_ready(metrics)
+        for turn in range(asked.turns):
             for kind in KINDS[turn % 3 :] + KINDS[: turn % 3]:
                 watchdog = Watchdog(Path(folder), cfg.hang_minutes)
                 started, used = time.perf_counter(), time.process_time()
@@ -67,9 +70,8 @@ def main(args: list[str]) -> None:
                         if kind == "checkpoint" and number == 0:
                             checkpoints.save(step, state, cfg.model, {"position": step})
                     checkpoints.wait()
-                if turn:  # the first compiles
-                    wall[kind].append(time.perf_counter() - started)
-                    cores[kind].append(time.process_time() - used)
+                wall[kind].append(time.perf_counter() - started)
+                cores[kind].append(time.process_time() - used)
     print(
         f"{cfg.checkpoint_every} updates on {length_N.size} replies of {length_N.mean():.0f} "
         f"tokens, {asked.turns} turns, load {os.getloadavg()[0]:.1f}"
