@@ -253,6 +253,65 @@ def test_slurm_knows_the_options_and_is_told_what_matters(script):
     assert "--kill-on-bad-exit=1" in script.read_text()
 
 
+# SLURM's own commands, of which each writes down what it is asked.
+
+ASKED = """#!/bin/bash
+{ printf '%s' "${0##*/}"; printf ' <%s>' "$@"; echo; } >>"$CALLS"
+if [ "${0##*/}" = srun ]; then exit "$CODE"; fi
+"""
+
+
+def sbatch(tmp_path, name, *args, code=0, **env):
+    """(exit code, what SLURM was asked) of a script, where the step ends with `code`."""
+    calls = tmp_path / "calls"
+    calls.write_text("")
+    for command in ("srun", "scontrol", "scancel", "sleep"):
+        tool = tmp_path / "bin" / command
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(ASKED)
+        tool.chmod(0o755)
+    told = {"PATH": f"{tool.parent}:{os.environ['PATH']}", "CALLS": str(calls), "CODE": str(code)}
+    task = {f"SLURM_ARRAY_TASK_{part}": "1" for part in ("MIN", "ID", "MAX")}
+    done = subprocess.run(
+        ["bash", str(LAUNCH / "slurm" / f"{name}.sbatch"), *args],
+        env=told | task | {"SLURM_JOB_ID": "7"} | env, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, calls.read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", ["job", "sweep"])
+def test_a_container_arrives_at_srun(tmp_path, name):
+    args = ["python", "-m", "experiments.r1_zero", "--out=/shared/a b"]
+    code, [bare] = sbatch(tmp_path, name, *args)
+    assert code == 0 and "--container" not in bare and "<--out=/shared/a b>" in bare
+    image = {"CONTAINER": "registry.example.org#team/r1jax:1"}
+    here = f"<--container-workdir={tmp_path}>"
+    code, [own] = sbatch(tmp_path, name, *args, **image)
+    told = f"<--container-image={image['CONTAINER']}> <--container-mounts={tmp_path}:{tmp_path}>"
+    assert code == 0 and f"{told} {here}" in own
+    command = own.index("<python>")
+    assert own.index(here) < command < own.index("<--out=/shared/a b>")
+    _, [own] = sbatch(tmp_path, name, *args, **image, MOUNTS="/shared:/shared,/data:/data:ro")
+    assert "<--container-mounts=/shared:/shared,/data:/data:ro>" in own
+
+
+@pytest.mark.parametrize(
+    ("ends", "count", "gives", "requeued"),
+    [
+        (0, 0, 0, False),
+        (2, 0, 2, False),
+        (130, 0, 130, False),
+        (75, 0, 75, True),
+        (1, 20, 1, False),
+    ],
+)
+def test_what_becomes_of_a_job_whose_step_has_ended(tmp_path, ends, count, gives, requeued):
+    args = ["python", "-m", "experiments.r1_zero"]
+    code, calls = sbatch(tmp_path, "job", *args, code=ends, SLURM_RESTART_COUNT=str(count))
+    assert (code, "scontrol <requeue> <7>" in calls) == (gives, requeued)
+    assert calls[0].startswith("srun <--kill-on-bad-exit=1>") and calls[0].endswith("=auto>")
+
+
 # A TPU VM, with a gcloud that writes down what it is asked.
 
 GCLOUD = """#!/bin/bash
