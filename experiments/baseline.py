@@ -22,7 +22,7 @@ import jax
 
 from experiments import cli
 from experiments.intervene import run_of
-from r1jax import sharding
+from r1jax import sharding, stored
 from r1jax.analysis.emergence.bans import reflective_tokens
 from r1jax.analysis.emergence.baseline import TEMPERATURES, first_token_probability, reflective
 from r1jax.analysis.emergence.competence import Competence, competence
@@ -162,7 +162,7 @@ def main(args: list[str]) -> None:
         f"first reflective token  at most {likely:.2g} likely, at any place of those nearest to 1"
     )
     known = {"base": look.competence(look.weights)}
-    if (folder / "checkpoints").is_dir():
+    if stored.steps(stored.of(folder)):
         known["run"] = look.competence(load_weights(folder, look.model, look.mesh))
     for name, one in known.items():
         if one is not None:

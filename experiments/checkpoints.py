@@ -11,12 +11,13 @@ one is damaged; those written without checksums are `unchecked`.
 """
 
 import datetime
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from etils import epath
+
 from experiments import cli
-from r1jax import manifest
+from r1jax import manifest, stored
 from r1jax.checkpoint import Keep
 from r1jax.checks import check
 from r1jax.lock import locked
@@ -27,7 +28,7 @@ class Found(NamedTuple):
     """A checkpoint on disk. size: bytes."""
 
     step: int
-    folder: Path
+    folder: epath.Path
     written: datetime.datetime
     size: int
     files: int
@@ -35,16 +36,16 @@ class Found(NamedTuple):
 
 def found_in(run: Path) -> list[Found]:
     """Those that are complete, by step. Raises InputError where there is no such folder."""
-    folder = run / "checkpoints"
-    check(folder.is_dir(), f"{run}: no checkpoints in this folder")
-    found = []
-    for path in folder.iterdir():
-        if path.name.isdigit() and path.is_dir():
-            files = [one for one in path.rglob("*") if one.is_file()]
-            size = sum(one.stat().st_size for one in files)
-            when = datetime.datetime.fromtimestamp(path.stat().st_mtime)
-            found.append(Found(int(path.name), path, when, size, len(files)))
-    return sorted(found)
+    folder, found = stored.of(run), []
+    steps = stored.steps(folder)
+    check(bool(steps) or folder.is_dir(), f"{run}: no checkpoints in this folder")
+    with stored.reaching(folder):
+        for step in steps:
+            files = [one.stat() for one in manifest.files_in(folder / str(step))]
+            size = sum(one.length for one in files)
+            written = datetime.datetime.fromtimestamp(max(one.mtime for one in files))
+            found.append(Found(step, folder / str(step), written, size, len(files)))
+    return found
 
 
 def rules(text: str, run: Path) -> Keep:
@@ -101,18 +102,11 @@ def main(args: list[str]) -> None:
         with locked(run):
             for one in found:
                 if one.step not in stays:
-                    remove(one.folder)
+                    stored.remove(one.folder)
     wrong_ones = [step for step, (state, _) in states.items() if state == "damaged"]
     removed = set(wrong_ones) - set(stays) if prune else set()
     left = [step for step in wrong_ones if step not in removed]
     check(not left, f"{run}: damaged: step {', '.join(map(str, left))}")
-
-
-def remove(folder: Path) -> None:
-    """Under another name first, so that a kill leaves no half of a checkpoint."""
-    gone = folder.with_name(f"{folder.name}.orbax-checkpoint-tmp-removed")
-    folder.rename(gone)
-    shutil.rmtree(gone)
 
 
 def _size(size: float) -> str:

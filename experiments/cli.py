@@ -27,6 +27,7 @@ from r1jax.checks import InputError, check, near, nearest
 from r1jax.config import Resume
 from r1jax.config_file import load_config
 from r1jax.run import Stopped, preset_of, program
+from r1jax.stored import Unreachable
 
 Config = TypeVar("Config")
 
@@ -312,7 +313,7 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
             _leave(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
         console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)
         console.print(f"error: {message}", markup=False, highlight=False)
-        _leave(message or "", 2)
+        _leave(message or "", peers.LOST_PEER if isinstance(error, Unreachable) else 2)
 
 
 def join_others(args: list[str], look: bool) -> None:

@@ -17,7 +17,8 @@
 #     WAIT     how long a request may stand in the queue (6h)
 #
 # --out must be a folder that all hosts share: a Filestore share mounted on each, say, or the bucket
-# (setup mounts it at /mnt/runs where BUCKET is set).
+# (setup mounts it at /mnt/runs where BUCKET is set). Checkpoints are better written to the bucket
+# itself: --checkpoint-to=gs://mine/runs/a.
 #
 # shellcheck disable=SC2016  # what is for the hosts is not expanded here
 set -euo pipefail
@@ -59,7 +60,7 @@ setup)
     git -C "$here" archive --format=tar.gz HEAD >"$archive"
     gcloud compute tpus tpu-vm scp "$archive" "$NAME:r1jax.tar.gz" "${at[@]}" --worker=all
     everywhere "mkdir -p r1jax && tar -xzf r1jax.tar.gz -C r1jax && cd r1jax && \
-python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'"
+python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu,gcs]'"
     if [ -n "${BUCKET:-}" ]; then
         everywhere "sudo mkdir -p /mnt/runs && sudo chmod 777 /mnt/runs && \
 gcsfuse --implicit-dirs ${BUCKET#gs://} /mnt/runs"

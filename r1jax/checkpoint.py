@@ -1,16 +1,16 @@
 """Orbax checkpoints of the sharded state. One is either complete or not there."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 
-from r1jax import manifest, processes, sharding
+from r1jax import manifest, processes, sharding, stored
 from r1jax.architecture import HOW_IT_RUNS, ModelConfig
 from r1jax.checks import InputError, check
 from r1jax.model.adapters import adapters_of
@@ -56,7 +56,9 @@ class Checkpoints:
     leaves the one before it. A damaged one is passed over, and `say` says so.
     """
 
-    def __init__(self, folder: str | Path, keep: Keep = Keep(), say: Callable[[str], None] = print):
+    def __init__(
+        self, folder: epath.PathLike, keep: Keep = Keep(), say: Callable[[str], None] = print
+    ):
         self._say = say
         self._found: dict[int, tuple[manifest.State, str]] = {}
         self._saving: int | None = None
@@ -65,13 +67,16 @@ class Checkpoints:
             create=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
         )
-        self._manager = ocp.CheckpointManager(Path(folder).resolve(), options=options)
+        self._root = stored.absolute(folder)
+        with stored.reaching(self._root):
+            self._manager = ocp.CheckpointManager(self._root, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_) -> None:
-        self._manager.close()
+        with stored.reaching(self._root):
+            self._manager.close()
 
     def save(self, step: int, state: Any, model: ModelConfig, note: dict[str, Any]) -> None:
         """Returns when the arrays are copied; writing goes on in the background. Raises InputError
@@ -82,7 +87,9 @@ class Checkpoints:
         self.wait()  # or `_sum_up` of the last one would take this step
         self._saving = step
         self._found[step] = "whole", ""
-        if not self._manager.save(step, args=args):
+        with stored.reaching(self._root):
+            saved = self._manager.save(step, args=args)
+        if not saved:
             del self._found[step]
             raise InputError(
                 f"{self._manager.directory}: the checkpoint of step {step} was not saved; the "
@@ -91,12 +98,13 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until what is being saved is written."""
-        self._manager.wait_until_finished()
+        with stored.reaching(self._root):
+            self._manager.wait_until_finished()
 
     def _sum_up(self) -> None:
         """The checksums of what was written, in the first process, before it is renamed: what is
         there under its own name has them."""
-        root = Path(self._manager.directory)
+        root = self._root
         # Where a file system cannot rename folders, Orbax writes in place, and a last file ends it.
         written = [*root.glob(f"{self._saving}.orbax-checkpoint-tmp*")] or [
             root / str(self._saving)
@@ -119,7 +127,7 @@ class Checkpoints:
     def state(self, step: int) -> tuple[manifest.State, str]:
         """Whether a checkpoint is whole, and what is wrong with it; looked at once."""
         if step not in self._found:
-            folder = Path(self._manager.directory) / str(step)
+            folder = self._root / str(step)
 
             def look() -> list[list[str]]:
                 return [list(manifest.damage(folder))] if jax.process_index() == 0 else []
@@ -133,19 +141,20 @@ class Checkpoints:
     def set_aside(self) -> None:
         """Moves the damaged ones out of the way of what is saved from here on, beside the others.
         Every process must ask."""
-        folder = Path(self._manager.directory)
         for step in self.damaged():
 
             def move(step: int = step) -> list:
                 if jax.process_index() == 0:
-                    aside = folder.parent / f"damaged_checkpoint_{step}"
-                    shutil.rmtree(aside, ignore_errors=True)
-                    (folder / str(step)).rename(aside)
+                    aside = self._root.parent / f"damaged_checkpoint_{step}"
+                    with stored.reaching(self._root):
+                        aside.rmtree(missing_ok=True)
+                        (self._root / str(step)).rename(aside)
                 return []
 
             processes.gather(move)
             del self._found[step]
-        self._manager.reload()
+        with stored.reaching(self._root):
+            self._manager.reload()
 
     def restore(self, abstract: Any, model: ModelConfig) -> tuple[int, Any, dict[str, Any]]:
         """(step, state, note) of the newest checkpoint, straight to the shards that `abstract`
@@ -184,7 +193,7 @@ class Checkpoints:
                 not absent,
                 f"{self._manager.directory}: the checkpoint of step {step} has no {part}, which "
                 "this run needs: it was written with another --rl.algorithm or --rl.kl-coef; keep "
-                f"that, or begin another run with --base={self._manager.directory.parent}",
+                "that, or begin another run with --base=FOLDER of the one that wrote it",
             )
         return found
 
@@ -201,7 +210,10 @@ class Checkpoints:
     def _restored(self, step: int, **item: Any) -> Any:
         """One item of a checkpoint, as Orbax reads it. Raises InputError where it cannot."""
         try:
-            [found] = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
+            with stored.reaching(self._root / str(step)):
+                [found] = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
+        except InputError:
+            raise
         except (ValueError, OSError, KeyError, TypeError) as error:
             told = " ".join(str(error).split())[:300]
             raise InputError(
@@ -221,8 +233,9 @@ class Checkpoints:
 
 def load_weights(run: Path, model: ModelConfig, mesh: Mesh) -> Weights:
     """The newest weights of a run's folder, whatever mesh it ran on."""
-    check((run / "checkpoints").is_dir(), f"{run}: no checkpoints in this folder")
-    with Checkpoints(run / "checkpoints") as checkpoints:
+    folder = stored.of(run)
+    check(bool(stored.steps(folder)), f"{run}: no checkpoints in this folder")
+    with Checkpoints(folder) as checkpoints:
         return checkpoints.restore_weights(model, mesh)
 
 

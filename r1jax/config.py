@@ -445,6 +445,7 @@ class FolderConfig:
 
     out: str  # the run's folder
     resume: Resume = "no"  # --resume: yes, go on; auto: or start, if there is nothing yet
+    checkpoint_to: str = ""  # a folder (its whole path) or gs://BUCKET/PATH; empty: `out`
     checkpoint_every: int = 10  # steps
     checkpoint_minutes: float = 30.0  # and a checkpoint so long after the last one; 0: never
     checkpoint_keep: int = 2  # the newest ones stay

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax import hub, sharding
+from r1jax import hub, sharding, stored
 from r1jax.architecture import ModelConfig
 from r1jax.calibrate import calibrated
 from r1jax.checks import check
@@ -55,8 +55,11 @@ def export(
     """Writes the directory `out`; returns what was done, as a line. kept: what matrices are written
     as, rounded by the texts of the file `calibrate` where there is one. Raises InputError for a
     `run` that is no run's folder, where arrays are written, and as `hub.save_model`."""
-    for name in ("config.json", "checkpoints") if kept == "arrays" else ():
-        check((Path(run) / name).exists(), f"--run={run} is not a run's folder: it has no {name}")
+    if kept == "arrays":
+        held = {"config.json": (Path(run) / "config.json").exists()}
+        held[stored.NAME] = bool(stored.steps(stored.of(Path(run))))
+        for name, there in held.items():
+            check(there, f"--run={run} is not a run's folder: it has no {name}")
     source = open_model(run)
     if kept == "arrays":
         model, weights = source.config, source.weights(source.config, mesh)

@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from r1jax import stored
 from r1jax.checks import InputError, check, near
 from r1jax.config import RewardConfig, TaskName
 from r1jax.data.problems import Problem
@@ -134,8 +135,7 @@ def plain(row: Row, place: str) -> dict[str, Any]:
 def keep(rows: Sequence[Row], path: Path) -> None:
     """Writes rows as lines of JSON. Raises InputError if a run was trained on others there."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    checkpoints = path.parent / "checkpoints"
-    begun = checkpoints.is_dir() and any(checkpoints.iterdir())
+    begun = stored.steps(stored.of(path.parent))
     if begun and path.exists() and path.read_text(encoding="utf-8") != text:
         raise InputError(f"{path}: holds the other rows of a run: choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 import jax
 from jax.sharding import Mesh
 
-from r1jax import checkpoint, hub, sharding
+from r1jax import checkpoint, hub, sharding, stored
 from r1jax.architecture import UNROLLED, LoraConfig, ModelConfig, run_as
 from r1jax.base import EMBEDDED, BaseConfig, load_weights, made, read_note
 from r1jax.checks import check
@@ -161,9 +161,8 @@ class OnDisk:
         """Tells one state of a folder from another: a run that was trained on is another model."""
         if not self.path.is_dir():
             return self.base
-        steps = [p.name for p in (self.path / "checkpoints").glob("*") if p.name.isdigit()]
-        if steps:
-            return f"step {max(map(int, steps))}"
+        if steps := stored.steps(stored.of(self.path)):
+            return f"step {steps[-1]}"
         files = sorted((*self.path.glob("*.safetensors"), *self.path.glob("*.gguf")))
         return ", ".join(f"{file.name} {ends_of(file)}" for file in files)
 

@@ -29,9 +29,10 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from etils import epath
 
 import r1jax
-from r1jax import processes
+from r1jax import processes, stored
 from r1jax.architecture import ModelConfig
 from r1jax.checkpoint import Checkpoints, Keep
 from r1jax.checks import InputError, check
@@ -95,6 +96,7 @@ class Run:
         check(bool(cfg.out), "--out= is empty: expected a folder")
         trackers_of(cfg.log)  # before anything is made
         self.cfg, self.out, self.total, self.say = cfg, Path(cfg.out), steps, say
+        self._held = cfg.checkpoint_to or str(self.out)  # where its checkpoints are
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
         self._model, self._preset, self._data = model, preset, data
@@ -114,13 +116,13 @@ class Run:
     def __enter__(self) -> "Run":
         processes.check_same(self._told_to_others())
         with contextlib.ExitStack() as opened:
-            self._check_resumable((self.out / "checkpoints").is_dir())
+            folder = stored.place(self.cfg.checkpoint_to, self.out)
+            self._check_place(folder)
+            self._check_resumable(bool(stored.steps(folder)))
             processes.gather(lambda: self._lock(opened))
             opened.callback(self._listen())  # until the last checkpoint is written
             self._watchdog = Watchdog(self.folder, self.cfg.hang_minutes)
-            self._checkpoints = opened.enter_context(
-                Checkpoints(self.out / "checkpoints", self._keep(), self.say)
-            )
+            self._checkpoints = opened.enter_context(Checkpoints(folder, self._keep(), self.say))
             self._begin()
             if self.first > 0:
                 self._preset = self._preset or preset_of(self.folder) or ""
@@ -194,9 +196,11 @@ class Run:
             raise Stopped(error.where, error.by, self._way_on(), error.at_once) from None
 
     def _lock(self, opened: contextlib.ExitStack) -> list:
-        """In the first process, for all."""
+        """In the first process, for all. A bucket has no locks."""
         if jax.process_index() == 0:
             opened.enter_context(locked(self.out))
+            if self.cfg.checkpoint_to and not stored.in_bucket(self.cfg.checkpoint_to):
+                opened.enter_context(locked(Path(self.cfg.checkpoint_to)))
         return []
 
     def _begin(self) -> None:
@@ -205,7 +209,7 @@ class Run:
         if newest is None:
             check(
                 not damaged,
-                f"{self.out}: every checkpoint is damaged; begin again in another --out",
+                f"{self._held}: every checkpoint is damaged; begin again in another --out",
             )
             self._check_resumable(False)
             for model in self.out.glob("*.safetensors"):
@@ -215,7 +219,7 @@ class Run:
         else:
             check(
                 self.cfg.resume != "no",
-                f"{self.out} already holds a run: resume it or choose another folder",
+                f"{self._held} already holds a run: resume it or choose another folder",
             )
             check(
                 newest <= self.total,
@@ -252,8 +256,18 @@ class Run:
     def _check_resumable(self, found: bool) -> None:
         check(
             found or self.cfg.resume != "yes",
-            f"--resume: {self.out} holds no complete checkpoint to go on from; "
+            f"--resume: {self._held} holds no complete checkpoint to go on from; "
             "--resume=auto starts anew there",
+        )
+
+    def _check_place(self, folder: epath.Path) -> None:
+        """A run whose checkpoints are elsewhere is not begun anew because nobody said where."""
+        before = stored.of(self.out)
+        there = stored.steps(before) if before != folder else []
+        check(
+            not there,
+            f"--checkpoint-to={self.cfg.checkpoint_to}: {self.out} already holds a run, which has "
+            f"its checkpoints in {before.parent}: give that, or choose another folder",
         )
 
     # What a loop calls, in this order.

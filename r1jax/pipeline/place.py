@@ -7,9 +7,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from r1jax import sharding
+from r1jax import sharding, stored
 from r1jax.checks import check
-from r1jax.config import RunConfig, SFTConfig
+from r1jax.config import FolderConfig, RunConfig, SFTConfig
 from r1jax.pipeline.plan import WORLD, R1Config
 from r1jax.reward_models.recipe import RewardModelConfig
 
@@ -41,13 +41,13 @@ class At:
         return sharding.make_mesh(self.cfg.mesh)
 
     def rl(self, cfg: RunConfig, out: str, data: str = "reasoning.jsonl") -> RunConfig:
-        return dataclasses.replace(cfg, **self._own(out), data=cfg.data or self.data(data))
+        return dataclasses.replace(cfg, **self._own(cfg, out), data=cfg.data or self.data(data))
 
     def sft(self, cfg: SFTConfig, out: str, data: Path) -> SFTConfig:
-        return dataclasses.replace(cfg, **self._own(out), data=str(data))
+        return dataclasses.replace(cfg, **self._own(cfg, out), data=str(data))
 
     def judge(self, cfg: RewardModelConfig, out: str, data: str) -> RewardModelConfig:
-        return dataclasses.replace(cfg, **self._own(out), data=cfg.data or self.data(data))
+        return dataclasses.replace(cfg, **self._own(cfg, out), data=cfg.data or self.data(data))
 
     def data(self, named: str) -> str:
         """Files of the world, by commas. Raises InputError where there is no world."""
@@ -55,7 +55,9 @@ class At:
         check(self.cfg.base == WORLD, given)
         return ",".join(self.world(part) for part in named.split(","))
 
-    def _own(self, out: str) -> dict[str, Any]:
-        begun = (self.out / out / "checkpoints").is_dir()
+    def _own(self, cfg: FolderConfig, out: str) -> dict[str, Any]:
+        # A bucket has no folder before there is something in it.
+        begun = (self.out / out / "metrics.jsonl").exists()
+        begun = begun or stored.place(cfg.checkpoint_to, self.out / out).is_dir()
         own: dict[str, Any] = {"out": str(self.out / out), "resume": "auto" if begun else "no"}
         return own | {"mesh": self.cfg.mesh, "seed": self.cfg.seed}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax import optim, sharding
+from r1jax import optim, sharding, stored
 from r1jax.checkpoint import Checkpoints, abstract_like
 from r1jax.checks import check
 from r1jax.config_file import load_config
@@ -172,8 +172,9 @@ def load_reward_model(
         f"{folder}: its config.json is of something else than a run of experiments.reward_model",
     )
     cfg = load_config(RewardModelConfig, folder / "config.json")
-    check((folder / "checkpoints").is_dir(), f"{folder}: no checkpoints in this folder")
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    held = stored.of(folder)
+    check(bool(stored.steps(held)), f"{folder}: no checkpoints in this folder")
+    with Checkpoints(held) as checkpoints:
         _, state, note = checkpoints.restore(abstract_state(cfg, mesh), trunk(cfg.model))
     tokenizer, template = reading(cfg)
     return RewardModel(

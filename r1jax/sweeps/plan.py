@@ -67,8 +67,14 @@ def plan(grid: Grid, out: Path) -> list[Member]:
         for seed in grid.seeds_of(one):
             base_seed = seed % grid.bases
             base, recipe = _base(cfg, base_seed)
+            name, to = f"{slug}-seed_{seed}", cfg.checkpoint_to.rstrip("/")
             whole = dataclasses.replace(
-                cfg, seed=seed, out=str(out / f"{slug}-seed_{seed}"), resume="auto", base=base
+                cfg,
+                seed=seed,
+                out=str(out / name),
+                checkpoint_to=to and f"{to}/{name}",
+                resume="auto",
+                base=base,
             )
             members.append(Member(one, seed, base_seed, whole, recipe, axes))
     return members
