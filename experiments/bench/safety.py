@@ -6,7 +6,8 @@ ratios within one run, in turns.
 
 Blocks of as many updates of the main job as lie between two of its checkpoints, alone; with one
 checkpoint, which is written while the others go on and is whole before the block ends; under the
-watchdog. The replies of a step are not drawn here, so of a whole run it is less than is said.
+watchdog. Then checkpoints with nothing beside them, which tells finer what one costs. The replies
+of a step are not drawn here, so of a whole run it is less than is said.
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.loop import new_policy
 
 KINDS = ("alone", "checkpoint", "watchdog")
+SAVES = 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,13 @@ def main(args: list[str]) -> None:
                     checkpoints.wait()
                 wall[kind].append(time.perf_counter() - started)
                 cores[kind].append(time.process_time() - used)
+        saves = []
+        for _ in range(SAVES):
+            step += 1
+            started, used = time.perf_counter(), time.process_time()
+            checkpoints.save(step, state, cfg.model, {"position": step})
+            checkpoints.wait()
+            saves.append((time.perf_counter() - started, time.process_time() - used))
     print(
         f"{cfg.checkpoint_every} updates on {length_N.size} replies of {length_N.mean():.0f} "
         f"tokens, {asked.turns} turns, load {os.getloadavg()[0]:.1f}"
@@ -83,6 +92,12 @@ def main(args: list[str]) -> None:
             f"{kind:10} {np.median(wall[kind]):6.2f} s, {said[0]}; of processors "
             f"{np.median(cores[kind]):6.2f} s, {said[1]}"
         )
+    took, used = np.median(saves, axis=0)
+    print(
+        f"a checkpoint with nothing beside it, of {SAVES}: {took:.2f} s, "
+        f"{took / np.median(wall['alone']):.2%} of a block; of processors {used:.2f} s, "
+        f"{used / np.median(cores['alone']):.2%}"
+    )
 
 
 if __name__ == "__main__":
