@@ -37,7 +37,12 @@ ReturnToService=1
 SlurmctldTimeout=30
 SlurmdTimeout=30
 KillWait=20
+# A signal to a step is answered when the step has ended. One that is not answered in time is sent
+# again a minute later, by the step's number, and ends the job's next start.
+MessageTimeout=60
 MinJobAge=600
+# JAX takes its port from a job's number: not that of another lab on this machine.
+FirstJobId={job}
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1
 StateSaveLocation={folder}/state
@@ -67,7 +72,8 @@ class Lab:
             (self.folder / name).mkdir(parents=True)
         names = ("controller", "first", "second")
         ports = {name: free_port() for name in names}
-        self.conf.write_text(CONF.format(folder=self.folder, **ports))
+        job = 1 + 32 * (os.getpid() % 2000)
+        self.conf.write_text(CONF.format(folder=self.folder, job=job, **ports))
         key = self.folder / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
@@ -125,6 +131,25 @@ class Lab:
         """What scontrol says of a job."""
         words = self("scontrol", "show", "job", "-o", str(number)).split()
         return dict(word.partition("=")[::2] for word in words)
+
+    def rests(self, number: int | str) -> bool:
+        """Whether nothing of a job runs, and no node has still to end any."""
+        if self("sinfo", "-h", "-N", "-o", "%t").split() != ["idle"] * 2:
+            return False
+        return not any(f"[{number}." in name for name in self._keepers())
+
+    @staticmethod
+    def _keepers() -> list[str]:
+        """The titles of the processes that SLURM keeps beside its tasks: of steps "[JOB.STEP]"."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                name = path.read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if name.startswith("slurmstepd"):
+                found.append(name)
+        return found
 
     def state(self, number: int | str) -> str:
         return self.job(number)["JobState"]

@@ -49,21 +49,19 @@ class Job:
         return self
 
     def ended(self, restarts=0, seconds=600):
-        """Its last state, after so many restarts at least: SLURM kills what is left of a step some
-        seconds late and by its number, which on one machine may hit the job's next start."""
-        seen, queued = [], []
+        """Its last state, after so many restarts at least. It has ended once SLURM says so and the
+        script does: in the midst of a requeue SLURM alone may say it of a job that goes on."""
 
         def state():
             now = self.lab.state(self.number)
-            queued[:] = [*queued, now] if now == "PENDING" else []
-            if queued and len(queued) % 20 == 0:
-                # After a requeue SLURM waits for two minutes, until what the job was allowed is
-                # surely forgotten: a few seconds do.
-                self.lab("scontrol", "update", f"JobId={self.number}", "StartTime=now")
-            # In the midst of a requeue a job may look as if it had ended.
+            if now == "PENDING" and self.lab.rests(self.number):
+                # SLURM waits for two minutes after a requeue, so that no kill of the last start
+                # hits the next one, which has its number: where nothing of it is left none can.
+                with contextlib.suppress(AssertionError):  # it may have begun meanwhile
+                    self.lab("scontrol", "update", f"JobId={self.number}", "StartTime=now")
             final = now in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-            seen[:] = [*seen, now] if final else []
-            return ((final and self.restarts() >= restarts) or len(seen) > 100) and now
+            said = [line for line in self.log().splitlines() if line.startswith("job: ")]
+            return final and said and said[-1].startswith("job: ended with code") and now
 
         found = self.lab.until(state, seconds)
         assert self.restarts() >= restarts, self.log()
