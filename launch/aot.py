@@ -10,16 +10,22 @@ Prints what the real compiler says: memory a chip, and the collectives it chose.
 
 import collections
 import dataclasses
+import math
 import os
 import re
 import time
 
-# Before JAX is imported: libtpu as a compiler only, no TPU is looked for.
-os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+# Before JAX is imported: libtpu as a compiler only, no TPU is looked for, and none is locked, so
+# that two programs at once can compile.
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AxisType
 
 from experiments import cli
 from r1jax import hub, sharding
@@ -43,13 +49,12 @@ def topology_mesh(topology: str, text: str):
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:
         raise InputError(f"--topology={topology}: {error}") from error
-    fsdp, expert = sharding.parse_mesh(text)
+    wanted = math.prod(sharding.parse_mesh(text).values())
     check(
-        len(devices) == fsdp * expert,
-        f"--mesh={text} needs {fsdp * expert} devices, {topology} has {len(devices)}",
+        len(devices) == wanted,
+        f"--mesh={text} needs {wanted} devices, {topology} has {len(devices)}",
     )
-    names = (sharding.FSDP, sharding.EXPERT)
-    return jax.make_mesh((fsdp, expert), names, (AxisType.Auto,) * 2, devices=devices)
+    return sharding.mesh_over(text, devices)
 
 
 FLAGS: cli.Flags = {
@@ -68,7 +73,7 @@ def main(args: list[str]) -> None:
     cfg = cli.parse(RunConfig, cfg, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
     cfg, mesh = with_lora(cfg), topology_mesh(topology, cfg.mesh)
     check_sizes(cfg, mesh)
-    layout = layout_of(cfg, mesh.size)
+    layout = layout_of(cfg, sharding.rows_over(mesh), mesh.shape[sharding.CONTEXT])
     rollout = abstract_like(
         abstract_rollout(layout, cfg.rl.questions), rollout_shardings(layout, mesh)
     )

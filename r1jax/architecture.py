@@ -6,6 +6,8 @@ from typing import Literal
 
 from r1jax.checks import check, check_positive
 
+AttentionName = Literal["auto", "plain", "blockwise", "splash", "triton"]
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
@@ -195,6 +197,10 @@ class ModelConfig:
     lora: LoraConfig | None = None
     scan_layers: bool = True
     remat: Literal["none", "dots", "full"] = "none"
+    #: How tokens attend (`model/attend.py`): "plain" materialises the scores, "blockwise" goes
+    #: through them in blocks, "splash" is a TPU's kernel, "triton" a GPU's. "auto": plain for rows
+    #: of less than 1,024 tokens, else the device's kernel, or blockwise where it has none.
+    attention_impl: AttentionName = "auto"
     #: How a device multiplies tokens by its experts (`model/experts.py`). dense: every token by
     #: every expert, fastest where experts are tiny; grouped: pairs sorted by expert, by kernels on
     #: TPU and GPU; blocked: in blocks of one expert, for many tokens on a CPU.
@@ -257,6 +263,7 @@ HOW_IT_RUNS = (
     "param_dtype",
     "scan_layers",
     "remat",
+    "attention_impl",
     "experts_multiply",
     "experts_travel",
     "experts_room",

@@ -52,8 +52,11 @@ class BaseConfig:
 
     def digest(self) -> str:
         values = dataclasses.asdict(self)
-        # Without modules and adapters these say nothing.
-        silent = {"mtp_hidden": not self.model.mtp_depth, "lora": self.model.lora is None}
+        silent = {  # what says nothing: there are no modules, no adapters, nothing is asked for
+            "mtp_hidden": not self.model.mtp_depth,
+            "lora": self.model.lora is None,
+            "attention_impl": self.model.attention_impl == "auto",
+        }
         for name in (name for name, is_silent in silent.items() if is_silent):
             del values["model"][name]
         text = json.dumps(values, sort_keys=True)
@@ -100,7 +103,7 @@ class _BaseRun(FolderConfig):
 def train_base(cfg: BaseConfig, mesh: Mesh, out: str | Path) -> Weights:
     """Pre-trains for cfg.optim.steps steps in the folder `out`, from what it holds if it was
     stopped. Host arrays, the same in every process. Raises Stopped if a signal ends it again."""
-    tokenizer = Tokenizer.words(countdown.VOCABULARY)
+    tokenizer, mesh = Tokenizer.words(countdown.VOCABULARY), sharding.by_rows(mesh)
     say = print if Path(out).exists() else lambda _: None
     with (
         Run(_BaseRun(recipe=cfg, out=str(out)), cfg.model, cfg.optim.steps, say) as run,

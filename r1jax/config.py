@@ -482,7 +482,7 @@ class RunConfig(FolderConfig):
     #: or org/name@commit on its Hub, with which --model=DIR sets model and tokenizer too
     base: str = "embedded"
     corpus: CorpusConfig = CorpusConfig()  # what the embedded base has read (--base=train)
-    mesh: str = "1"  # FSDPxEXPERT, such as 8x8
+    mesh: str = "1"  # FSDPxEXPERT, such as 8x8, or fsdp=16,expert=8,context=4
     out: str = "runs/r1_zero"  # the run's folder
     seed: int = 0
     steps: int = 50  # rollouts
@@ -569,7 +569,7 @@ class SFTConfig(FolderConfig):
     bad_rows: Literal["stop", "skip"] = "stop"  # what a malformed row of data does
     long_documents: Long = "stop"  # what a document of more than `length` tokens does
     conversation: ConversationName = "auto"  # auto: chat if there is a template, else plain
-    mesh: str = "1"  # FSDPxEXPERT, such as 8x8
+    mesh: str = "1"  # FSDPxEXPERT, such as 8x8, or fsdp=16,expert=8,context=4
     out: str = "runs/sft"  # the run's folder
     seed: int = 0
     epochs: float = 2.0  # [R1, supplement: 2 to 3]

@@ -95,9 +95,15 @@ def train(
     as Run does, for a document that is longer than a row, and for a batch that does not divide.
     """
     packed = Packed(documents, cfg.length, pad)
+    over, parts = sharding.rows_over(mesh), 2 * mesh.shape[sharding.CONTEXT]
     check(
-        cfg.rows % mesh.size == 0,
-        f"--mesh={cfg.mesh}: {cfg.rows} rows an update do not divide over {mesh.size} devices",
+        cfg.rows % over == 0,
+        f"--mesh={cfg.mesh}: {cfg.rows} rows an update do not divide over {over} devices",
+    )
+    check(
+        parts == 2 or cfg.length % parts == 0,
+        f"--mesh={cfg.mesh}: rows of {cfg.length} tokens do not divide into {parts} parts, two of "
+        "each device that shares one",
     )
     stream = batches(packed, cfg.rows, cfg.seed)
     to_devices = functools.partial(

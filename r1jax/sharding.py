@@ -1,9 +1,11 @@
 """Meshes, and where each array lives on them.
 
-A mesh is fully-sharded data parallelism x expert parallelism: `--mesh=8x8` is ("fsdp", "expert").
-Activations are split over the batch on both axes. Weights are split over "fsdp" along d_model and
-over "expert" along experts, heads or vocabulary; all but the experts are gathered, a layer at a
-time, where they are used. Experts stay where they are: tokens travel to them (`model/moe.py`).
+A mesh is fully-sharded data parallelism x context parallelism x expert parallelism: `--mesh=8x8` is
+8 of "fsdp" and 8 of "expert", `--mesh=fsdp=16,expert=8,context=4` names them. Activations are split
+over the batch on "fsdp" and "expert", and along a row's tokens on "context" (`model/zigzag.py`).
+Weights are split over "fsdp" and "context" along d_model and over "expert" along experts, heads or
+vocabulary; all but the experts are gathered, a layer at a time, where they are used. Experts stay
+where they are: tokens travel to them (`model/moe.py`).
 
 Changing the parallelism means editing one table, `_TABLE`.
 """
@@ -14,7 +16,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,18 +28,19 @@ from jax.sharding import PartitionSpec as P
 from r1jax import processes
 from r1jax.checks import InputError, check
 
-FSDP, EXPERT = "fsdp", "expert"
-PART = "part"  # of FSDP, where replies are drawn
+FSDP, CONTEXT, EXPERT = AXES = "fsdp", "context", "expert"
+PART = "part"  # of FSDP and CONTEXT, where replies are drawn
 
 # Logical axis -> mesh axes, in training and while replies are drawn. An axis is left whole where
 # its size does not divide. Drawing reads all weights for every token, so nothing is gathered then:
 # all but the experts is on every device, and these are over as many devices as divide them
-# (`for_sampling`).
+# (`for_sampling`); devices do not share rows.
 _TABLE: dict[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
     #          training         drawing
     "batch": ((FSDP, EXPERT), (FSDP, EXPERT)),
+    "time": ((CONTEXT,), ()),
     "experts": ((EXPERT,), (EXPERT,)),
-    "embed": ((FSDP,), ()),
+    "embed": ((FSDP, CONTEXT), ()),
     "heads": ((EXPERT,), ()),
     "vocab": ((EXPERT,), ()),
     "ffn": ((EXPERT,), ()),
@@ -48,12 +51,36 @@ _TABLE: dict[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
 RULES, SAMPLING_RULES = ({axis: row[i] for axis, row in _TABLE.items()} for i in range(2))
 
 
-def parse_mesh(text: str) -> tuple[int, int]:
-    """ "8x8" -> (8, 8); "4" -> (4, 1). Raises InputError for anything else."""
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if not match:
-        raise InputError(f"--mesh={text}: expected FSDPxEXPERT such as 8x8, or one number")
-    return int(match[1]), int(match[2] or 1)
+def parse_mesh(text: str) -> dict[str, int]:
+    """The size of every axis, in their order: "8x8" is 8 of fsdp and 8 of expert, "4" is 4 of fsdp;
+    "fsdp=16,expert=8,context=4" names them, in any order. Raises InputError for anything else."""
+    sizes = dict.fromkeys(AXES, 1)
+    if match := re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text):
+        return sizes | {FSDP: int(match[1]), EXPERT: int(match[2] or 1)}
+    named = [re.fullmatch(rf"({'|'.join(AXES)})=([1-9]\d*)", part) for part in text.split(",")]
+    given = {match[1]: int(match[2]) for match in named if match}
+    if len(given) < len(named):
+        raise InputError(
+            f"--mesh={text}: expected FSDPxEXPERT such as 8x8, one number, or axes by name such as "
+            "fsdp=16,expert=8,context=4"
+        )
+    return sizes | given
+
+
+def mesh_over(text: str, devices: Sequence[jax.Device]) -> Mesh:
+    """The mesh that `text` describes, of exactly these devices."""
+    sizes = tuple(parse_mesh(text).values())
+    return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def by_rows(mesh: Mesh) -> Mesh:
+    """The same devices, none of which share a row: where rows are short."""
+    return for_sampling(mesh, 0)
+
+
+def rows_over(mesh) -> int:
+    """How many devices, or groups of them that share rows, a batch is split over."""
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
 def make_mesh(text: str) -> Mesh:
@@ -62,8 +89,7 @@ def make_mesh(text: str) -> Mesh:
     Raises InputError if the host's accelerators are not exactly as many as the mesh needs (on a
     CPU host: if JAX was already started with fewer devices).
     """
-    shape = parse_mesh(text)
-    wanted = math.prod(shape)
+    wanted = math.prod(parse_mesh(text).values())
     # Only effective before JAX's first use of a device, and only for the CPU backend. Once it is
     # too late, JAX raises, and the count below decides.
     with contextlib.suppress(RuntimeError):
@@ -80,19 +106,17 @@ def make_mesh(text: str) -> Mesh:
         f"--mesh={text} needs {wanted} devices, but there are {len(devices)} "
         f"({devices[0].device_kind}{_of_each(devices)})",
     )
-    return jax.make_mesh(
-        shape, (FSDP, EXPERT), axis_types=(AxisType.Auto,) * 2, devices=devices[:wanted]
-    )
+    return mesh_over(text, devices[:wanted])
 
 
 def for_sampling(mesh: Mesh, experts: int) -> Mesh:
-    """The same devices with the expert axis as long as `experts` allow, since a device then reads
-    the fewest weights a token. It has its experts among those of its group in training, so laying
-    them out is one exchange within groups. 0: as it is."""
+    """The same devices, none of which share a row, and with the expert axis as long as `experts`
+    allow, since a device then reads the fewest weights a token. It has its experts among those of
+    its group in training, so laying them out is one exchange within groups. 0: as it is."""
     devices = _in_parts(mesh, experts)
     rest, part, over = devices.shape
-    devices = devices.transpose(0, 2, 1).reshape(rest, over * part)
-    return Mesh(devices, (FSDP, EXPERT), axis_types=(AxisType.Auto,) * 2)
+    devices = devices.transpose(0, 2, 1).reshape(rest, 1, over * part)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def laid_for_sampling(mesh: Mesh, experts: int, shape, axes) -> tuple[NamedSharding, NamedSharding]:
@@ -108,9 +132,10 @@ def laid_for_sampling(mesh: Mesh, experts: int, shape, axes) -> tuple[NamedShard
 
 def _in_parts(mesh: Mesh, experts: int) -> np.ndarray:
     """A mesh's devices, [rest, part, expert]: a device's experts may be split in `part`."""
-    fsdp, over = (mesh.shape[name] for name in (FSDP, EXPERT))
-    part = math.gcd(fsdp, experts // over) if experts else 1
-    return mesh.devices.reshape(fsdp // part, part, over)
+    over = mesh.shape[EXPERT]
+    rest = mesh.size // over
+    part = math.gcd(rest, experts // over) if experts else 1
+    return mesh.devices.reshape(rest // part, part, over)
 
 
 def _of_each(devices) -> str:
@@ -131,9 +156,10 @@ def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh, rules=
 
 
 def constrain(x: jax.Array, *axes: str | None, rules=RULES) -> jax.Array:
-    """Pins an array's layout on the current mesh; does nothing where there is none."""
+    """Pins an array's layout on the current mesh; does nothing where there is none, and in what is
+    one device's part."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
         return x
     return jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh, rules))
 
@@ -191,7 +217,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis over every device."""
+    """Leading axis over all devices that do not share rows."""
     return NamedSharding(mesh, P(RULES["batch"]))
 
 

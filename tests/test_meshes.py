@@ -37,6 +37,16 @@ def test_4x2_takes_the_step_of_one_device(tmp_path):
     assert want["metrics"]["sampler/routing_diff"] == 0  # in float32 they choose alike
 
 
+@pytest.mark.slow
+def test_rows_that_devices_share_take_the_step_of_one_device(tmp_path):
+    """Packed rows, in blocks of a few tokens; replies are drawn with a row a device."""
+    rl = dataclasses.replace(tiny_run.CONFIG.rl, routing_replay=True)
+    model = dataclasses.replace(MODEL, attention_impl="blockwise")
+    cfg = load_config(RunConfig, tiny_run.inputs(tmp_path, rl=rl, model=model))
+    want = one_step(cfg, "1")
+    assert_same_step(one_step(cfg, "fsdp=2,expert=2,context=2"), want)
+
+
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """A step on 64 devices and one on one of them, in a process of their own."""

@@ -19,7 +19,7 @@ from r1jax.config import OptimConfig, RunConfig, SFTConfig
 from r1jax.model.params import GQA, weight_specs
 from r1jax.published import deepseek_v3
 from r1jax.reward_models.model import RewardParams
-from r1jax.sharding import EXPERT, FSDP, is_spec, make_mesh
+from r1jax.sharding import CONTEXT, EXPERT, FSDP, is_spec, make_mesh
 
 DECAY = OptimConfig(lr=0.01, weight_decay=0.1, warmup=4, bias_rate=0.01)
 MODEL = small.config(
@@ -175,7 +175,7 @@ def test_moments_live_beside_their_parameters():
     where = optim.state_shardings(MODEL, DECAY, make_mesh("4x2"))
     for name in ("mu", "nu"):
         assert optax.tree_utils.tree_get(where.opt_state, name) == where.weights.params
-    assert where.weights.params.moe.ffn.up_EDF.spec == P(None, (EXPERT,), (FSDP,), None)
+    assert where.weights.params.moe.ffn.up_EDF.spec == P(None, (EXPERT,), (FSDP, CONTEXT), None)
     assert where.step.spec == P()
 
 

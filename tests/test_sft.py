@@ -155,9 +155,10 @@ def test_steps_learn_the_batch_they_are_given():
     assert now.step == 30
 
 
-def test_a_step_on_a_mesh_is_that_of_one_device_and_stays_sharded():
+@pytest.mark.parametrize("mesh", ["4x2", pytest.param("fsdp=4,context=2", marks=pytest.mark.slow)])
+def test_a_step_on_a_mesh_is_that_of_one_device_and_stays_sharded(mesh):
     one = jax.device_get(sft_step(state(), packed(), model=small.CONFIG, cfg=OPTIM))
-    mesh = make_mesh("4x2")
+    mesh = make_mesh(mesh)
     where = state_shardings(small.CONFIG, OPTIM, mesh)
     with jax.set_mesh(mesh):
         got = sft_step(jax.device_put(state(), where), packed(), model=small.CONFIG, cfg=OPTIM)

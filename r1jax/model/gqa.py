@@ -5,13 +5,16 @@ H = K G query heads  X head dim  M = G T
 """
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 
 from r1jax.architecture import ModelConfig
+from r1jax.model.attend import attend, cached, chosen, decode, on_devices
 from r1jax.model.cache import KVCache, update
-from r1jax.model.layers import FEW, Place, apply_rope, einsum32, masked_softmax, rms_norm
+from r1jax.model.layers import FEW, Place, apply_rope, einsum32, rms_norm
 from r1jax.model.matrices import multiply
 from r1jax.model.params import GQA
+from r1jax.model.zigzag import own_tokens, whole
 from r1jax.sharding import constrain
 
 
@@ -24,7 +27,7 @@ def attention(
 ) -> tuple[jax.Array, KVCache | None]:
     """Returns the output [B, T, D] and the cache with the T new positions written.
 
-    Without a cache, S = T. With one, the keys are the cache's.
+    Without a cache, S = T, as where it is fresh. Else the keys are the cache's.
     """
     q_BTHX = _project(x_BTD, p.q_DHX, p.q_bias_HX)
     k_BTKX = _project(x_BTD, p.k_DKX, p.k_bias_KX)
@@ -35,26 +38,51 @@ def attention(
     q_BTHX = apply_rope(q_BTHX, place.rotary, cfg.rope)
     k_BTKX = apply_rope(k_BTKX, place.rotary, cfg.rope)
 
-    if cache is None:
-        k_BKSX, v_BKSX = k_BTKX.swapaxes(1, 2), v_BTKX.swapaxes(1, 2)
-    else:
+    own, t = cache is None or place.fresh, x_BTD.shape[1]
+    if cache is not None:
         cache = update(cache, KVCache(k_BTKX, v_BTKX), place.positions_BT)
-        k_BKSX, v_BKSX = cache.key_BKSX, cache.value_BKSX
-    t, k = q_BTHX.shape[1], k_BTKX.shape[2]
-    q_BTKGX = rearrange(q_BTHX, "b t (k g) x -> b t k g x", k=k)
-    if cache is not None and t <= FEW:
-        # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
-        scores = einsum32("bksx,btkgx->bkstg", k_BKSX, q_BTKGX)
-        scores = rearrange(scores, "b k s t g -> b k g t s")
+    if cache is not None and not own and t <= FEW:
+        o_BTHX = _decoded(q_BTHX, cache, place.positions_BT, cfg)
     else:
-        scores = einsum32("btkgx,bksx->bkgts", q_BTKGX, k_BKSX)
-    weights = masked_softmax(scores, place.mask_BTS[:, None, None], cfg.softmax_scale)
-    weights_BKMS = rearrange(weights.astype(v_BKSX.dtype), "b k g t s -> b k (g t) s")
-    o_BTHX = rearrange(weights_BKMS @ v_BKSX, "b k (g t) x -> b t (k g) x", t=t)
+        k_BSKX, v_BSKX = k_BTKX, v_BTKX
+        if cache is not None and not own:
+            k_BSKX, v_BSKX = cache.key_BKSX.swapaxes(1, 2), cache.value_BKSX.swapaxes(1, 2)
+        # Where a query stands: in its segment, or in the cache.
+        at_BT = place.segments_BT if own else place.positions_BT
+
+        def local(by_token, _):
+            q_BTHX, at_BT, *kv = by_token
+            k_BSKX, v_BSKX = whole(kv) if own else kv
+            seen = own_tokens(at_BT) if own else cached(at_BT, k_BSKX.shape[1])
+            return attend(q_BTHX, k_BSKX, v_BSKX, seen, cfg)
+
+        apart = chosen(cfg, t, k_BSKX.shape[1], own) != "plain"
+        by_token = q_BTHX, at_BT, k_BSKX, v_BSKX
+        o_BTHX = on_devices(local, by_token, (), (), apart, x_BTD.dtype)
     return multiply(o_BTHX, p.out_HXD, 2), cache
+
+
+def _decoded(q_BTHX, cache: KVCache, positions_BT, cfg: ModelConfig) -> jax.Array:
+    """Of few queries: [B, T, H, X]."""
+    t = q_BTHX.shape[1]
+    q_BTKGX = rearrange(q_BTHX, "b t (k g) x -> b t k g x", k=cache.key_BKSX.shape[1])
+
+    def score(cache):
+        # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
+        scores = einsum32("bksx,btkgx->bkstg", cache.key_BKSX, q_BTKGX)
+        return rearrange(scores, "b k s t g -> b k g t s")
+
+    def mix(weights_BKGTS, cache):
+        value_BKSX = cache.value_BKSX
+        weights_BKMS = rearrange(weights_BKGTS.astype(value_BKSX.dtype), "b k g t s -> b k (g t) s")
+        mixed = jnp.matmul(weights_BKMS, value_BKSX, preferred_element_type=jnp.float32)
+        return rearrange(mixed, "b k (g t) x -> b k g t x", t=t)
+
+    o_BKGTX = decode(cache, score, mix, positions_BT[:, None, None], cfg).astype(q_BTHX.dtype)
+    return rearrange(o_BKGTX, "b k g t x -> b t (k g) x")
 
 
 def _project(x_BTD, w_DHX, bias_HX):
     y = multiply(x_BTD, w_DHX)
     y = y if bias_HX is None else y + bias_HX.astype(y.dtype)[None, None]
-    return constrain(y, "batch", None, None, None)
+    return constrain(y, "batch", "time", None, None)

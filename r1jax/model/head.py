@@ -16,7 +16,7 @@ from r1jax.architecture import ModelConfig
 from r1jax.model.layers import rms_norm
 from r1jax.model.matrices import Matrix, dense, multiply32, transposed
 from r1jax.model.params import Params
-from r1jax.sharding import RULES, partition
+from r1jax.sharding import CONTEXT, RULES, partition, rows_over
 
 
 def unembed(params: Params, hidden: jax.Array, cfg: ModelConfig) -> jax.Array:
@@ -39,8 +39,8 @@ def log_probs(
     are made of cfg.logits_chunk tokens of a row at a time, and again for the gradient.
 
     On a mesh the vocabulary stays split over its axis, among whose devices tokens are gathered
-    instead, as they are among experts; over the other axis the head is gathered once for all
-    chunks, and its gradient reduced and scattered once.
+    instead, as they are among experts; over the other axes the head is gathered once for all
+    chunks, and its gradient reduced and scattered once. Chunks are of a device's part of a row.
     """
     chex.assert_equal_shape_prefix([hidden_BTD, targets_BT], 2)
     head_DV, norm_D = _head(params), params.norm_D if norm is None else norm
@@ -48,12 +48,15 @@ def log_probs(
     args = head_DV, norm_D, bias_V, hidden_BTD, targets_BT
 
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or len(targets_BT) % mesh.size:
+    if mesh.empty or mesh.size == 1 or len(targets_BT) % rows_over(mesh):
         return _chunked(*args, cfg, temperature, ())
     if isinstance(head_DV, Matrix):
         head_DV = dense(head_DV, hidden_BTD.dtype)
         args = head_DV, *args[1:]
-    over = RULES["batch"]
+    (t, apart), over = (targets_BT.shape[1], mesh.shape[CONTEXT]), (*RULES["batch"], *RULES["time"])
+    if more := -t % apart:
+        hidden_BTD = jnp.pad(hidden_BTD, ((0, 0), (0, more), (0, 0)))
+        targets_BT = jnp.pad(targets_BT, ((0, 0), (0, more)))
     lies = partition(head_DV.shape, ("embed", "vocab"), mesh)
     embed, vocab = (() if a is None else (a,) if isinstance(a, str) else a for a in lies)
 
@@ -67,9 +70,11 @@ def log_probs(
         )
         return _chunked(*own, hidden_BTD, targets_BT, cfg, temperature, vocab)
 
-    rows, none = P(over), P()
+    rows, none = P(RULES["batch"], RULES["time"]), P()
     specs = lies, none, P(vocab), rows, rows
-    return jax.shard_map(on_device, in_specs=specs, out_specs=(rows, rows))(*args)
+    scored = jax.shard_map(on_device, in_specs=specs, out_specs=(rows, rows))
+    logp, entropy = scored(head_DV, norm_D, bias_V, hidden_BTD, targets_BT)
+    return (logp[:, :t], entropy[:, :t]) if more else (logp, entropy)
 
 
 def _head(params: Params) -> jax.Array:

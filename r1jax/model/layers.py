@@ -7,6 +7,7 @@ B batch  T time  D d_model  R rope dim  F FFN width
 import functools
 from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,13 +62,15 @@ class Rotary(NamedTuple):
     sin: jax.Array
 
 
-class Place(NamedTuple):
+class Place(flax.struct.PyTreeNode):
     """Where the tokens of a batch stand, which is the same for every layer."""
 
     positions_BT: jax.Array
     rotary: Rotary
-    mask_BTS: jax.Array  # which keys each query sees
-    valid_BT: jax.Array  # no padding: counted in the routing statistics
+    segments_BT: jax.Array  # tokens see those of their own; 0: padding
+    valid_BT: jax.Array  # counted in the routing statistics
+    #: A cache holds nothing yet: tokens see one another alone.
+    fresh: bool = flax.struct.field(pytree_node=False, default=False)
 
 
 def rotary(positions_BT: jax.Array, rope: RopeConfig, dim: int) -> Rotary:

@@ -22,7 +22,7 @@ from r1jax.model import experts as multiplying
 from r1jax.model import travel as travelling
 from r1jax.model.matrices import dense, swiglu
 from r1jax.model.params import MoE
-from r1jax.sharding import EXPERT, FSDP, RULES
+from r1jax.sharding import AXES, CONTEXT, EXPERT, RULES, rows_over
 
 
 class RouterStats(flax.struct.PyTreeNode):
@@ -58,16 +58,15 @@ def moe(
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.size > 1:
         b, e, over = x_BTD.shape[0], cfg.router.experts, mesh.shape[EXPERT]
-        check(
-            b % mesh.size == 0, f"--mesh: a batch of {b} does not divide over {mesh.size} devices"
-        )
+        by = rows_over(mesh)
+        check(b % by == 0, f"--mesh: a batch of {b} does not divide over {by} devices")
         check(e % over == 0, f"--mesh: RouterConfig.experts={e} does not divide over its {over}")
-        rows = P(RULES["batch"])
+        rows, tokens = P(RULES["batch"]), P(RULES["batch"], RULES["time"])
         # check_vma: the kernels of others do not say over which axes their outputs vary.
         local = jax.shard_map(
             functools.partial(local, mesh=mesh),
-            in_specs=(rows, rows, rows, P(), (P(EXPERT), P(EXPERT), P(EXPERT)), rows),
-            out_specs=(rows, (P(), rows, rows, rows)),
+            in_specs=(tokens, tokens, tokens, P(), (P(EXPERT), P(EXPERT), P(EXPERT)), tokens),
+            out_specs=(tokens, (P(), rows, tokens, tokens)),
             check_vma=False,
         )
     routed_BTD, stats = local(x_BTD, logits_BTE, valid_BT, bias_E, experts, given_BTK)
@@ -90,29 +89,34 @@ def _routed(x_BTD, logits_BTE, valid_BT, bias_E, experts, given_BTK, *, cfg, mes
     else:
         out_ND = travelling.of(cfg, mesh)(*args, multiply)
         # Global counts: a sign taken of each device's own would let the biases drift apart.
-        load_E = jax.lax.psum(load_E, (FSDP, EXPERT))
+        load_E = jax.lax.psum(load_E, AXES)
     stats = (
         load_E,
-        _balance_loss(logits_BTE, valid_BT, cfg.router),
+        _balance_loss(logits_BTE, valid_BT, cfg.router, (CONTEXT,) if mesh else ()),
         routing.experts_NK.reshape(b, t, -1),
         None if routing.differs_N is None else routing.differs_N.reshape(b, t),
     )
     return out_ND.reshape(b, t, d), stats
 
 
-def _balance_loss(logits_BTE, valid_BT, r: RouterConfig) -> jax.Array:
-    """DeepSeek-V3 eq. 17-20: sum over experts of f_i P_i, a row. f carries no gradient.
+def _balance_loss(logits_BTE, valid_BT, r: RouterConfig, apart: tuple[str, ...]) -> jax.Array:
+    """DeepSeek-V3 eq. 17-20: sum over experts of f_i P_i, a row. f carries no gradient. apart: mesh
+    axes that a row's tokens are split over.
 
     As printed there, f counts the best of the bare scores: no selection bias, no group limit.
     """
     scores = jax.nn.sigmoid(logits_BTE) if r.scoring == "sigmoid" else jax.nn.softmax(logits_BTE)
     share = scores / (jnp.sum(scores, axis=-1, keepdims=True) + 1e-20)
     valid = valid_BT.astype(jnp.float32)
-    tokens_B1 = jnp.maximum(jnp.sum(valid, axis=1), 1.0)[:, None]
+
+    def of_row(x):
+        return jax.lax.psum(x, apart) if apart else x
+
+    tokens_B1 = jnp.maximum(of_row(jnp.sum(valid, axis=1)), 1.0)[:, None]
     best_BTK = jax.lax.top_k(logits_BTE, r.active)[1]
     chosen = jnp.sum(jax.nn.one_hot(best_BTK, r.experts), axis=2)
-    f_BE = jnp.einsum("bte,bt->be", chosen, valid) / tokens_B1
-    p_BE = jnp.einsum("bte,bt->be", share, valid) / tokens_B1
+    f_BE = of_row(jnp.einsum("bte,bt->be", chosen, valid)) / tokens_B1
+    p_BE = of_row(jnp.einsum("bte,bt->be", share, valid)) / tokens_B1
     return jnp.sum(f_BE * (r.experts / r.active) * p_BE, axis=-1)
 
 

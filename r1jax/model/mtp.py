@@ -14,6 +14,7 @@ from r1jax.model.matrices import multiply, rows
 from r1jax.model.moe import RouterStats
 from r1jax.model.params import Weights
 from r1jax.model.transformer import apply_layer, place_of, remat
+from r1jax.model.zigzag import in_order, spread
 
 
 def mtp_log_probs(
@@ -31,11 +32,11 @@ def mtp_log_probs(
     segment, and the routing statistics.
     """
     params = weights.params
-    place = place_of(positions_BT, segments_BT, cfg)
+    place = place_of(*spread((positions_BT, segments_BT)), cfg)
     hidden, norm_D, logps, masks, stats = hidden_BTD, params.norm_D, [], [], []
     for k, p in enumerate(params.mtp, start=1):
         valid = (shifted(segments_BT, k) == segments_BT) & (segments_BT > 0)
-        mine = place._replace(valid_BT=valid)
+        mine = place.replace(valid_BT=spread(valid))
         hidden, _, layer_stats = ahead(weights, k, hidden, norm_D, shifted(tokens_BT, k), mine, cfg)
         norm_D = p.norm_D
         logp, _ = log_probs(params, hidden, shifted(tokens_BT, k + 1), cfg, norm=norm_D)
@@ -57,7 +58,8 @@ def ahead(
 ) -> tuple[jax.Array, LayerCache | None, RouterStats]:
     """Depth k, from 1 on: combines the hidden state at i, of depth k - 1, with the embedding of
     token i + k, which is `tokens_BT` (eq. 21; here the embedding comes first, as in the published
-    checkpoint's `eh_proj`), and runs one layer. Returns (hidden, cache, routing statistics).
+    checkpoint's `eh_proj`), and runs one layer. `place` is of tokens as the
+    layers have them. Returns (hidden, cache, routing statistics).
 
     Paper: h_0 is "the representation given by the main model"; whether its final norm, `norm_D`,
     comes before is not said (deepseek-ai/DeepSeek-V3 issue 839), nor is it of the norm before the
@@ -81,8 +83,9 @@ def ahead(
     def layer(x, p, bias_E, cache):
         return apply_layer(x, p, bias_E, cfg, place, cache)
 
-    x = multiply(joined, p.project_ED)
-    return remat(layer, cfg)(x, p.layer, bias_E, cache)
+    x = spread(multiply(joined, p.project_ED))
+    hidden_BTD, cache, stats = remat(layer, cfg)(x, p.layer, bias_E, cache)
+    return in_order(hidden_BTD), cache, stats
 
 
 def shifted(a_BT: jax.Array, k: int) -> jax.Array:

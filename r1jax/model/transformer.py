@@ -17,6 +17,7 @@ from r1jax.model.layers import Place, rms_norm, rotary
 from r1jax.model.matrices import rows, swiglu
 from r1jax.model.moe import RouterStats, moe
 from r1jax.model.params import FFN, GQA, MLA, Layer, Weights
+from r1jax.model.zigzag import in_order, shards, spread
 from r1jax.sharding import constrain
 
 _ATTENTION: dict[type, Callable] = {MLA: mla.attention, GQA: gqa.attention}
@@ -43,12 +44,14 @@ def forward(
     segments_BT: jax.Array | None = None,
     cache: Cache | None = None,
     experts_BTLK: jax.Array | None = None,
+    fresh: bool = False,
 ) -> Output:
     """Runs all layers.
 
     `segments_BT`: tokens attend to earlier tokens of the same segment; segment 0 is padding,
     which is not counted in the routing statistics. Positions default to 0..T-1. With a cache, a
-    row's tokens are written at their positions, and attend to all positions up to their own.
+    row's tokens are written at their positions, and attend to all positions up to their own. fresh:
+    it holds nothing yet, and tokens attend to one another as without it.
     `experts_BTLK`, of the MoE layers, int32: experts that a token takes instead of those it would
     choose (routing replay); where its first is -1, it chooses. Gates are its own.
     """
@@ -59,9 +62,13 @@ def forward(
     if segments_BT is None:
         segments_BT = jnp.ones(shape, jnp.int32)
     chex.assert_equal_shape([tokens_BT, positions_BT, segments_BT])
-    place = place_of(positions_BT, segments_BT, cfg, cache)
+    assert cache is None or shards() == 1, "rows are split: tokens of a cache's are not"
+    tokens_BT, positions_BT, segments_BT, experts_BTLK = spread(
+        (tokens_BT, positions_BT, segments_BT, experts_BTLK)
+    )
+    place = place_of(positions_BT, segments_BT, cfg).replace(fresh=fresh)
     x = rows(weights.params.embed_VD, tokens_BT, cfg.dtype)
-    x = constrain(x, "batch", None, None)
+    x = constrain(x, "batch", "time", None)
 
     def layer(x, p, bias_E, layer_cache, given_BTK):
         return apply_layer(x, p, bias_E, cfg, place, layer_cache, given_BTK)
@@ -77,20 +84,19 @@ def forward(
         if chosen is not None:
             chosen = record(chosen, stats.experts_BTK, positions_BT)
         cache = cache.replace(dense=dense_cache, moe=moe_cache, experts=chosen)
-    return Output(hidden_BTD=x, cache=cache, stats=stats)
+    return Output(hidden_BTD=in_order(x), cache=cache, stats=stats and stats_in_order(stats))
 
 
-def place_of(positions_BT, segments_BT, cfg: ModelConfig, cache: Cache | None = None) -> Place:
-    """With a cache, its positions are the keys; without one, the tokens themselves are."""
-    if cache is None:
-        index = jnp.arange(positions_BT.shape[1])
-        same = segments_BT[:, :, None] == segments_BT[:, None, :]
-        mask_BTS = same & (index[:, None] >= index[None, :])[None]
-    else:
-        length = jax.tree.leaves(cache)[0].shape[-2]
-        mask_BTS = jnp.arange(length)[None, None, :] <= positions_BT[:, :, None]
+def stats_in_order(stats: RouterStats) -> RouterStats:
+    """Those of layers [L, ...], by token in the order of rows."""
+    experts, differs = in_order((stats.experts_BTK, stats.differs_BT), time=2)
+    return stats.replace(experts_BTK=experts, differs_BT=differs)
+
+
+def place_of(positions_BT, segments_BT, cfg: ModelConfig) -> Place:
+    """Of tokens that lie as the layers have them."""
     turned = rotary(positions_BT, cfg.rope, cfg.attention.rotary_dim)
-    return Place(positions_BT, turned, mask_BTS, segments_BT > 0)
+    return Place(positions_BT, turned, segments_BT, segments_BT > 0)
 
 
 def apply_layer(x, p: Layer, bias_E, cfg: ModelConfig, place: Place, cache, given_BTK=None):
@@ -98,12 +104,12 @@ def apply_layer(x, p: Layer, bias_E, cfg: ModelConfig, place: Place, cache, give
     y = rms_norm(x, p.attention_norm_D, cfg.norm_eps)
     attention = _ATTENTION[type(p.attention)]
     y, cache = attention(y, p.attention, cfg, place, cache)
-    x = constrain(x + y, "batch", None, None)
+    x = constrain(x + y, "batch", "time", None)
     y = rms_norm(x, p.ffn_norm_D, cfg.norm_eps)
     if isinstance(p.ffn, FFN):
-        return constrain(x + swiglu(y, p.ffn), "batch", None, None), cache, None
+        return constrain(x + swiglu(y, p.ffn), "batch", "time", None), cache, None
     y, stats = moe(y, p.ffn, bias_E, place.valid_BT, cfg, given_BTK)
-    return constrain(x + y, "batch", None, None), cache, stats
+    return constrain(x + y, "batch", "time", None), cache, stats
 
 
 def remat(fn, cfg: ModelConfig):

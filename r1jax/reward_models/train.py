@@ -90,6 +90,7 @@ def train(
     A step is an update. Returns the run, ended or stopped by a signal. Raises InputError as Run
     does, and for a batch that does not divide over the mesh.
     """
+    mesh = sharding.by_rows(mesh)  # rows are short
     check(
         cfg.batch % mesh.size == 0,
         f"--mesh={cfg.mesh}: a batch of {cfg.batch} does not divide over {mesh.size} devices",

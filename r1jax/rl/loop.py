@@ -173,7 +173,7 @@ class Trainer:
         # All of them in every process: a rollout is of the whole mesh.
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
-        self.layout = layout_of(cfg, mesh.size)
+        self.layout = layout_of(cfg, sharding.rows_over(mesh), mesh.shape[sharding.CONTEXT])
         hyper = hyper_of(cfg, bias_vector(self.biases, cfg.model.vocab))
         self.step_fn = functools.partial(grpo_step, hyper=hyper, **static_of(cfg))
 

@@ -63,7 +63,9 @@ def _over_filled(rows_AB, filled, add, start):
 
     def body(i, so_far):
         rows = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), rows_AB)
-        rows = jax.tree.map(lambda a: sharding.constrain(a, "batch", *(None,) * (a.ndim - 1)), rows)
+        rows = jax.tree.map(
+            lambda a: sharding.constrain(a, "batch", "time", *(None,) * (a.ndim - 2)), rows
+        )
         return add(so_far, rows, i)
 
     return jax.lax.fori_loop(0, filled, body, start)

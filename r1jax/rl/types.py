@@ -78,10 +78,13 @@ class Layout:
         return self.updates, self.microbatches, self.rows, self.length
 
 
-def layout_of(cfg: RunConfig, devices: int) -> Layout:
-    """Rows that hold the longest reply, and as many of them at once as divide over the devices."""
+def layout_of(cfg: RunConfig, devices: int, context: int = 1) -> Layout:
+    """Rows that hold the longest reply, and as many of them at once as divide over the devices that
+    do not share rows; `context` devices share one."""
     rl, longest = cfg.rl, cfg.sampling.max_prompt + cfg.sampling.max_tokens
     length = max(rl.row_tokens, longest)
+    if context > 1:
+        length = 2 * context * _divided_up(length, 2 * context)
     replies = rl.questions * rl.group // rl.minibatches
     most = _divided_up(replies, length // longest)  # rows, whatever is drawn
     rows = devices * _divided_up(min(rl.rows, most), devices)
@@ -124,7 +127,7 @@ def abstract_rollout(layout: Layout, questions: int) -> Rollout:
 
 def rollout_shardings(layout: Layout, mesh: Mesh) -> Rollout:
     """Rows over all devices; what is not of rows is whole on each."""
-    of_rows = sharding.partition(layout.shape, (None, None, "batch", None), mesh)
+    of_rows = sharding.partition(layout.shape, (None, None, "batch", "time"), mesh)
     abstract = abstract_rollout(layout, 0)
     where = jax.tree.map(lambda _: sharding.replicated(mesh), abstract)
     return where.replace(rows=jax.tree.map(lambda _: NamedSharding(mesh, of_rows), abstract.rows))

@@ -132,6 +132,6 @@ def _ahead(weights, cache: Cache, hidden_BTD, norm_D, next_BT, positions_BT, mod
     # Where layers are stacked, so is the one.
     lead = (1,) * model.scan_layers
     layer = jax.tree.map(lambda a: a.reshape(a.shape[len(lead) :]), cache.mtp)
-    place = place_of(positions_BT, jnp.ones_like(positions_BT), model, layer)
+    place = place_of(positions_BT, jnp.ones_like(positions_BT), model)
     hidden, layer, _ = ahead(weights, 1, hidden_BTD, norm_D, next_BT, place, model, layer)
     return hidden, cache.replace(mtp=jax.tree.map(lambda a: a.reshape(lead + a.shape), layer))

@@ -12,7 +12,8 @@ token is left to the loop, so that all tokens are drawn there.
 What a request draws depends on its key, question, sample and position alone (`sample_keys`): with
 drafts (`cfg.drafts`), too, which make a step draw several of a reply's tokens, and no other ones.
 
-On a mesh every device admits its own slots; slot s is of device s // (slots a device).
+On a mesh every device admits its own slots; slot s is of device s // (slots a device). None share
+a row here, also where they do in training.
 
 Features cost where they are used: a guided reply ends a burst where its guide has to be asked, and
 a reply that is told its likeliest tokens has them sorted out in that burst.

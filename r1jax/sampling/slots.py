@@ -61,7 +61,7 @@ def prefill(
     """What is remembered of R prompts. After a prompt's end it is of no meaning."""
     rows, length = tokens_RP.shape
     empty = _empty(model, rows, length, routing, drafts)
-    return _read(weights, tokens_RP, jnp.zeros(rows, jnp.int32), empty, model)
+    return _read(weights, tokens_RP, jnp.zeros(rows, jnp.int32), empty, model, fresh=True)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -79,11 +79,13 @@ def extend(
     return _read(weights, tokens_RP, start_R, begun, model)
 
 
-def _read(weights: Weights, tokens_RP, start_R, cache: Cache, model: ModelConfig) -> Cache:
-    """The cache with tokens from start_R on."""
+def _read(
+    weights: Weights, tokens_RP, start_R, cache: Cache, model: ModelConfig, fresh: bool = False
+) -> Cache:
+    """The cache with tokens from start_R on; fresh: of one that is empty."""
     tokens_RP = sharding.constrain(tokens_RP, "batch", None)
     positions_RP = start_R[:, None] + jnp.arange(tokens_RP.shape[1])[None]
-    out = forward(weights, tokens_RP, model, positions_BT=positions_RP, cache=cache)
+    out = forward(weights, tokens_RP, model, positions_BT=positions_RP, cache=cache, fresh=fresh)
     assert out.cache is not None
     cache = remember(weights, out.cache, out.hidden_BTD, tokens_RP, positions_RP, model)
     return _pin(cache, model)

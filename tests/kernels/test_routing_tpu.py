@@ -7,6 +7,7 @@ different process-wide settings.
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,8 @@ pytest.importorskip("libtpu")
 
 PROGRAM = """
 import sys
+
+import launch.aot  # what libtpu is told before it is loaded
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +82,8 @@ print("given", kernels(CONFIGS["v3"], N, True), kernels(CONFIGS["v2_lite"], 100,
 
 @pytest.mark.parametrize("topology", ["v5p:2x2x1", "v6e:2x2"])
 def test_compiles_for_tpu(topology):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, topology],
         env=environment,

@@ -12,7 +12,6 @@ import tiny
 
 from r1jax.model import mla
 from r1jax.model.cache import LatentCache
-from r1jax.model.layers import Place, rotary
 from r1jax.model.transformer import place_of
 
 B, T = 2, 9
@@ -44,9 +43,11 @@ def test_expanded_with_packed_segments(q_lora):
 
 
 @pytest.mark.parametrize("q_lora", [20, None])
-@pytest.mark.parametrize("chunk", [1, 3], ids=["absorbed", "expanded"])
-def test_cached(q_lora, chunk):
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("few", [0, 8], ids=["expanded", "absorbed"])
+def test_cached(monkeypatch, q_lora, chunk, few):
     """The keys come from a cache, longer than needed, written `chunk` tokens at a time."""
+    monkeypatch.setattr(mla, "FEW", few)
     cfg, p, x = case(q_lora)
     length = T + 2
     cache = LatentCache(
@@ -57,31 +58,24 @@ def test_cached(q_lora, chunk):
     out = []
     for start in range(0, T, chunk):
         now = positions[:, start : start + chunk]
-        mask = np.arange(length)[None, None, :] <= now[:, :, None]
-        turned = rotary(now, cfg.rope, cfg.attention.rope_dim)
-        place = Place(now, turned, mask, np.ones_like(now, bool))
+        place = place_of(now, np.ones_like(now), cfg)
         y, cache = attention(x[:, start : start + chunk], p, cfg, place, cache)
         out.append(y)
     want = expected(cfg, p, x, positions, np.ones((B, T)))
     np.testing.assert_allclose(np.concatenate(out, axis=1), want, atol=3e-5)
 
 
-def test_absorbed_equals_naive_for_any_number_of_queries():
-    cfg = tiny.CONFIG
-    m, rng = cfg.attention, np.random.default_rng(2)
-    shapes = [
-        (B, T, m.heads, m.nope_dim),
-        (B, T, m.heads, m.rope_dim),
-        (B, T, m.kv_lora),
-        (B, T, m.rope_dim),
-    ]
-    args = [jnp.float32(rng.normal(size=s)) for s in shapes]
-    args += [
-        place_of(POSITIONS, SEGMENTS, cfg).mask_BTS,
-        jnp.float32(rng.normal(size=(m.kv_lora, m.heads, m.nope_dim + m.v_dim))),
-    ]
-    naive, absorbed = (tiny.jit(functools.partial(f, cfg=cfg)) for f in (mla.naive, mla.absorbed))
-    np.testing.assert_allclose(naive(*args), absorbed(*args), rtol=1e-4, atol=1e-5)
+def test_tokens_of_a_fresh_cache_attend_to_one_another():
+    """Whatever is in it, and are remembered."""
+    cfg, p, x = case(20)
+    shapes = ((B, T + 2, n) for n in (cfg.attention.kv_lora, cfg.attention.rope_dim))
+    cache = LatentCache(*(jnp.full(shape, 5.0) for shape in shapes))
+    place = place_of(POSITIONS, SEGMENTS, cfg)
+    got, cache = attention(x, p, cfg, place.replace(fresh=True), cache)
+    np.testing.assert_array_equal(got, attention(x, p, cfg, place, None)[0])
+    old = np.asarray(cache.latent_BSC) == 5
+    assert not old[1, :4].any()
+    assert old[1, 4:].all()
 
 
 def test_other_segments_and_the_future_have_no_influence():
@@ -98,11 +92,32 @@ def test_other_segments_and_the_future_have_no_influence():
 
 def test_padding_rows_and_their_gradients_are_finite():
     cfg, p, x = case(20)
-    place = place_of(POSITIONS, SEGMENTS, cfg)
-    place = place._replace(mask_BTS=jnp.zeros_like(place.mask_BTS))  # sees nothing at all
+    place = place_of(POSITIONS, np.zeros_like(SEGMENTS), cfg)
 
     def loss(x, p):
         return jnp.sum(mla.attention(x, p, cfg, place, None)[0] ** 2)
 
     value, grads = tiny.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, p)
     assert all(np.isfinite(a).all() for a in jax.tree.leaves((value, grads)))
+
+
+@pytest.mark.parametrize("dtype, close", [("float32", 1e-5), ("bfloat16", 0.02)])
+def test_heads_in_chunks_are_all_heads_with_their_gradients(monkeypatch, dtype, close):
+    attention = dataclasses.replace(tiny.CONFIG.attention, heads=4)
+    cfg = tiny.config(attention=attention, attention_impl="blockwise", dtype=dtype)
+    p = jax.tree.map(lambda a: a[0], tiny.weights(cfg).params.dense.attention)
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(B, T, cfg.d_model)), dtype)
+
+    def found(heads):
+        monkeypatch.setattr(mla, "HEADS", heads)
+
+        def loss(x, p):
+            y, _ = mla.attention(x, p, cfg, place_of(POSITIONS, SEGMENTS, cfg), None)
+            return jnp.sum(jnp.sin(y.astype(jnp.float32))), y
+
+        (_, y), grads = tiny.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, p)
+        return jax.tree.leaves((y, grads))
+
+    for got, want in zip(found(2), found(4), strict=True):
+        got, want = np.float64(got), np.float64(want)
+        np.testing.assert_allclose(got, want, atol=close * np.abs(want).max())

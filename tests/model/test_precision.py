@@ -6,6 +6,7 @@ on the way, and each shows that a rounded product would be seen.
 B batch  T queries  S keys  H heads  N head dim  D = H N d_model  V vocabulary
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -16,10 +17,12 @@ import tiny
 
 from r1jax.architecture import GQAConfig, MLAConfig
 from r1jax.model import gqa, mla
-from r1jax.model.cache import KVCache
+from r1jax.model.attend import attend
+from r1jax.model.cache import KVCache, LatentCache
 from r1jax.model.head import unembed
 from r1jax.model.layers import Place, einsum32, rms_norm, rotary
 from r1jax.model.params import GQA
+from r1jax.model.zigzag import own_tokens
 
 B, T, H, N = 32, 24, 2, 32
 D = H * N
@@ -73,8 +76,17 @@ def assert_scores_are_not_rounded(got, q, k, v, scale):
     assert np.abs(rounded - want).max() > 0.05 * size
 
 
-@pytest.mark.parametrize("form", [mla.naive, mla.absorbed])
-def test_latent_attentions_scores_are_not_rounded(form):
+@pytest.mark.parametrize("impl", ["plain", "blockwise"])
+def test_scores_are_not_rounded(impl):
+    cfg = tiny.config(attention=MLAConfig(H, None, N, nope_dim=N, rope_dim=4, v_dim=N))
+    cfg = dataclasses.replace(cfg, attention_impl=impl)
+    q, k, v = (bfloat16(s * rng.normal(size=(B, T, H, N))) for s in (4, 4, 1))
+    got = attend(q, k, v, own_tokens(jnp.ones((B, T), jnp.int32)), cfg)
+    assert got.dtype == jnp.bfloat16
+    assert_scores_are_not_rounded(got, q, k, v, cfg.softmax_scale)
+
+
+def test_absorbed_attentions_scores_are_not_rounded():
     """Up-projections are identities: keys and values are the latents, exactly."""
     attention = MLAConfig(heads=H, q_lora=None, kv_lora=N, nope_dim=N, rope_dim=4, v_dim=N)
     cfg = tiny.config(attention=attention)
@@ -82,21 +94,23 @@ def test_latent_attentions_scores_are_not_rounded(form):
     latent, rope_k = bfloat16(4 * rng.normal(size=(B, T, N))), jnp.zeros((B, T, 4), jnp.bfloat16)
     eye_CHN = np.broadcast_to(np.eye(N)[:, None], (N, H, N))
     up_CHY = bfloat16(np.concatenate([eye_CHN, eye_CHN], axis=-1))
-    got = form(q, rope_q, latent, rope_k, CAUSAL, up_CHY, cfg)
+    positions = np.tile(np.arange(T), (B, 1))
+    got = mla.absorbed(q, rope_q, LatentCache(latent, rope_k), positions, up_CHY, cfg)
     heads = np.broadcast_to(np.float64(latent)[:, :, None], (B, T, H, N))
     assert got.dtype == jnp.bfloat16
     assert_scores_are_not_rounded(got, q, heads, heads, cfg.softmax_scale)
 
 
-def at_zero(t, mask_BTS, cfg) -> Place:
-    positions_BT = np.zeros((B, t), int)
-    turned = rotary(positions_BT, cfg.rope, cfg.attention.rotary_dim)
-    return Place(positions_BT, turned, mask_BTS, positions_BT == 0)
+def unturned(positions_BT, cfg) -> Place:
+    """Wherever tokens stand, they are rotated as at position 0."""
+    turned = rotary(np.zeros_like(positions_BT), cfg.rope, cfg.attention.rotary_dim)
+    one = np.ones_like(positions_BT)
+    return Place(positions_BT, turned, one, one > 0)
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_grouped_attentions_scores_are_not_rounded(cached):
-    """Projections are permutations and all positions 0: queries, keys and values are the input."""
+    """Projections are permutations, and nothing turns: queries, keys and values are the input."""
     cfg = tiny.config(d_model=D, attention=GQAConfig(heads=H, kv_heads=H, head_dim=N))
     eye_DHN, turned_DHN = (
         bfloat16(np.roll(np.eye(D), turn, axis=0).reshape(D, H, N)) for turn in (0, 5)
@@ -105,13 +119,12 @@ def test_grouped_attentions_scores_are_not_rounded(cached):
     x = bfloat16(4 * rng.normal(size=(B, T, D)))
     k = np.einsum("btd,dhn->bthn", np.float64(x), np.float64(turned_DHN))
     v = np.float64(x).reshape(B, T, H, N)
+    positions = np.tile(np.arange(T), (B, 1))
     if not cached:
-        got, _ = gqa.attention(x, p, cfg, at_zero(T, CAUSAL, cfg), None)
-    else:  # the last query alone, as in decoding; its own key is written at position 0
-        order = np.r_[T - 1, : T - 1]
-        cache = KVCache(*(bfloat16(a[:, order].swapaxes(1, 2)) for a in (k, v)))
-        mask = np.ones((B, 1, T), bool)
-        got, _ = gqa.attention(x[:, -1:], p, cfg, at_zero(1, mask, cfg), cache)
+        got, _ = gqa.attention(x, p, cfg, unturned(positions, cfg), None)
+    else:  # the last query alone, as in decoding
+        cache = KVCache(*(bfloat16(a.swapaxes(1, 2)) for a in (k, v)))
+        got, _ = gqa.attention(x[:, -1:], p, cfg, unturned(positions[:, -1:], cfg), cache)
     got = got.reshape(B, -1, H, N)
     assert_scores_are_not_rounded(got, v, k, v, cfg.softmax_scale)
 

@@ -10,8 +10,8 @@ import oracle
 import pytest
 import tiny
 
-from r1jax.architecture import MLAConfig
-from r1jax.model import transformer
+from r1jax.architecture import GQAConfig, MLAConfig
+from r1jax.model import attend, transformer
 from r1jax.model.cache import init_cache
 from r1jax.model.head import log_probs
 from r1jax.model.mtp import mtp_log_probs
@@ -222,3 +222,31 @@ def test_mtp_mask_keeps_input_and_target_in_one_segment():
         whole = [1] * (11 - k) + [0] * (k + 1)
         packed = [1] * (4 - k) + [0] * (k + 1) + [1] * (5 - k) + [0] * (k + 1) + [0]
         np.testing.assert_array_equal(mask_BT, [whole, packed])
+
+
+GQA_LIKE = GQAConfig(heads=6, kv_heads=2, head_dim=8, qk_norm=True)
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("attention", [tiny.CONFIG.attention, GQA_LIKE], ids=["mla", "gqa"])
+def test_a_long_cache_is_read_as_far_as_it_is_live(attention, queries, monkeypatch):
+    """In parts, to the last that any row has: what lies behind, here NaN, is never looked at. The
+    cache is no multiple of a part, and rows stand in different ones."""
+    monkeypatch.setattr(attend, "LIVE", 4)
+    cfg = tiny.config(attention=attention, layers=1, dense_layers=1)
+    positions_BT = np.array([[1], [5]]) + np.arange(queries)[None]
+    weights = tiny.weights(cfg)
+    want = np.asarray(tiny.forward(weights, TOKENS, cfg).hidden_BTD)
+    cache = transformer.forward(weights, TOKENS, cfg, cache=init_cache(cfg, B, T)).cache
+    beyond = np.arange(T + 3) >= 8
+
+    def spoilt(a):
+        widths = [(0, 0)] * (a.ndim - 2) + [(0, 3), (0, 0)]
+        return jnp.where(beyond[:, None], jnp.nan, jnp.pad(a, widths))
+
+    with jax.numpy_rank_promotion("allow"):
+        cache = jax.tree.map(spoilt, cache)
+    rows_B1 = np.arange(B)[:, None]
+    step = jax.jit(transformer.forward, static_argnames="cfg")  # not the one compiled elsewhere
+    got = step(weights, TOKENS[rows_B1, positions_BT], cfg, positions_BT=positions_BT, cache=cache)
+    np.testing.assert_allclose(got.hidden_BTD, want[rows_B1, positions_BT], rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from r1jax.architecture import RouterConfig
 from r1jax.model import experts as multiplying
 from r1jax.model import travel
-from r1jax.sharding import EXPERT, FSDP, make_mesh
+from r1jax.sharding import AXES, EXPERT, FSDP, make_mesh
 
 X, E, K, D, F = 8, 16, 3, 6, 5  # devices, experts, experts a token, d_model, FFN width
 N = 32  # tokens a device
@@ -188,7 +188,7 @@ def test_exchange_is_what_jax_says_of_ragged_all_to_all(seed):
 )
 def test_most_devices_of_a_token(router, devices, most):
     assert travel.most_devices(router, devices) == most
-    mesh = AbstractMesh((1, devices), (FSDP, EXPERT))
+    mesh = AbstractMesh((1, 1, devices), AXES)
     assert (travel.of(tiny.config(router=router), mesh) is travel.ring) == (most == devices)
 
 

@@ -107,7 +107,7 @@ def test_a_reward_model_is_the_base_without_its_heads_and_with_one_of_its_own():
     assert sharding.count(specs.params) == (sharding.count(base.params) - mtp - head + cfg.d_model)
     assert specs.router_bias_LE.shape == (1, 8)
     mesh = sharding.make_mesh("2x4")
-    assert sharding.shardings(specs, mesh).params.head_D.spec == PartitionSpec("fsdp")
+    assert sharding.shardings(specs, mesh).params.head_D.spec == PartitionSpec(("fsdp", "context"))
     drawn = sharding.init(reward_specs(dataclasses.replace(cfg, d_model=4096)).params.head_D,
                           jax.random.key(0))  # fmt: skip
     assert np.std(drawn) == pytest.approx(4097**-0.5, rel=0.05)

@@ -87,7 +87,7 @@ def test_weights_are_gathered_once_and_experts_never(engine):
 
 
 @pytest.mark.parametrize("experts", [8, 12, 0])
-@pytest.mark.parametrize("text", ["8x1", "4x2", "2x4", "1x4"])
+@pytest.mark.parametrize("text", ["8x1", "4x2", "2x4", "1x4", "context=4,expert=2"])
 def test_laid_out_they_are_what_they_were(text, experts):
     """Whole, or of a device's experts in training a part; of 12 experts not each of 8 devices has
     its own."""
@@ -104,7 +104,7 @@ def test_laid_out_they_are_what_they_were(text, experts):
     assert {a.sharding.mesh for a in jax.tree.leaves(laid)} == {after}
     if experts:
         for shard in jax.tree.leaves(laid.params.moe.ffn.gate_EDF)[0].addressable_shards:
-            group = np.argwhere(mesh.devices == shard.device)[0, 1]
+            group = np.argwhere(mesh.devices == shard.device)[0, -1]
             first = group * experts // mesh.shape[EXPERT]
             own = shard.index[-3]
             assert first <= own.start and own.stop <= first + experts // mesh.shape[EXPERT]
