@@ -45,8 +45,9 @@ setup(
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
-        # Compile for TPU topologies on a host without a TPU (BUILD.md).
+        # Compile for TPUs and for GPUs on a host without one (BUILD.md; the latter 4 GB).
         "aot": ["libtpu==0.0.42.*"],
+        "aot-cuda": ["jax[cuda12]>=0.10,<0.12"],
         # Logic puzzles as tasks (r1jax/rewards/gym.py).
         "gym": ["reasoning-gym"],
         "parquet": ["pyarrow"],

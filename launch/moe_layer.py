@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import cli
-from launch.aot import topology_mesh
+from launch.planning import chips, targets
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
 from r1jax.checks import check
@@ -157,7 +157,7 @@ def main(args: list[str]) -> None:
         experts_room=asked.room,
     )
     started = time.perf_counter()
-    found = cost(cfg, topology_mesh(topology, asked.mesh), tokens)
+    found = cost(cfg, targets.mesh(chips.topology(topology), asked.mesh), tokens)
     print(
         f"{name}, {topology}, mesh {asked.mesh}, {asked.travel}, {tokens:,} tokens a device: "
         f"{found.ratio:.3f} of ideal ({found.own:.3g} FLOPs of XLA's, {found.kernels:.3g} of "

@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -70,7 +71,9 @@ def parse_mesh(text: str) -> dict[str, int]:
 def mesh_over(text: str, devices: Sequence[jax.Device]) -> Mesh:
     """The mesh that `text` describes, of exactly these devices."""
     sizes = tuple(parse_mesh(text).values())
-    return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    # An axis of the mesh may be a part of one of the torus.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def by_rows(mesh: Mesh) -> Mesh:

@@ -34,6 +34,7 @@ from r1jax.sharding import partition
 
 LONG = 1024  # tokens of a row, from whose scores on `plain` is not the fastest
 LIVE = 1024  # positions of a cache that are read at a time
+AHEAD = "ahead"  # in the names of what a compiled program computes for those behind the first LIVE
 
 
 def attend(q_BTHX, k_BSKX, v_BSKU, seen: Seen, cfg: ModelConfig) -> jax.Array:
@@ -165,5 +166,6 @@ def decode(
     p = jnp.exp(s - largest)
     begin = mix(p, some), largest, jnp.sum(p, axis=-1, keepdims=True)
     blocks = jnp.max(positions) // LIVE + 1
-    o, _, total = jax.lax.fori_loop(1, blocks, step, begin)
+    with jax.named_scope(AHEAD):
+        o, _, total = jax.lax.fori_loop(1, blocks, step, begin)
     return o / total

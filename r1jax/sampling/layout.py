@@ -19,7 +19,7 @@ def lay_out(weights: Weights, *, model: ModelConfig, mesh: Mesh, mtp: bool = Fal
     where they are not scanned, and of MTP's modules the first, or none."""
     weights = weights.replace(params=weights.params.replace(mtp=weights.params.mtp[:mtp]))
     with jax.set_mesh(mesh):
-        laid = _laid(weights, model=model, mesh=mesh)
+        laid = exchanged(weights, model=model, mesh=mesh)
 
     # A compiled function keeps the devices' order, so the exchange comes first, and then the shards
     # are those of the other mesh without another copy.
@@ -40,8 +40,21 @@ def as_drawn(weights: Weights, model: ModelConfig) -> Weights:
     )
 
 
+def abstract_laid(weights: Weights, model: ModelConfig, mesh: Mesh) -> Weights:
+    """Shapes and shardings, after the exchange, of weights that are shapes."""
+    weights = weights.replace(params=weights.params.replace(mtp=()))
+    laid = jax.eval_shape(lambda w: _in_dtype(w, model), weights)
+
+    def one(spec: ParamSpec, a) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=_where(spec, model, mesh)[1])
+
+    return jax.tree.map(one, _specs(model, laid), laid, is_leaf=sharding.is_spec)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "mesh"))
-def _laid(weights: Weights, *, model: ModelConfig, mesh: Mesh) -> Weights:
+def exchanged(weights: Weights, *, model: ModelConfig, mesh: Mesh) -> Weights:
+    """On `mesh` still, each device has what it draws with."""
+
     def one(spec: ParamSpec, a: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(a, _where(spec, model, mesh)[0])
 

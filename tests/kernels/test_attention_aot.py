@@ -19,52 +19,28 @@ TPU, GPU = (
     for name in ("libtpu", "jax_cuda12_plugin")
 )
 
-# As XLA describes it (openxla/xla, backends/gpu/target_config).
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84942979072 shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  driver_version: "13.0.0" runtime_version: "12.8.0" compile_time_toolkit_version: "12.8.0"
-  dnn_version: "9.10.0" name: "NVIDIA H100 80GB HBM3"
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-
 PROGRAM = """
 import dataclasses
 import json
 import re
 import sys
 
-from launch.aot import COLLECTIVES, topology_mesh
+import launch.plan  # what compilers are told before they are loaded
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
+from launch.planning import chips, movement, targets
 from r1jax import sharding
 from r1jax.model import gqa, mla
 from r1jax.model.params import MLA, weight_specs
 from r1jax.model.transformer import place_of
 from r1jax.published import MODELS
 
-topology, mesh_text, name, rows, tokens, heads, target = sys.argv[1:]
+topology, mesh_text, name, rows, tokens, heads = sys.argv[1:]
 rows, tokens = int(rows), int(tokens)
-if target:
-    shape = f"1x1x{topology.split(':')[1]}"
-    devices = topologies.get_topology_desc(
-        "h100", "cuda", target_config=target, topology=shape
-    ).devices
-    mesh = sharding.mesh_over(mesh_text, devices)
-else:
-    mesh = topology_mesh(topology, mesh_text)
+where = chips.topology(topology)
+mesh = targets.mesh(where, mesh_text)
 model = MODELS[name]()
 attention = dataclasses.replace(model.attention, heads=int(heads))
 model = dataclasses.replace(
@@ -96,7 +72,8 @@ def loss(x, p, positions, segments):
 with jax.set_mesh(mesh):
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, p, at, at).compile()
 memory, hlo = compiled.memory_analysis(), compiled.as_text()
-sent = re.findall(rf"= \\(?(\\w+\\[[\\d,]*\\]).*? ({COLLECTIVES})(?:-start)?\\(", hlo)
+kinds = "|".join(movement.COLLECTIVES)
+sent = re.findall(rf"= \\(?(\\w+\\[[\\d,]*\\]).*? ({kinds})(?:-start)?\\(", hlo)
 print(json.dumps({
     "kernels": len(re.findall('custom_call_target="(tpu_custom_call|[^"]*triton[^"]*)"', hlo)),
     "temporary": memory.temp_size_in_bytes,
@@ -108,10 +85,9 @@ print(json.dumps({
 
 def compiled(*args) -> dict:
     root, on_gpu = Path(__file__).parents[2], args[0].startswith("h100")
-    target = H100 if on_gpu else ""
     paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, args), target],
+        [sys.executable, "-c", PROGRAM, *map(str, args)],
         env={**os.environ, "XLA_FLAGS": "--xla_gpu_autotune_level=0" * on_gpu, "PYTHONPATH": paths},
         capture_output=True,
         text=True,

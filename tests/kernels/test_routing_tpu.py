@@ -16,7 +16,7 @@ pytest.importorskip("libtpu")
 PROGRAM = """
 import sys
 
-import launch.aot  # what libtpu is told before it is loaded
+import launch.plan  # what libtpu is told before it is loaded
 
 import jax
 import jax.numpy as jnp

@@ -130,7 +130,7 @@ import numpy as np
 import small
 from hlo import largest
 from test_traffic import MODEL
-from launch.aot import topology_mesh
+from launch.planning import chips, targets
 from r1jax import sharding
 from r1jax.model.params import weight_specs
 from r1jax.model.transformer import unstacked
@@ -138,7 +138,7 @@ from r1jax.sampling import layout, slots
 from r1jax.sampling.rows import Rows
 from r1jax.sampling.samplers import Biases, Cutoffs
 
-mesh = topology_mesh("v5e:2x4", "2x4")
+mesh = targets.mesh(chips.topology("v5e:2x4"), "2x4")
 model = small.config(**MODEL, dtype="bfloat16")
 specs = weight_specs(model)
 
@@ -169,15 +169,7 @@ rows = Rows(
     array(i, 16), array(i, 16), array(f, 16), array(i, 16, 8),
     Cutoffs(array(i, 16), array(f, 16)), Biases(array(i, 16, 32), array(f, 16, 32)),
 )
-weights = weights.replace(params=weights.params.replace(mtp=()))
-with jax.set_mesh(mesh):
-    laid = like(layout._laid.lower(weights, model=model, mesh=mesh).compile())
-laid = jax.tree.map(
-    lambda spec, a: jax.ShapeDtypeStruct(
-        a.shape, a.dtype, sharding=layout._where(spec, model, mesh)[1]
-    ),
-    layout._specs(model, laid), laid, is_leaf=sharding.is_spec,
-)
+laid = layout.abstract_laid(weights, model, mesh)
 mesh = sharding.for_sampling(mesh, layout.experts_of(model))
 with jax.set_mesh(mesh):
     weights = like(jax.jit(unstacked, static_argnums=1).lower(laid, model).compile())

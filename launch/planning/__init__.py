@@ -1,0 +1,1 @@
+"""What `launch.plan` is made of: programs compiled for devices that are not there, and read."""
