@@ -52,7 +52,7 @@ def write_report(out_dir: Path) -> Path:
         tiles=_tiles(metrics, thoughts),
         images={name: (_data_url(wide), _data_url(small)) for name, (wide, small) in drawn.items()},
         story=before_during_after(samples, thoughts),
-        finished=metrics[-1]["step"] == config.get("steps"),
+        finished="settled" in run or metrics[-1]["step"] == config.get("steps"),
         thoughts=thoughts,
         aha=first_reflective(samples),
         first_step=metrics[0]["step"],

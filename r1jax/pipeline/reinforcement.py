@@ -9,8 +9,10 @@ import jax
 from jax.sharding import Mesh
 
 from r1jax import sharding
+from r1jax.analysis.emergence.settled import settled_in
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.analysis.report import write_report
+from r1jax.checks import check
 from r1jax.config import RunConfig
 from r1jax.data.tasks import Task
 from r1jax.metrics import read_jsonl, summary
@@ -41,6 +43,10 @@ def reinforce(
     what its first line calls it. Raises as `loop.train`, and Stopped if a signal ended it.
     """
     started = time.perf_counter()
+    check(
+        has_thoughts(cfg.task) or not cfg.stop_when_settled,
+        f"--stop-when-settled: replies of the task {cfg.task} hold no thoughts to read",
+    )
     cfg = with_lora(with_vocab(cfg, task.tokenizer.vocab_size))
     mesh = sharding.make_mesh(cfg.mesh)
     say(
@@ -52,7 +58,8 @@ def reinforce(
     def begins() -> Weights:
         return base(mesh) if base else base_weights(cfg, mesh)
 
-    run = loop.train(cfg, task, mesh, begins, say, functions, preset)
+    settled = settled_in(Path(cfg.out), cfg.steps) if cfg.stop_when_settled else None
+    run = loop.train(cfg, task, mesh, begins, say, functions, preset, settled)
     try:
         if jax.process_index() == 0 and run.at > 0:
             for line in closing(cfg, run):
@@ -70,4 +77,5 @@ def closing(cfg: RunConfig, run: Run) -> list[str]:
     report = write_report(run.out)
     rows = read_jsonl(run.out / "metrics.jsonl"), read_jsonl(run.out / "samples.jsonl")
     lines = summary(*rows, report, has_thoughts(cfg.task))
+    lines += [f"settled             {run.settled}"] if run.settled else []
     return lines + [f"changed             {line}" for line in run.changed]

@@ -177,11 +177,13 @@ class Trainer:
         hyper = hyper_of(cfg, bias_vector(self.biases, cfg.model.vocab))
         self.step_fn = functools.partial(grpo_step, hyper=hyper, **static_of(cfg))
 
-    def evaluate_if_due(self, weights: Weights, step: int) -> tuple[dict[str, float | None], Shown]:
+    def evaluate_if_due(
+        self, weights: Weights, step: int, last: bool = False
+    ) -> tuple[dict[str, float | None], Shown]:
         """Held-out metrics and replies: many at the first and the last step, fewer at the others
         that are evaluated (`evaluation_steps`), absent values and no replies elsewhere."""
         cfg = self.cfg
-        if step in (0, cfg.steps):
+        if step == 0 or last:
             return self.evaluate(weights, step, cfg.final_samples)
         if step in evaluation_steps(cfg.steps, cfg.evaluate_every, cfg.evaluate_dense):
             return self.evaluate(weights, step, cfg.evaluate_samples)
@@ -299,9 +301,11 @@ def train(
     say: Callable[[str], None] = print,
     functions: Functions | None = None,
     preset: str = "",
+    settled: Callable[[int], str] | None = None,
 ) -> Run:
     """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume.
     `functions` pay beside what cfg names; `preset` is what cfg was made from, for run.json.
+    `settled` ends it early, as of `Run.steps`.
 
     Returns the run, ended or stopped by a signal. Raises InputError as Run does, and if every
     grader of a step failed.
@@ -329,7 +333,7 @@ def train(
         if restored:
             state = state.replace(train=optim.as_saved(state.train, lambda: begin().train))
         position, failures = note["position"], Failures(say)
-        for step in run.steps():
+        for step in run.steps(settled):
             heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
             if step == run.first and shown:
                 check_graders(shown["heldout"], step)
@@ -344,17 +348,19 @@ def train(
             if metrics["reward/mean"] == 0 and step == run.first:
                 say(f"warning: every reward of step {step} is 0: no reply was right or in form")
             shown = shown | {"train": samples}
-            rows = _rows(task, step, shown)
+            rows = rows_of(task, step, shown)
             run.log(step, metrics | heldout, rows, rollout, _replies(cfg, task, step, shown))
             run.end_step(
                 to_save(state), metrics, rollout, functools.partial(dict, position=position)
             )
         if run.stopped is None:
-            heldout, shown = trainer.evaluate_if_due(state.train.weights, cfg.steps)
+            end = run.at
+            run.save(to_save(state), functools.partial(dict, position=position))  # if settled
+            heldout, shown = trainer.evaluate_if_due(state.train.weights, end, last=True)
             of_replies = step_metrics(shown["heldout"], {}, task.sources)
             absent = dict.fromkeys((*of_replies, *UPDATE_KEYS))
-            rows, replies = _rows(task, cfg.steps, shown), _replies(cfg, task, cfg.steps, shown)
-            run.log(cfg.steps, absent | heldout, rows, replies=replies)
+            rows, replies = rows_of(task, end, shown), _replies(cfg, task, end, shown)
+            run.log(end, absent | heldout, rows, replies=replies)
         failures.sum_up()
     return run
 
@@ -370,7 +376,7 @@ def step_metrics(
     return {**sample_metrics(samples), **by_source(samples, sources), **reported, **rate}
 
 
-def _rows(task: Task, step: int, shown: Shown) -> list[dict]:
+def rows_of(task: Task, step: int, shown: Shown) -> list[dict]:
     """Lines of samples.jsonl, by split: a few of each, but for those that are tracked."""
     return [
         s.row(step, split, task)

@@ -145,13 +145,19 @@ def measure(log: Log, reading: Reading, control: str | None = None) -> Run:
         change=find_change(series.steps_T, k_T, n_T),
         timings=timings,
         gaps=gaps(timings),
-        shape=shape_of(series.steps_T, share_T, n_T, reading.sudden_width),
+        shape=shape_of(series.steps_T, share_T, n_T, reading.sudden_width, planned(log)),
         phases=phases(series.steps_T, share_T, reading.sporadic, reading.marked),
         coverage=None if table is None or not log.whole else _coverage(table),
         corrects=corrects,
         breaks=breaks,
         of_totals=totals is not None,
     )
+
+
+def planned(log: Log) -> int | None:
+    """Steps that a run which ended early would have had: by how much of those it rose, not of what
+    was left of them. None of a run that went to its end."""
+    return int(log.run["steps"]) if log.run.get("settled") else None
 
 
 def _stages(table: Table, detector: Detector) -> tuple[Stage | None, Stage | None]:
