@@ -54,6 +54,17 @@ PACKAGE = Path(__file__).parent
 BEGINNING = ("base", "corpus", "heldout_share")
 
 
+# The signal that came to a process whose runs are in threads, which hear none.
+_told: signal.Signals | None = None
+
+
+def tell_threads(number: signal.Signals | None) -> None:
+    """Ends the runs of this process that are not in its main thread as the signal would, those that
+    begin later too; None: no longer."""
+    global _told
+    _told = number
+
+
 class Stopped(Exception):
     """A signal has ended a run, or what had to be made before one could begin. `where` it was, and
     the command to go on with. at_once: in the midst of a step, so in this process alone."""
@@ -339,7 +350,7 @@ class Run:
         minutes = self.cfg.checkpoint_minutes
         overdue = minutes > 0 and time.monotonic() - self._last_save > 60 * minutes
         # All processes must take the same decision, at the same step.
-        heard, late = processes.any_of([self._signal or 0, int(overdue)])
+        heard, late = processes.any_of([self._signal or self._of_process() or 0, int(overdue)])
         if heard:
             self.stopped = signal.Signals(heard)
         if self.at % self.cfg.checkpoint_every == 0 or self.at == self.total or late or heard:
@@ -401,6 +412,9 @@ class Run:
         named = {jax.tree_util.keystr(at, simple=True, separator="."): leaf for at, leaf in leaves}
         np.savez_compressed(path, **named)
         return path
+
+    def _of_process(self) -> signal.Signals | None:
+        return None if threading.current_thread() is threading.main_thread() else _told
 
     def _listen(self) -> Callable[[], None]:
         """Begins to hear signals; the result ends it."""

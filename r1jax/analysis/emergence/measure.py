@@ -48,6 +48,7 @@ _TOLD_BY = {
     "shuffled": "reward",
     "format": "reward",
     "no_trace": "corpus",
+    "supervised": "rl",
 }
 
 
@@ -304,6 +305,7 @@ def _controls_told(config: Mapping[str, Any]) -> list[str]:
         "format": paid == "none" and form_alone,
         "no_trace": config.get("base") == "train"
         and corpus.get("reflective") == 0 == corpus.get("practice"),
+        "supervised": bool(config.get("learn_from")),
     }
     return [kind for kind in _TOLD_BY if is_so[kind]]
 

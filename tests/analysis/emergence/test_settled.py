@@ -21,7 +21,7 @@ from r1jax.analysis.emergence.table import make_table
 from r1jax.analysis.emergence.verdict import judge
 
 T = Thresholds()
-STEPS = 40
+STEPS, TRIALS = 40, 60
 
 
 def growth(middle, width, low=0.02, high=0.9, steps=STEPS):
@@ -131,7 +131,7 @@ def test_the_verdict_of_the_stopped_is_that_of_the_whole_at_full_size(control):
     rng = np.random.default_rng(1)
     stopped, same, saved = Counter(), Counter(), []
     for kind in ("null", "rise", "jump"):
-        for trial in range(100):
+        for trial in range(TRIALS):
             if kind == "null":
                 share_T = np.full(STEPS, float(rng.choice([0.0, 0.003, 0.01, 0.03, 0.1, 0.3])))
             else:
@@ -148,9 +148,9 @@ def test_the_verdict_of_the_stopped_is_that_of_the_whole_at_full_size(control):
             same[kind] += early.existence == whole.existence
             same[kind, "shape"] += early.shape == whole.shape
             saved.append(1 - step / STEPS)
-    print(f"\nof 100 each stopped: {dict(stopped)}; with the same verdict: {dict(same)}")
+    print(f"\nof {TRIALS} each stopped: {dict(stopped)}; with the same verdict: {dict(same)}")
     print(f"steps saved of those: {np.mean(saved):.0%}")
-    assert stopped["null"] <= 1 and min(stopped["rise"], stopped["jump"]) >= 30
+    assert stopped["null"] <= 1 and min(stopped["rise"], stopped["jump"]) >= 20
     for kind in ("rise", "jump"):
         assert same[kind] >= 0.98 * stopped[kind]
         assert same[kind, "shape"] >= 0.9 * stopped[kind]
