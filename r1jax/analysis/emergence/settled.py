@@ -24,7 +24,7 @@ from r1jax.analysis.emergence.logs import Log, read_log
 from r1jax.analysis.emergence.measure import Reading, measure
 from r1jax.analysis.emergence.rules import Thresholds
 from r1jax.analysis.emergence.series import REFLECTIVE, REPLIES, Series, series_of_metrics
-from r1jax.analysis.head import read_object
+from r1jax.files import read_object
 from r1jax.metrics import read_jsonl
 
 P = 0.01  # of a change
