@@ -37,25 +37,24 @@ from r1jax.sampling.slots import WINDOW, Drawn
 
 MEMBER = "member"  # the mesh's axis
 LEAST_SLOTS = 8
-FEWER = 4  # so many times fewer slots must do, before the running ones are moved together
+SHRINK = 4  # so many times fewer slots must do, before the running ones are moved together,
+SMALL = 32  # and so many are left
 
 
 def members_mesh(devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh((len(devices),), (MEMBER,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def over_members(mesh: Mesh, function, given: int = 0, donate: tuple[int, ...] = ()):
-    """`function` of arrays with a leading axis of members (and of `given` numbers behind them), on
-    each device of its own."""
-
-    def call(*args):
-        last = len(args) - given
-        specs = (P(MEMBER),) * last + (P(),) * given
-        return jax.shard_map(
-            function, mesh=mesh, in_specs=specs, out_specs=P(MEMBER), check_vma=False
-        )(*args)
-
-    return jax.jit(call, donate_argnums=donate)
+def over_members(mesh: Mesh, function, args: int, given: int = 0, donate: tuple[int, ...] = ()):
+    """`function` of so many arguments with a leading axis of members, and of `given` numbers behind
+    them, on each device of its own. Where they lie is said, so that it is compiled once."""
+    specs = (P(MEMBER),) * args + (P(),) * given
+    call = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P(MEMBER), check_vma=False)
+    where = tuple(NamedSharding(mesh, spec) for spec in specs)
+    return jax.jit(
+        call, in_shardings=where, out_shardings=NamedSharding(mesh, P(MEMBER)),
+        donate_argnums=donate,
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +101,10 @@ class MembersEngine:
         self.model, self.cfg, self.mesh, self.members = model, cfg, mesh, members
         self.stop, self.biases, self._length = tuple(stop), biases, cfg.max_prompt + cfg.max_tokens
         self._prompt = max(cfg.max_prompt - 1, 1)
-        self._lay_out = over_members(mesh, self._laid)
-        self._admit = over_members(mesh, self._admitted, donate=(1,))
-        self._decode = over_members(mesh, self._decoded, given=2, donate=(1,))
-        self._shrink = over_members(mesh, self._shrunk)
+        self._lay_out = over_members(mesh, self._laid, 1)
+        self._admit = over_members(mesh, self._admitted, 4, donate=(1,))
+        self._decode = over_members(mesh, self._decoded, 4, given=2, donate=(1,))
+        self._shrink = over_members(mesh, self._shrunk, 2)
         self._new_cache = jax.jit(
             self._empty, static_argnums=0, out_shardings=NamedSharding(mesh, P(MEMBER))
         )
@@ -145,8 +144,8 @@ class MembersEngine:
         return [(one.completions(), one.stats) for one in members]
 
     def _few(self, count: int) -> int:
-        few = count // FEWER
-        return few if few >= LEAST_SLOTS else 0
+        few = count // SHRINK
+        return few if few >= SMALL else 0
 
     def _fill(self, weights_M, cache_M, members: Sequence[_Member], rows, count: int):
         """The cache with the prompts of what goes into free slots."""
@@ -164,9 +163,9 @@ class MembersEngine:
                 batch.setdefault(tuple(request.prompt[:-1]), []).append(slot)
             one.stats += EngineStats(prefilled=len(batch))
             batches.append(list(batch.items()))
-        at = 0
-        while (left := max(map(len, batches)) - at) > 0:
-            reads = min(self.cfg.refill, 4 ** -(-(left - 1).bit_length() // 2))
+        # As many prompts at a time whatever there are: fewer would be another program.
+        reads = self.cfg.refill
+        for at in range(0, max(map(len, batches)), reads):
             tokens_MRP = np.zeros((len(members), reads, self._prompt), np.int32)
             from_MS = np.full((len(members), count), -1, np.int32)
             for m, read in enumerate(batches):
@@ -174,7 +173,6 @@ class MembersEngine:
                     tokens_MRP[m, r, : len(prompt)] = prompt
                     from_MS[m, targets] = r
             cache_M = self._admit(weights_M, cache_M, tokens_MRP, from_MS)
-            at += reads
         return cache_M
 
     def _move(self, cache_M, members: Sequence[_Member], rows, count: int, few: int):

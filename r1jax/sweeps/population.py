@@ -187,7 +187,7 @@ class Population:
         key = tuple(sorted(static.items(), key=lambda item: item[0]))
         if key not in self._steps:
             self._steps[key] = over_members(
-                self._mesh, functools.partial(_stepped, static), donate=(0,)
+                self._mesh, functools.partial(_stepped, static), 3, donate=(0,)
             )
         given = {i: args[:3] for i, args in calls.items()}
         state_M, rollout_M, hyper_M = (

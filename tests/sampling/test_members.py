@@ -54,9 +54,9 @@ def assert_same(got, want):
 def of_three():
     """Members of different weights, keys and numbers of requests, one of none, one greedy in part;
     more requests than slots, and a long tail: slots are refilled, and then moved together."""
-    cfg = dataclasses.replace(CFG, slots=32, refill=4)
+    cfg = dataclasses.replace(CFG, slots=128, refill=16)
     some = [
-        requests(1, 70),
+        requests(1, 200),
         [],
         requests(2, 9, temperature=0.0) + requests(3, 25, bias={3: -1e9, 5: 2.0}),
     ]
@@ -83,12 +83,13 @@ def test_what_was_drawn_is_counted_by_member():
         assert stats.tokens == sum(len(c.tokens) for c in completions)
         assert 0 < stats.utilization <= 1 if asked_ else stats.tokens == 0
     assert {stats.decode_steps for _, stats in found} == {found[0][1].decode_steps}
-    assert 9 <= found[0][1].prefilled < 70  # each prompt once or a few times, not for every reply
+    assert 9 <= found[0][1].prefilled < 200  # each prompt once or a few times, not for every reply
 
 
 def test_one_program_for_each_number_of_slots():
     _, _, engine, _ = of_three()
-    assert engine._decode._cache_size() <= 2 and engine._lay_out._cache_size() == 1
+    assert [f._cache_size() for f in (engine._decode, engine._shrink)] == [2, 1]  # 128, then 32
+    assert engine._admit._cache_size() == engine._lay_out._cache_size() == 1
 
 
 def test_members_are_spread_over_devices_and_nothing_is_sent():

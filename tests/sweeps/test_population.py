@@ -18,9 +18,8 @@ from r1jax.data.tasks import make_task
 from r1jax.metrics import read_jsonl
 from r1jax.pipeline.reinforcement import reinforce
 from r1jax.presets import r1_zero_tiny
-from r1jax.rl.grpo import PolicyState
 from r1jax.rl.hyper import hyper_of, static_of
-from r1jax.rl.loop import new_policy
+from r1jax.rl.loop import abstract_policy
 from r1jax.rl.types import abstract_rollout, layout_of
 from r1jax.run import Stopped
 from r1jax.sampling.members import members_mesh, over_members
@@ -157,15 +156,14 @@ def test_a_signal_ends_all_with_a_checkpoint_and_they_go_on(cfgs, together, tmp_
 @pytest.mark.slow
 def test_an_update_of_members_on_eight_devices_sends_nothing(cfgs):
     cfg, mesh = cfgs[0], members_mesh(jax.devices())
-    compiled = over_members(mesh, functools.partial(_stepped, static_of(cfg)))
-    state = jax.eval_shape(lambda: new_policy(cfg, tiny_run.weights(), make_mesh("1")))
+    compiled = over_members(mesh, functools.partial(_stepped, static_of(cfg)), 3)
+    state = abstract_policy(cfg, make_mesh("1"))
     rollout = abstract_rollout(layout_of(cfg, 1), cfg.rl.questions)
     hyper = jax.eval_shape(lambda: jax.tree.map(np.float32, hyper_of(cfg)))
 
     def many(tree):
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct((8, *a.shape), a.dtype), tree)
 
-    assert isinstance(state, PolicyState)
     text = compiled.lower(many(state), many(rollout), many(hyper)).compile().as_text()
     assert "num_partitions=8" in text and hlo.largest(text) == 0
 
