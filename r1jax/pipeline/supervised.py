@@ -100,19 +100,20 @@ def train(
         say(left_out)
     lessons = lessons_of(Path(cfg.learn_from), task)
     steps = min(cfg.steps, lessons.steps)
-    pack_step = functools.partial(
-        batches_of,
-        updates=cfg.rl.minibatches,
-        length=cfg.sampling.max_prompt + cfg.sampling.max_tokens,
-        least=mesh.size * -(-cfg.rl.rows // mesh.size),
-        pad=task.tokenizer.pad_id,
-    )
     read = functools.partial(map, repr, (*task.train, *task.heldout))
     run = Run(cfg, cfg.model, steps, say, preset, data=read)
     with loop.new_grader(cfg, mesh, task.conversation) as grader, run, jax.set_mesh(mesh):
         loop.check_goes_on(run)
         loop.require(grader, task, say)
         trainer = loop.Trainer(cfg, task, mesh, grader)
+        layout = trainer.layout
+        pack_step = functools.partial(
+            batches_of,
+            updates=layout.updates,
+            length=layout.length,
+            least=layout.rows,
+            pad=task.tokenizer.pad_id,
+        )
         restored = run.restore(loop.to_save(loop.abstract_policy(cfg, mesh)))
 
         def begin() -> loop.PolicyState:

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from r1jax import sharding
@@ -134,9 +134,7 @@ class Population:
 
     def mesh_of(self, i: int) -> Mesh:
         """Of the one device that has a member."""
-        names = sharding.FSDP, sharding.EXPERT
-        device = [self._devices[i // self._per]]
-        return jax.make_mesh((1, 1), names, axis_types=(AxisType.Auto,) * 2, devices=device)
+        return sharding.mesh_over("1", [self._devices[i // self._per]])
 
     def computes(self, i: int) -> Computes:
         return Computes(functools.partial(_Engine, self, i), functools.partial(self._step, i))
