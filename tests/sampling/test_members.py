@@ -92,6 +92,7 @@ def test_one_program_for_each_number_of_slots():
     assert engine._admit._cache_size() == engine._lay_out._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_members_are_spread_over_devices_and_nothing_is_sent():
     """Eight devices, ten members and six seats of none."""
     mesh, cfg = members_mesh(jax.devices()), dataclasses.replace(CFG, slots=8, refill=8)

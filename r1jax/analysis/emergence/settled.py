@@ -41,7 +41,7 @@ def settled_in(folder: Path, steps: int) -> Callable[[int], str]:
         if step == 0 or step % max(steps // LOOKS, 1):
             return ""
         metrics = tuple(read_jsonl(folder / "metrics.jsonl"))
-        config = read_object(folder / "config.json")
+        config = read_object(folder / "config.json") or {}
         series = series_of_metrics(Log(folder.name, (), False, metrics, config))
         if series is None or not _may_be(series, steps):
             return ""
