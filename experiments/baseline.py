@@ -9,7 +9,9 @@ every temperature, how many of them reflect, and, over the replies at temperatur
 it), the largest probability of a first reflective token at any place. The verdict calls reflection
 emerged only where none of some 16,000 replies reflects and no place makes it likely.
 
-In the embedded world also how well base and run add up and judge, by teacher forcing
+Then how likely the run's own replies are to the base, reflective ones and others apart, and the
+entropy of both at forks (`r1jax/analysis/emergence/likelihood.py`), over --likely-samples replies a
+question. In the embedded world also how well base and run add up and judge, by teacher forcing
 (`r1jax/analysis/emergence/competence.py`).
 """
 
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from experiments import cli
 from experiments.intervene import run_of
@@ -27,6 +30,7 @@ from r1jax.analysis.emergence.bans import reflective_tokens
 from r1jax.analysis.emergence.baseline import TEMPERATURES, first_token_probability, reflective
 from r1jax.analysis.emergence.competence import Competence, competence
 from r1jax.analysis.emergence.intervals import rule_of_three
+from r1jax.analysis.emergence.likelihood import Likelihood, Written, likelihood, lines
 from r1jax.analysis.emergence.logs import Reply
 from r1jax.analysis.reflection import has_thoughts
 from r1jax.checkpoint import load_weights
@@ -47,6 +51,7 @@ class BaselineConfig:
     run: str = ""  # a run's folder: also the first argument
     samples: int = 12  # replies a question and temperature
     temperatures: str = ",".join(f"{t:g}" for t in TEMPERATURES)  # by commas
+    likely_samples: int = 4  # of these, of base and run, whose likelihood is told; 0: none
     questions: int = 0  # evenly spaced held-out ones; 0: all
     seed: int = 0
     out: str = ""  # baseline.json of the run's folder
@@ -54,6 +59,8 @@ class BaselineConfig:
 
     def __post_init__(self):
         check(self.samples > 0, f"--samples must be positive, got {self.samples}")
+        none = f"--likely-samples must not be negative, got {self.likely_samples}"
+        check(self.likely_samples >= 0, none)
         check(self.questions >= 0, f"--questions must not be negative, got {self.questions}")
         check_seed(self.seed, "--seed")
         self.at()
@@ -94,22 +101,36 @@ class Look:
         self.asked = [(q, i) for q in range(len(prompts)) for i in range(cfg.samples)]
         self.prompts = [prompts[q] for q, _ in self.asked]
 
-    def drawn(self, temperature: float, number: int) -> list[list[int]]:
-        """A reply to each that is asked; number: of the temperature, which has keys of its own."""
+    def drawn(
+        self,
+        temperature: float,
+        number: int,
+        weights: Weights | None = None,
+        asked: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """A reply to each of `asked` (places in what is asked; all), of the base or of `weights`;
+        number: of the temperature, which has keys of its own."""
+        some = range(len(self.asked)) if asked is None else asked
         key = jax.random.fold_in(jax.random.key(self.cfg.seed), number)
-        requests = [
-            Request(prompt, q, i, temperature=temperature)
-            for prompt, (q, i) in zip(self.prompts, self.asked, strict=True)
-        ]
-        completions, _ = self.engine.generate(self.weights, requests, key)
+        requests = [Request(self.prompts[k], *self.asked[k], temperature=temperature) for k in some]
+        completions, _ = self.engine.generate(
+            self.weights if weights is None else weights, requests, key
+        )
         return [c.tokens.tolist() for c in completions]
 
-    def reflects(self, replies: Sequence[Sequence[int]]) -> list[bool]:
-        read = self.task.tokenizer.decode
+    def reflects(
+        self, replies: Sequence[Sequence[int]], asked: Sequence[int] | None = None
+    ) -> list[bool]:
+        read, some = self.task.tokenizer.decode, range(len(self.asked)) if asked is None else asked
         return reflective(
             [
-                Reply(0, self.problems[q].id, read(prompt), self.task.text(tokens))
-                for (q, _), prompt, tokens in zip(self.asked, self.prompts, replies, strict=True)
+                Reply(
+                    0,
+                    self.problems[self.asked[k][0]].id,
+                    read(self.prompts[k]),
+                    self.task.text(tokens),
+                )
+                for k, tokens in zip(some, replies, strict=True)
             ]
         )
 
@@ -122,6 +143,22 @@ class Look:
             return first_token_probability(
                 self.weights, self.model, self.prompts, replies, sorted(ids)
             )
+
+    def likelihood(self, run: Weights, replies: Sequence[Sequence[int]]) -> Likelihood:
+        """Of what the run's weights draw, and of these replies of the base, at temperature 1."""
+        some = [k for k, (_, i) in enumerate(self.asked) if i < self.cfg.likely_samples]
+        own = self._written([replies[k] for k in some], some)
+        drawn = self._written(self.drawn(1.0, len(self.cfg.at()), run, some), some)
+        with jax.set_mesh(self.mesh):
+            return likelihood(self.weights, run, self.model, own, drawn)
+
+    def _written(self, replies: Sequence[Sequence[int]], asked: Sequence[int]) -> Written:
+        return Written(
+            [self.prompts[k] for k in asked],
+            replies,
+            np.array([self.asked[k][0] for k in asked]),
+            np.array(self.reflects(replies, asked)),
+        )
 
     def competence(self, weights: Weights) -> Competence | None:
         """None where there is no grammar to ask by."""
@@ -149,7 +186,7 @@ def main(args: list[str]) -> None:
         "temperature"
     )
     counts: dict[str, list[int]] = {}
-    temperatures, likely = cfg.at(), 0.0
+    temperatures, likely, of_base = cfg.at(), 0.0, []
     for number, temperature in enumerate(temperatures):
         replies = look.drawn(temperature, number)
         found = look.reflects(replies)
@@ -157,13 +194,18 @@ def main(args: list[str]) -> None:
         share = f"{k / n:.2%}" if k else f"at most {rule_of_three(n):.2%}"
         print(f"temperature {temperature:<8g}{k:,} of {n:,} replies reflect ({share})")
         if temperature == min(temperatures, key=lambda t: abs(t - 1)):
-            likely = look.likely(replies)
+            likely, of_base = look.likely(replies), replies
     print(
         f"first reflective token  at most {likely:.2g} likely, at any place of those nearest to 1"
     )
-    known = {"base": look.competence(look.weights)}
+    known, written = {"base": look.competence(look.weights)}, None
     if stored.steps(stored.of(folder)):
-        known["run"] = look.competence(load_weights(folder, look.model, look.mesh))
+        trained = load_weights(folder, look.model, look.mesh)
+        known["run"] = look.competence(trained)
+        if cfg.likely_samples:
+            written = look.likelihood(trained, of_base)
+            for line in lines(written):
+                print(line)
     for name, one in known.items():
         if one is not None:
             print(
@@ -175,6 +217,7 @@ def main(args: list[str]) -> None:
         "by_temperature": counts,
         "max_first_token_probability": likely,
         "competence": {name: dataclasses.asdict(one) for name, one in known.items() if one},
+        **({"likelihood": dataclasses.asdict(written)} if written else {}),
         "samples": cfg.samples,
         "seed": cfg.seed,
         "questions": len(look.problems),

@@ -8,9 +8,9 @@
     python -m experiments.emergence replies.jsonl --format=jsonl     # step, prompt, reply, correct
 
 Runs that differ only in their seed are one configuration. A control is a run too: KIND is random,
-format, shuffled, length (rewards that say nothing about answers), no_trace, no_update, or a word of
-your own; left out, it is what the configuration of a run of this project says, else random. A kind
-that the run's configuration says it is not is refused.
+format, shuffled, length (rewards that say nothing about answers), no_trace, no_update, supervised,
+or a word of your own; left out, it is what the configuration of a run of this project says, else
+random. A kind that the run's configuration says it is not is refused.
 
 --detector=word|strict|context|event says what counts as reflection (event, where a reply can be
 read by a grammar; else strict words). Writes report.html, figures and verdict.json to --out (the
@@ -30,7 +30,7 @@ from r1jax.analysis.emergence.table import DETECTORS, Detector
 from r1jax.analysis.emergence.verdict import judge
 from r1jax.checks import check, near
 
-CONTROLS = (*BLIND, "no_trace", "no_update")
+CONTROLS = (*BLIND, "no_trace", "no_update", "supervised")
 
 
 def main(args: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Orbax checkpoints of the sharded state. One is either complete or not there."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from r1jax.checks import InputError, check
 from r1jax.model.adapters import adapters_of
 from r1jax.model.params import Weights
 from r1jax.model.quantise import abstract_weights, kept_specs
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +90,24 @@ class Checkpoints:
         self.wait()  # or `_sum_up` of the last one would take this step
         self._saving = step
         self._found[step] = "whole", ""
-        with stored.reaching(self._root):
-            saved = self._manager.save(step, args=args)
-        if not saved:
+        if not self._saves(step, args):
             del self._found[step]
             raise InputError(
                 f"{self._manager.directory}: the checkpoint of step {step} was not saved; the "
                 f"newest there is of step {self.newest()}"
             )
+
+    def _saves(self, step: int, args: ocp.args.Composite) -> bool:
+        """Orbax numbers what is being saved in a process as if there were one such thing at a time:
+        runs in threads of their own save one after another."""
+        if threading.current_thread() is threading.main_thread():
+            with stored.reaching(self._root):
+                return self._manager.save(step, args=args)
+        with _ONE_AT_A_TIME:
+            with stored.reaching(self._root):
+                saved = self._manager.save(step, args=args)
+            self.wait()
+            return saved
 
     def wait(self) -> None:
         """Until what is being saved is written."""

@@ -494,6 +494,12 @@ class RunConfig(FolderConfig):
     #: Writes every reply, of training and held out, to replies.jsonl, which experiments.emergence
     #: reads; samples.jsonl has a few a step in any case. About 0.5 kB a reply of 90 tokens.
     log_replies: bool = False
+    #: Ends once its replies show that reflection rose and has risen for good
+    #: (`analysis/emergence/settled.py`), which it reads in replies.jsonl.
+    stop_when_settled: bool = False
+    #: A run's folder: nothing is drawn or paid, and its right replies are learnt as next tokens, at
+    #: the steps at which it drew them: a control of its rewards (`pipeline/supervised.py`).
+    learn_from: str = ""
     heldout_share: float = 0.125  # of the problems
     grading_workers: int = 1  # processes that check formulas and programs
     i_know_that_model_code_runs_unsandboxed: bool = False  # where the host cannot isolate
@@ -523,6 +529,15 @@ class RunConfig(FolderConfig):
             self.tiers == RunConfig.tiers or (self.task == "countdown" and not self.data),
             f"RunConfig.tiers={self.tiers} is of the embedded countdown: not with task={self.task}"
             + (f" and data={self.data}" if self.data else ""),
+        )
+        check(
+            self.log_replies or not self.stop_when_settled,
+            "--stop-when-settled is told by all replies of a run: it needs --log-replies",
+        )
+        check(
+            not (self.learn_from and self.stop_when_settled),
+            f"--learn-from={self.learn_from} draws no replies to train on, by which "
+            "--stop-when-settled is told",
         )
         check(self.evaluate_dense >= 0, "RunConfig.evaluate_dense must not be negative")
         check(

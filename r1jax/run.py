@@ -54,6 +54,17 @@ PACKAGE = Path(__file__).parent
 BEGINNING = ("base", "corpus", "heldout_share")
 
 
+# The signal that came to a process whose runs are in threads, which hear none.
+_told: signal.Signals | None = None
+
+
+def tell_threads(number: signal.Signals | None) -> None:
+    """Ends the runs of this process that are not in its main thread as the signal would, those that
+    begin later too; None: no longer."""
+    global _told
+    _told = number
+
+
 class Stopped(Exception):
     """A signal has ended a run, or what had to be made before one could begin. `where` it was, and
     the command to go on with. at_once: in the midst of a step, so in this process alone."""
@@ -65,7 +76,8 @@ class Stopped(Exception):
 
 class Run:
     """A context manager. `first` is the step to begin with, `stopped` the signal that ended it,
-    `changes` the fields that are others than before, where it goes on: (before, now) by name.
+    `changes` the fields that are others than before, where it goes on: (before, now) by name,
+    `settled` why it ended before its last step, of itself; "" if it did not.
 
     cfg: a frozen dataclass, kept in config.json. model: of which a checkpoint must be. steps: how
     many there are in all. preset: the one that cfg was made from, if it was named; a run that goes
@@ -99,6 +111,7 @@ class Run:
         self._held = cfg.checkpoint_to or str(self.out)  # where its checkpoints are
         self.first = self.at = 0
         self.stopped: signal.Signals | None = None
+        self.settled = ""
         self._model, self._preset, self._data = model, preset, data
         self.changes: dict[str, tuple[Any, Any]] = {}
         self.changed: list[str] = []  # a line for each start that did it otherwise
@@ -184,7 +197,8 @@ class Run:
         status: Status = "stopped"
         try:
             self._opened.__exit__(kind, error, traceback)
-            if kind is None and self.stopped is None and self.at == self.total:
+            done = self.at == self.total or bool(self.settled)
+            if kind is None and self.stopped is None and done:
                 status = "finished"
         finally:
             if self._taken:
@@ -290,12 +304,16 @@ class Run:
         self.say(", ".join(filter(None, (f"resumed from step {step}", without))))
         return state, note
 
-    def steps(self) -> Iterator[int]:
-        """The steps that are left, until a signal ends them."""
+    def steps(self, settled: Callable[[int], str] | None = None) -> Iterator[int]:
+        """The steps that are left, until a signal ends them, or settled(step) says why no more are
+        needed: what the first process says, it alone is asked."""
         self._progress = self._opened.enter_context(Progress(self.total))
         self._saves = True
         for step in range(self.first, self.total):
             if self.stopped is not None:
+                break
+            if settled is not None and (why := _of_first(settled, step)):
+                self.settled = f"after {step} of {self.total} steps: {why}"
                 break
             self._watchdog.begins(step)
             yield step
@@ -332,15 +350,21 @@ class Run:
         minutes = self.cfg.checkpoint_minutes
         overdue = minutes > 0 and time.monotonic() - self._last_save > 60 * minutes
         # All processes must take the same decision, at the same step.
-        heard, late = processes.any_of([self._signal or 0, int(overdue)])
+        heard, late = processes.any_of([self._signal or self._of_process() or 0, int(overdue)])
         if heard:
             self.stopped = signal.Signals(heard)
         if self.at % self.cfg.checkpoint_every == 0 or self.at == self.total or late or heard:
             self._check_finite(self.at - 1, metrics, batch)
-            # Copies the arrays; writing goes on behind.
-            self._checkpoints.save(self.at, state, self._model, note())
-            self._saved, self._last_save = self.at, time.monotonic()
-            self._write_status("running")
+            self.save(state, note)
+
+    def save(self, state: Any, note: Callable[[], dict[str, Any]] = dict) -> None:
+        """The state after as many steps as were made, unless it is saved already."""
+        if self._saved == self.at:
+            return
+        # Copies the arrays; writing goes on behind.
+        self._checkpoints.save(self.at, state, self._model, note())
+        self._saved, self._last_save = self.at, time.monotonic()
+        self._write_status("running")
 
     def check_ended(self) -> None:
         """Raises Stopped, whose message says how to go on, if a signal has ended the run."""
@@ -389,6 +413,9 @@ class Run:
         np.savez_compressed(path, **named)
         return path
 
+    def _of_process(self) -> signal.Signals | None:
+        return None if threading.current_thread() is threading.main_thread() else _told
+
     def _listen(self) -> Callable[[], None]:
         """Begins to hear signals; the result ends it."""
         if threading.current_thread() is not threading.main_thread():
@@ -421,6 +448,7 @@ class Run:
             **({"resumed": self._resumed} if self._resumed else {}),
             **({"preset": self._preset} if self._preset else {}),
             **({"changed": self.changed} if self.changed else {}),
+            **({"settled": self.settled} if self.settled else {}),
             "status": status,
             "step": self.at,
             "steps": self.total,
@@ -440,6 +468,11 @@ class Run:
             with path.open("r+") as file:
                 file.write(text)
                 file.truncate()
+
+
+def _of_first(settled: Callable[[int], str], step: int) -> str:
+    said = processes.gather(lambda: [] if jax.process_index() else [settled(step)])
+    return str(said[0])
 
 
 def _norms_said(metrics: Mapping[str, Any]) -> dict[str, str]:

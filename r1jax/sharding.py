@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from r1jax import processes
@@ -158,11 +158,18 @@ def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh, rules=
     )
 
 
+def current_mesh() -> AbstractMesh | None:
+    """The mesh over which what is computed here is split; None where it is whole on a device: on a
+    mesh of one, without any, and for each of several models on a mesh of theirs."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 or FSDP not in mesh.shape else mesh
+
+
 def constrain(x: jax.Array, *axes: str | None, rules=RULES) -> jax.Array:
     """Pins an array's layout on the current mesh; does nothing where there is none, and in what is
     one device's part."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+    mesh = current_mesh()
+    if mesh is None or mesh.manual_axes:
         return x
     return jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh, rules))
 

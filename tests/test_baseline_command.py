@@ -26,7 +26,11 @@ def test_it_counts_replies_at_every_temperature(run, tmp_path, capsys):
     n = 3 * told["questions"]
     (cold, warm) = told["by_temperature"].values()
     assert cold[1] == warm[1] == n
-    assert f"1       {warm[0]:,} of {n:,} replies reflect" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"1       {warm[0]:,} of {n:,} replies reflect" in said
+    perplexity = told["likelihood"]["perplexity"]
+    assert perplexity["base"]["n"] == perplexity["run"]["n"] == n  # three of three samples
+    assert 1 < perplexity["base"]["value"] < 108 and "perplexity under the base: base" in said
     assert set(told["competence"]) == {"base", "run"}
     assert told["competence"]["base"] != told["competence"]["run"]
     # Its hand-made base says "check" or "right" behind <think>, and "wait" behind "check".
@@ -50,6 +54,7 @@ def test_the_same_seed_finds_the_same(run, tmp_path):
         ([], "a run is needed: python -m experiments.baseline runs/r1_zero"),
         (["nowhere"], "nowhere: no such folder"),
         (["x", "--samples=0"], "--samples must be positive, got 0"),
+        (["x", "--likely-samples=-1"], "--likely-samples must not be negative, got -1"),
         (["x", "--questions=-1"], "--questions must not be negative, got -1"),
         (["x", "--temperatures=0,1"], "--temperatures=0,1: expected positive numbers by commas"),
         (["x", "--temperatures=warm"], "--temperatures=warm: expected positive numbers"),

@@ -232,6 +232,30 @@ def test_stopped_at_its_last_step_a_run_has_its_last_evaluation_left(tmp_path):
     assert one.stopped == signal.SIGTERM and status(out) == ("stopped", 3)
 
 
+def test_a_run_whose_verdict_is_settled_ends_saves_and_says_so(tmp_path):
+    out, asked = tmp_path / "run", []
+
+    def settled(step):
+        asked.append(step)
+        return "it has risen" if step == 1 else ""
+
+    with run(out) as one:
+        for step in one.steps(settled):
+            one.log(step, {"loss": 1.0})
+            one.end_step(STATE, {})
+        assert one.stopped is None and saved(out) is None
+        one.save(STATE)
+    assert asked == [0, 1] and status(out) == ("finished", 1) and saved(out) == 1
+    assert one.settled == "after 1 of 3 steps: it has risen"
+    assert json.loads((out / "run.json").read_text())["settled"] == one.settled
+
+    with run(out, resume="yes") as one:  # goes on, if nobody asks
+        one.restore({"a": jax.ShapeDtypeStruct((4,), np.float64)})
+        train(one)
+    assert status(out) == ("finished", 3)
+    assert "settled" not in json.loads((out / "run.json").read_text())
+
+
 def test_a_base_that_is_stopped_in_the_making_names_the_run_that_it_is_for(tmp_path):
     out, base = tmp_path / "run", tmp_path / "run" / "base"
     with pytest.raises(Stopped) as ended, run(out), run(base, resume="auto") as making:

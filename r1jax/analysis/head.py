@@ -2,9 +2,9 @@
 
 From config.json and metrics.jsonl, and from the run.json of `r1jax/run.py`: "command", "started"
 (ISO time), "preset", "resumed" (the starts after the first: these two and a "step"), "changed" (a
-line for each start that changed fields), "versions" by name,
-"devices", "status" (running, finished or stopped), "step" (steps done) and "steps" (in all). A run
-from before there was a run.json has the first two only.
+line for each start that changed fields), "settled" (why it ended before its last step), "versions"
+by name, "devices", "status" (running, finished or stopped), "step" (steps done) and "steps" (in
+all). A run from before there was a run.json has the first two only.
 """
 
 import datetime
@@ -47,6 +47,7 @@ def _facts(config: Mapping[str, Any], run: Mapping[str, Any], metrics: Sequence[
             "Resumed",
             f"{times}from step {last['step']}, {_date(last['started'])}: {last['command']}",
         )
+    yield "Settled", run.get("settled")
     yield "Changed", "; ".join(run.get("changed", []))
     yield "Started", _date(run.get("started"))
     versions = run.get("versions", {})

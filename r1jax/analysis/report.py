@@ -8,6 +8,7 @@ text.
 
 import base64
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from r1jax.checks import check
 from r1jax.files import read_object, write_whole
 from r1jax.metrics import Row, first_and_last, first_reflective, is_correct, measured, read_jsonl
 
+_DRAWING = threading.Lock()  # matplotlib's settings are those of the process
 Images = dict[str, tuple[str, str]]  # by figure: data URLs of its wide and narrow layouts
 
 
@@ -32,7 +34,11 @@ def write_report(out_dir: Path) -> Path:
     Reads config.json, metrics.jsonl, samples.jsonl and, where there is one, run.json; raises
     InputError if one of the first three is missing or no step was logged.
     """
-    out_dir = Path(out_dir)
+    with _DRAWING:
+        return _write(Path(out_dir))
+
+
+def _write(out_dir: Path) -> Path:
     for name in ("config.json", "metrics.jsonl", "samples.jsonl"):
         check((out_dir / name).exists(), f"{out_dir} is not the folder of an RL run: no {name}")
     metrics = read_jsonl(out_dir / "metrics.jsonl")
@@ -52,7 +58,7 @@ def write_report(out_dir: Path) -> Path:
         tiles=_tiles(metrics, thoughts),
         images={name: (_data_url(wide), _data_url(small)) for name, (wide, small) in drawn.items()},
         story=before_during_after(samples, thoughts),
-        finished=metrics[-1]["step"] == config.get("steps"),
+        finished="settled" in run or metrics[-1]["step"] == config.get("steps"),
         thoughts=thoughts,
         aha=first_reflective(samples),
         first_step=metrics[0]["step"],

@@ -30,7 +30,7 @@ from r1jax.kernels.triton_attention import triton
 from r1jax.model import zigzag
 from r1jax.model.layers import einsum32, masked_softmax
 from r1jax.model.matrices import dense
-from r1jax.sharding import partition
+from r1jax.sharding import current_mesh, partition
 
 LONG = 1024  # tokens of a row, from whose scores on `plain` is not the fastest
 LIVE = 1024  # positions of a cache that are read at a time
@@ -98,8 +98,8 @@ def on_devices(
     """`local(by_token, weights)`, of tokens [B, T, ...] to tokens. Where rows are split, and where
     it is a kernel's (`apart`), each device computes its own part by itself, with the weights of
     logical `axes` gathered in `dtype`; elsewhere XLA partitions it."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or not (apart or zigzag.shards() > 1):
+    mesh = current_mesh()
+    if mesh is None or not (apart or zigzag.shards() > 1):
         return local(by_token, weights)
     tokens = jax.tree.map(
         lambda a: partition(a.shape, ("batch", "time", *(None,) * (a.ndim - 2)), mesh), by_token

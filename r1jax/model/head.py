@@ -16,7 +16,7 @@ from r1jax.architecture import ModelConfig
 from r1jax.model.layers import rms_norm
 from r1jax.model.matrices import Matrix, dense, multiply32, transposed
 from r1jax.model.params import Params
-from r1jax.sharding import CONTEXT, RULES, partition, rows_over
+from r1jax.sharding import CONTEXT, RULES, current_mesh, partition, rows_over
 
 
 def unembed(params: Params, hidden: jax.Array, cfg: ModelConfig) -> jax.Array:
@@ -47,8 +47,8 @@ def log_probs(
     bias_V = jnp.zeros(cfg.vocab) if bias_V is None else jnp.asarray(bias_V)
     args = head_DV, norm_D, bias_V, hidden_BTD, targets_BT
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or len(targets_BT) % rows_over(mesh):
+    mesh = current_mesh()
+    if mesh is None or len(targets_BT) % rows_over(mesh):
         return _chunked(*args, cfg, temperature, ())
     if isinstance(head_DV, Matrix):
         head_DV = dense(head_DV, hidden_BTD.dtype)

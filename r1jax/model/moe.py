@@ -22,7 +22,7 @@ from r1jax.model import experts as multiplying
 from r1jax.model import travel as travelling
 from r1jax.model.matrices import dense, swiglu
 from r1jax.model.params import MoE
-from r1jax.sharding import AXES, CONTEXT, EXPERT, RULES, rows_over
+from r1jax.sharding import AXES, CONTEXT, EXPERT, RULES, current_mesh, rows_over
 
 
 class RouterStats(flax.struct.PyTreeNode):
@@ -55,8 +55,8 @@ def moe(
     experts = tuple(dense(w, x_BTD.dtype) for w in (p.gate_EDF, p.up_EDF, p.down_EFD))
     local = functools.partial(_routed, cfg=cfg)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1:
+    mesh = current_mesh()
+    if mesh is not None:
         b, e, over = x_BTD.shape[0], cfg.router.experts, mesh.shape[EXPERT]
         by = rows_over(mesh)
         check(b % by == 0, f"--mesh: a batch of {b} does not divide over {by} devices")

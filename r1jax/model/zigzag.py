@@ -16,15 +16,15 @@ import numpy as np
 
 from r1jax.checks import check
 from r1jax.kernels.blockwise import Seen
-from r1jax.sharding import CONTEXT, partition
+from r1jax.sharding import CONTEXT, current_mesh, partition
 
 Tree = TypeVar("Tree")
 
 
 def shards() -> int:
     """Over how many devices a row is split, on the current mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape[CONTEXT]
+    mesh = current_mesh()
+    return 1 if mesh is None else mesh.shape[CONTEXT]
 
 
 def spread(tree: Tree, time: int = 1) -> Tree:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import chex
 import jax
@@ -160,28 +161,51 @@ def check_goes_on(run: Run) -> None:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Computes:
+    """What draws and what updates: for a run alone, or for one of several that do it together
+    (`sweeps/population.py`)."""
+
+    engine: Callable[..., Any] = Engine  # one of several has `generate`, `loaded` and `stats`
+    step: Callable[..., tuple[PolicyState, dict[str, jax.Array]]] = grpo_step
+
+
+ALONE = Computes()
+
+
 class Trainer:
     """Everything of a run that does not change: engine, grader, data, compiled step."""
 
-    def __init__(self, cfg: RunConfig, task: Task, mesh: Mesh, grader: Grader):
+    def __init__(
+        self,
+        cfg: RunConfig,
+        task: Task,
+        mesh: Mesh,
+        grader: Grader,
+        computes: Computes = ALONE,
+    ):
         self.cfg, self.task, self.mesh, self.grader = cfg, task, mesh, grader
         stop, routing = sorted(task.tokenizer.end_ids), cfg.rl.routing_replay
         verdicts = task.conversation.form == "embedded"
         self.biases = biases_of(cfg.logit_bias, task.tokenizer, verdicts)
         most = max(MOST_BIASES, len(self.biases))
-        self.engine = Engine(cfg.model, cfg.sampling, mesh, stop, biases=most, routing=routing)
+        self.engine = computes.engine(
+            cfg.model, cfg.sampling, mesh, stop, biases=most, routing=routing
+        )
         # All of them in every process: a rollout is of the whole mesh.
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
         self.layout = layout_of(cfg, sharding.rows_over(mesh), mesh.shape[sharding.CONTEXT])
         hyper = hyper_of(cfg, bias_vector(self.biases, cfg.model.vocab))
-        self.step_fn = functools.partial(grpo_step, hyper=hyper, **static_of(cfg))
+        self.step_fn = functools.partial(computes.step, hyper=hyper, **static_of(cfg))
 
-    def evaluate_if_due(self, weights: Weights, step: int) -> tuple[dict[str, float | None], Shown]:
+    def evaluate_if_due(
+        self, weights: Weights, step: int, last: bool = False
+    ) -> tuple[dict[str, float | None], Shown]:
         """Held-out metrics and replies: many at the first and the last step, fewer at the others
         that are evaluated (`evaluation_steps`), absent values and no replies elsewhere."""
         cfg = self.cfg
-        if step in (0, cfg.steps):
+        if step == 0 or last:
             return self.evaluate(weights, step, cfg.final_samples)
         if step in evaluation_steps(cfg.steps, cfg.evaluate_every, cfg.evaluate_dense):
             return self.evaluate(weights, step, cfg.evaluate_samples)
@@ -299,9 +323,12 @@ def train(
     say: Callable[[str], None] = print,
     functions: Functions | None = None,
     preset: str = "",
+    settled: Callable[[int], str] | None = None,
+    computes: Computes = ALONE,
 ) -> Run:
     """Runs cfg from `base()` weights, or from cfg.out's newest checkpoint with cfg.resume.
     `functions` pay beside what cfg names; `preset` is what cfg was made from, for run.json.
+    `settled` ends it early, as of `Run.steps`. `computes` draws and updates.
 
     Returns the run, ended or stopped by a signal. Raises InputError as Run does, and if every
     grader of a step failed.
@@ -319,7 +346,7 @@ def train(
     ):
         check_goes_on(run)
         require(grader, task, say)
-        trainer = Trainer(cfg, task, mesh, grader)
+        trainer = Trainer(cfg, task, mesh, grader, computes)
         restored = run.restore(to_save(abstract_policy(cfg, mesh)))
 
         def begin() -> PolicyState:
@@ -329,7 +356,7 @@ def train(
         if restored:
             state = state.replace(train=optim.as_saved(state.train, lambda: begin().train))
         position, failures = note["position"], Failures(say)
-        for step in run.steps():
+        for step in run.steps(settled):
             heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
             if step == run.first and shown:
                 check_graders(shown["heldout"], step)
@@ -344,19 +371,26 @@ def train(
             if metrics["reward/mean"] == 0 and step == run.first:
                 say(f"warning: every reward of step {step} is 0: no reply was right or in form")
             shown = shown | {"train": samples}
-            rows = _rows(task, step, shown)
-            run.log(step, metrics | heldout, rows, rollout, _replies(cfg, task, step, shown))
+            rows = rows_of(task, step, shown)
+            run.log(step, metrics | heldout, rows, rollout, replies_of(cfg, task, step, shown))
             run.end_step(
                 to_save(state), metrics, rollout, functools.partial(dict, position=position)
             )
         if run.stopped is None:
-            heldout, shown = trainer.evaluate_if_due(state.train.weights, cfg.steps)
-            of_replies = step_metrics(shown["heldout"], {}, task.sources)
-            absent = dict.fromkeys((*of_replies, *UPDATE_KEYS))
-            rows, replies = _rows(task, cfg.steps, shown), _replies(cfg, task, cfg.steps, shown)
-            run.log(cfg.steps, absent | heldout, rows, replies=replies)
+            run.save(to_save(state), functools.partial(dict, position=position))  # if settled
+            evaluate_end(run, trainer, state.train.weights)
         failures.sum_up()
     return run
+
+
+def evaluate_end(run: Run, trainer: Trainer, weights: Weights) -> None:
+    """The last line of a run, of the policy after all updates: held-out values alone."""
+    cfg, task, end = trainer.cfg, trainer.task, run.at
+    heldout, shown = trainer.evaluate_if_due(weights, end, last=True)
+    of_replies = step_metrics(shown["heldout"], {}, task.sources)
+    absent = dict.fromkeys((*of_replies, *UPDATE_KEYS))
+    rows, replies = rows_of(task, end, shown), replies_of(cfg, task, end, shown)
+    run.log(end, absent | heldout, rows, replies=replies)
 
 
 def step_metrics(
@@ -370,7 +404,7 @@ def step_metrics(
     return {**sample_metrics(samples), **by_source(samples, sources), **reported, **rate}
 
 
-def _rows(task: Task, step: int, shown: Shown) -> list[dict]:
+def rows_of(task: Task, step: int, shown: Shown) -> list[dict]:
     """Lines of samples.jsonl, by split: a few of each, but for those that are tracked."""
     return [
         s.row(step, split, task)
@@ -379,7 +413,7 @@ def _rows(task: Task, step: int, shown: Shown) -> list[dict]:
     ]
 
 
-def _replies(cfg: RunConfig, task: Task, step: int, shown: Shown) -> list[dict]:
+def replies_of(cfg: RunConfig, task: Task, step: int, shown: Shown) -> list[dict]:
     """Lines of replies.jsonl, if they are wanted: all that were sampled, in the first process."""
     if not cfg.log_replies or jax.process_index():
         return []

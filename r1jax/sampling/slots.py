@@ -194,52 +194,29 @@ def decode(
     drafts: how many tokens are guessed a slot and a step; see `sampling.drafts`.
     """
     rows = jax.tree.map(_by_slot, rows)
-    count = rows.token_S.shape[0]
-    reply_S = jax.vmap(reply_key)(
-        jax.random.wrap_key_data(rows.key_SK), rows.question_S, rows.sample_S
+    step = functools.partial(
+        decode_step, weights, rows, reply_keys(rows), model=model, k=k, drafts=drafts
     )
-    how = rows.temperature_S, rows.cutoffs, rows.biases, rows.may_SM
-
-    def draw(logits_SV, position_S):
-        """For these positions."""
-        return sample(logits_SV, jax.vmap(jax.random.fold_in)(reply_S, position_S), *how)
-
-    def step(state):
-        cache, (token_S, position_S, left_S, active_S), drawn = state
-        read_ST = position_S[:, None] + jnp.arange(1 + drafts)[None]
-        tokens_ST, draft_SJ = token_S[:, None], drawn.draft_SJ
-        if drafts:  # where there is none, any token
-            tokens_ST = jnp.concatenate([tokens_ST, jnp.maximum(draft_SJ, 0)], axis=1)
-        out = forward(weights, tokens_ST, model, positions_BT=read_ST, cache=cache)
-        logits_STV = unembed(weights.params, out.hidden_BTD, model)
-        token_ST, logp_ST = jax.vmap(draw, 1, 1)(logits_STV, read_ST + 1)
-        stops_ST = jnp.any(token_ST[:, :, None] == rows.stop_SE[:, None, :], axis=2)
-        kept_ST = _kept(active_S, left_S, token_ST, draft_SJ, stops_ST)
-        new = kept_ST, token_ST, logp_ST, logits_STV
-        drawn = _noted(drawn, active_S, *new, k)
-        assert out.cache is not None
-        cache, kept_S = out.cache, jnp.sum(kept_ST, axis=1)
-        if drafts:
-            new_SJ, cache = propose(
-                weights, cache, out.hidden_BTD, token_S, token_ST, read_ST, kept_S,
-                lambda logits_SV, position_S: draw(logits_SV, position_S)[0], drafts, model,
-            )  # fmt: skip
-            # Who has drawn all that it may for now goes on from the guesses that it had.
-            draft_SJ = jnp.where(active_S[:, None], new_SJ, draft_SJ)
-            drawn = drawn.replace(draft_SJ=_by_slot(draft_SJ))
-        last_ST = jnp.arange(1 + drafts)[None] == kept_S[:, None] - 1
-        token_S = jnp.where(active_S, jnp.sum(jnp.where(last_ST, token_ST, 0), axis=1), token_S)
-        position_S, left_S = position_S + kept_S, left_S - kept_S
-        active_S = active_S & (left_S > 0) & ~jnp.any(kept_ST & stops_ST, axis=1)
-        small = jax.tree.map(_by_slot, (token_S, position_S, left_S, active_S))
-        return _pin(cache, model), small, drawn
 
     def goes_on(state):
         _, (*_, active_S), drawn = state
         return (jnp.sum(active_S) > keep) & (drawn.steps < steps)
 
-    shape = WINDOW, count, 1 + drafts
-    drawn = Drawn(
+    start = cache, (rows.token_S, rows.position_S, rows.left_S, rows.active_S), undrawn(rows, k)
+    cache, _, drawn = jax.lax.while_loop(goes_on, step, start)
+    return cache, jax.tree.map(_everywhere, drawn)
+
+
+def reply_keys(rows: Rows) -> jax.Array:
+    keys_S = jax.random.wrap_key_data(rows.key_SK)
+    return jax.vmap(reply_key)(keys_S, rows.question_S, rows.sample_S)
+
+
+def undrawn(rows: Rows, k: int = 0) -> Drawn:
+    """What a call has drawn at its beginning."""
+    drafts = 0 if rows.draft_SJ is None else rows.draft_SJ.shape[1]
+    shape = WINDOW, rows.token_S.shape[0], 1 + drafts
+    return Drawn(
         jnp.full(shape, -1, jnp.int32),
         jnp.zeros(shape, jnp.float32),
         _untold(shape, k),
@@ -247,9 +224,45 @@ def decode(
         rows.draft_SJ,
         jnp.zeros((2, drafts), jnp.int32) if drafts else None,
     )
-    small = rows.token_S, rows.position_S, rows.left_S, rows.active_S
-    cache, _, drawn = jax.lax.while_loop(goes_on, step, (cache, small, drawn))
-    return cache, jax.tree.map(_everywhere, drawn)
+
+
+def decode_step(
+    weights: Weights, rows: Rows, reply_S, state, *, model: ModelConfig, k: int = 0, drafts: int = 0
+):
+    """The state (cache, what `Rows` says first of each slot, Drawn) after another step."""
+    cache, (token_S, position_S, left_S, active_S), drawn = state
+    how = rows.temperature_S, rows.cutoffs, rows.biases, rows.may_SM
+
+    def draw(logits_SV, position_S):
+        """For these positions."""
+        return sample(logits_SV, jax.vmap(jax.random.fold_in)(reply_S, position_S), *how)
+
+    read_ST = position_S[:, None] + jnp.arange(1 + drafts)[None]
+    tokens_ST, draft_SJ = token_S[:, None], drawn.draft_SJ
+    if drafts:  # where there is none, any token
+        tokens_ST = jnp.concatenate([tokens_ST, jnp.maximum(draft_SJ, 0)], axis=1)
+    out = forward(weights, tokens_ST, model, positions_BT=read_ST, cache=cache)
+    logits_STV = unembed(weights.params, out.hidden_BTD, model)
+    token_ST, logp_ST = jax.vmap(draw, 1, 1)(logits_STV, read_ST + 1)
+    stops_ST = jnp.any(token_ST[:, :, None] == rows.stop_SE[:, None, :], axis=2)
+    kept_ST = _kept(active_S, left_S, token_ST, draft_SJ, stops_ST)
+    drawn = _noted(drawn, active_S, kept_ST, token_ST, logp_ST, logits_STV, k)
+    assert out.cache is not None
+    cache, kept_S = out.cache, jnp.sum(kept_ST, axis=1)
+    if drafts:
+        new_SJ, cache = propose(
+            weights, cache, out.hidden_BTD, token_S, token_ST, read_ST, kept_S,
+            lambda logits_SV, position_S: draw(logits_SV, position_S)[0], drafts, model,
+        )  # fmt: skip
+        # Who has drawn all that it may for now goes on from the guesses that it had.
+        draft_SJ = jnp.where(active_S[:, None], new_SJ, draft_SJ)
+        drawn = drawn.replace(draft_SJ=_by_slot(draft_SJ))
+    last_ST = jnp.arange(1 + drafts)[None] == kept_S[:, None] - 1
+    token_S = jnp.where(active_S, jnp.sum(jnp.where(last_ST, token_ST, 0), axis=1), token_S)
+    position_S, left_S = position_S + kept_S, left_S - kept_S
+    active_S = active_S & (left_S > 0) & ~jnp.any(kept_ST & stops_ST, axis=1)
+    small = jax.tree.map(_by_slot, (token_S, position_S, left_S, active_S))
+    return _pin(cache, model), small, drawn
 
 
 def _kept(active_S, left_S, token_ST, draft_SJ, stops_ST) -> jax.Array:
@@ -306,8 +319,7 @@ def _move(cache, fresh, from_X, to_X, count_D, *, axis: int):
 
 def _on_each(local, model: ModelConfig):
     """`local`, of caches and of arrays over slots or moves, on each device's own part."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if sharding.current_mesh() is None:
         return local
     over = sharding.RULES["batch"]
     of_cache = PartitionSpec(*(None,) * model.scan_layers, over)

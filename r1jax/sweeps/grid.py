@@ -18,7 +18,9 @@
     [axes]                              # and one for every combination of these
     "rl.kl-coef" = [0.0, 1e-3]
 
-Controls belong to every grid: each is the reference with what it says in CONTROLS.
+Controls belong to every grid: each is the reference with what it says in CONTROLS. `supervised` is
+of the configuration that is the reference itself, or where there is none of the first: its run of a
+seed learns from the replies of that one's of the same seed, which comes first.
 """
 
 import dataclasses
@@ -54,9 +56,13 @@ CONTROLS: dict[str, tuple[str, dict[str, Any]]] = {
         "verdicts at chance: searches that cannot know when they are done",
         {"corpus.verdicts": 0.5},
     ),
+    "supervised": (
+        "the right replies of a run, as next tokens: does it take rewards, or only successes?",
+        {"learn_from": "", "stop_when_settled": False},
+    ),
 }
 OWN_BASES = ("embedded", "train")  # of which the corpus is ours to choose
-SET_BY_SWEEP = ("seed", "out", "resume")
+SET_BY_SWEEP = ("seed", "out", "resume", "learn_from")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,27 +126,40 @@ def parse_grid(told: Mapping[str, Any], folder: Path, seeds: int | None = None) 
     names = told.get("controls", controls_of(reference))
     for name in names:
         check(name in CONTROLS, f"controls: no control {name!r}{near(str(name), CONTROLS)}")
-    controls = [Configuration(n, CONTROLS[n][1], CONTROLS[n][0], n) for n in names]
     for key in ("bases", "control_seeds"):
         n = told.get(key, 1)
         check(_whole(n) and n > 0, f"{key} must be a positive number, got {n!r}")
     grid = Grid(
         reference,
-        (*configurations, *controls),
+        tuple(configurations),
         _seeds(told.get("seeds", 1) if seeds is None else seeds),
         told.get("bases", 1),
         told.get("control_seeds"),
     )
     _check_apart(grid)
+    controls = [_control(name, grid) for name in names]
+    grid = dataclasses.replace(grid, configurations=(*configurations, *controls))
+    _check_apart(grid)
     return grid
+
+
+def _control(name: str, grid: Grid) -> Configuration:
+    """Of a grid without controls."""
+    why, changes = CONTROLS[name]
+    if "learn_from" not in changes:
+        return Configuration(name, changes, why, name)
+    itself = (one for one in grid.configurations if grid.config(one) == grid.reference)
+    of = next(itself, grid.configurations[0])
+    return Configuration(name, {**of.changes, **changes, "learn_from": of.name}, why, name)
 
 
 def controls_of(reference: RunConfig) -> list[str]:
     """The controls that a run like this can have: of the corpus, only where it is ours; of form,
-    only where form pays."""
+    only where form pays; of its replies, only where all are kept."""
     own = reference.base in OWN_BASES and reference.task == "countdown"
     found = [n for n, (_, changes) in CONTROLS.items() if own or not _of_corpus(changes)]
-    return [n for n in found if n != "format" or reference.reward.format]
+    can = {"format": bool(reference.reward.format), "supervised": reference.log_replies}
+    return [n for n in found if can.get(n, True)]
 
 
 _KEYS = (

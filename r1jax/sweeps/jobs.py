@@ -4,7 +4,7 @@ for them. Pure, but for `look`, which reads the jobs' folders."""
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,52 +16,77 @@ State = Literal["waiting", "running", "finished", "failed", "stopped"]
 
 @dataclasses.dataclass
 class Job:
-    """name: of the member, or of the base. order: what a worker is told, as JSON. needs: the job
-    that has to be finished first. configuration: "" of a base. step: how far it is, of `steps`.
+    """name: of the member, or of the base. order: what a worker is told, as JSON. needs: the jobs
+    that have to be finished first. configuration: "" of a base. step: how far it is, of `steps`.
     latest: its last logged line. before: steps that were there when the sweep began. error: why it
-    failed, one line."""
+    failed, one line. riders: members that are run in one program with this one, as its order says;
+    none of them is begun alone (`rides`)."""
 
     name: str
     folder: Path
     order: dict[str, Any]
     steps: int
-    needs: "Job | None" = None
+    needs: "tuple[Job, ...]" = ()
     configuration: str = ""
     state: State = "waiting"
     step: int = 0
     before: int = 0
     latest: dict[str, Any] = dataclasses.field(default_factory=dict)
     error: str = ""
+    riders: "tuple[Job, ...]" = ()
+    rides: bool = False
+
+
+def together(
+    jobs: Sequence[Job], programs: Mapping[Path, Hashable], most: int | None = None
+) -> None:
+    """Members that wait and have the same program (by folder; None: none) become one job, the first
+    one's, whose order has those of all; at most `most` of them at a time."""
+    groups: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        program = programs.get(job.folder)
+        if job.state == "waiting" and program is not None:
+            groups.setdefault(program, []).append(job)
+    for group in groups.values():
+        for at in range(0, len(group), most or len(group)):
+            first, *others = group[at : at + (most or len(group))]
+            if not others:
+                continue
+            first.riders = tuple(others)
+            first.needs = tuple({id(n): n for job in (first, *others) for n in job.needs}.values())
+            every = [job.order | {"folder": str(job.folder)} for job in (first, *others)]
+            first.order = {"members": every}
+            for job in others:
+                job.rides = True
 
 
 def jobs_of(members: Sequence[Member]) -> list[Job]:
     """The members' jobs, and before them those of the bases that are not made yet, one for each."""
     bases: dict[str, Job] = {}
-    jobs = []
-    for member in members:
-        done, needs = is_finished(member), None
+    jobs: dict[Path, Job] = {}
+    for member in sorted(members, key=lambda member: member.source is not None):
+        done, needs = is_finished(member), []
         if member.recipe is not None and not done and not cached(member.recipe).exists():
             path = cached(member.recipe)
-            needs = bases.setdefault(
-                path.stem,
-                Job(
-                    f"{path.stem} (of {member.configuration.name}, seed {member.base_seed})",
-                    path.with_suffix(""),
-                    {"base": dataclasses.asdict(member.recipe)},
-                    member.recipe.optim.steps,
-                ),
+            base = Job(
+                f"{path.stem} (of {member.configuration.name}, seed {member.base_seed})",
+                path.with_suffix(""),
+                {"base": dataclasses.asdict(member.recipe)},
+                member.recipe.optim.steps,
             )
-        job = Job(
+            needs.append(bases.setdefault(path.stem, base))
+        if member.source is not None and not done:
+            needs.append(jobs[member.source])
+        jobs[member.folder] = Job(
             member.name,
             member.folder,
             {"member": dataclasses.asdict(member.cfg), "note": member.note()},
             member.cfg.steps,
-            needs,
+            tuple(needs),
             member.configuration.name,
             "finished" if done else "waiting",
         )
-        jobs.append(job)
-    every = [*bases.values(), *jobs]
+    every = [*bases.values(), *jobs.values()]
     for job in every:
         look(job)
         job.before = job.step
@@ -69,15 +94,20 @@ def jobs_of(members: Sequence[Member]) -> list[Job]:
 
 
 def next_job(jobs: Sequence[Job]) -> Job | None:
-    """The first that can be begun; None if there is none, or none yet. Those whose base failed
-    fail with it."""
+    """The first that can be begun; None if there is none, or none yet. Those whose base failed, or
+    the run that they learn from, fail with it."""
     for job in jobs:
-        if job.state == "waiting" and job.needs is not None and job.needs.state == "failed":
-            job.state, job.error = "failed", f"its base could not be made: {job.needs.error}"
+        failed = next((need for need in job.needs if need.state == "failed"), None)
+        if job.state == "waiting" and failed is not None:
+            what = f"{failed.name}, which it learns from," if failed.configuration else "its base"
+            how = "failed" if failed.configuration else "could not be made"
+            job.state, job.error = "failed", f"{what} {how}: {failed.error}"
     ready = (
         job
         for job in jobs
-        if job.state == "waiting" and (job.needs is None or job.needs.state == "finished")
+        if job.state == "waiting"
+        and not job.rides
+        and all(need.state == "finished" for need in job.needs)
     )
     return next(ready, None)
 

@@ -18,7 +18,8 @@ from r1jax.sweeps.grid import OWN_BASES, Configuration, Grid, varied
 @dataclasses.dataclass(frozen=True)
 class Member:
     """One run. recipe: of the base that has to be made first; None where there is one already.
-    axes: what it has of the fields that the grid varies."""
+    source: the folder of the member that has to be finished first, whose replies it learns from;
+    None where it draws its own. axes: what it has of the fields that the grid varies."""
 
     configuration: Configuration
     seed: int
@@ -30,6 +31,10 @@ class Member:
     @property
     def folder(self) -> Path:
         return Path(self.cfg.out)
+
+    @property
+    def source(self) -> Path | None:
+        return Path(self.cfg.learn_from) if self.cfg.learn_from else None
 
     @property
     def name(self) -> str:
@@ -67,7 +72,7 @@ def plan(grid: Grid, out: Path) -> list[Member]:
         for seed in grid.seeds_of(one):
             base_seed = seed % grid.bases
             base, recipe = _base(cfg, base_seed)
-            name, to = f"{slug}-seed_{seed}", cfg.checkpoint_to.rstrip("/")
+            name, to = _name(one.name, seed), cfg.checkpoint_to.rstrip("/")
             whole = dataclasses.replace(
                 cfg,
                 seed=seed,
@@ -76,6 +81,9 @@ def plan(grid: Grid, out: Path) -> list[Member]:
                 resume="auto",
                 base=base,
             )
+            if cfg.learn_from:
+                source = str(out / _name(cfg.learn_from, seed))
+                whole = dataclasses.replace(whole, learn_from=source)
             members.append(Member(one, seed, base_seed, whole, recipe, axes))
     return members
 
@@ -88,6 +96,10 @@ def _base(cfg: RunConfig, base_seed: int) -> tuple[str, BaseConfig | None]:
     if recipe.digest() == read_note(EMBEDDED)["digest"]:
         return "embedded", None
     return str(cached(recipe)), recipe
+
+
+def _name(configuration: str, seed: int) -> str:
+    return f"{_slug(configuration)}-seed_{seed}"
 
 
 def _slug(name: str) -> str:
@@ -107,8 +119,17 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_of(members: Sequence[Member], i: int, n: int) -> list[Member]:
-    """Every n-th, from the i-th on: of each configuration about as many."""
-    return list(members[i - 1 :: n])
+    """Of each configuration about as many. A member that learns from another's replies is in the
+    shard of that one."""
+    learn = {member.source: member for member in members if member.source is not None}
+    own = [member for member in members if member.source is None]
+    own.sort(key=lambda member: member.folder not in learn)  # two that are one come first
+    shards: list[list[Member]] = [[] for _ in range(n)]
+    for member in own:
+        pair = [member, learn[member.folder]] if member.folder in learn else [member]
+        min(shards, key=len).extend(pair)
+    mine = {member.name for member in shards[i - 1]}
+    return [member for member in members if member.name in mine]
 
 
 def is_finished(member: Member) -> bool:

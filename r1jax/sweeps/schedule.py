@@ -95,8 +95,10 @@ class _Pool:
     def give(self, job: Job) -> None:
         idle = next((w for w in self._alive if w.job is None), None)
         worker = idle or self._start()
-        worker.job, job.state, job.error = job, "running", ""
-        self._changed(job)
+        worker.job = job
+        for one in (job, *job.riders):
+            one.state, one.error = "running", ""
+            self._changed(one)
         with contextlib.suppress(OSError):  # it has died: its end is told
             worker.orders.write(json.dumps(job.order | {"folder": str(job.folder)}) + "\n")
             worker.orders.flush()
@@ -109,22 +111,24 @@ class _Pool:
             worker, line = self._told.get(timeout=LOOK)
         except queue.Empty:
             for worker in self._alive:
-                if worker.job is not None:
-                    look(worker.job)
+                for one in (worker.job, *worker.job.riders) if worker.job else ():
+                    look(one)
             return self._changed(None)
         job, worker.job = worker.job, None
         how = "" if line is not None else self._ended(worker)
         if job is None:
             return
-        if line is not None:
-            answer = json.loads(line)
-            job.state, job.error = answer["state"], answer.get("error", "")
-        elif self.stopped:
-            job.state = "stopped"
-        else:
-            job.state, job.error = "failed", f"its process was ended by {how}"
-        look(job)
-        self._changed(job)
+        answer = json.loads(line) if line is not None else {}
+        for one in (job, *job.riders):
+            mine = answer.get("members", {}).get(str(one.folder), answer)
+            if mine:
+                one.state, one.error = mine["state"], mine.get("error", "")
+            elif self.stopped:
+                one.state = "stopped"
+            else:
+                one.state, one.error = "failed", f"its process was ended by {how}"
+            look(one)
+            self._changed(one)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:

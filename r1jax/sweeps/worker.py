@@ -26,8 +26,14 @@ Order = dict[str, Any]
 LOG = "log.txt"
 
 
-def serve(do: Callable[[Order], None], one_line: Callable[[Exception], str | None]) -> None:
-    """Does what it is told until nothing more is. do: a job; one_line: what is said of bad input,
+Answer = dict[str, Any]
+
+
+def serve(
+    do: Callable[[Order], dict[str, Answer] | None], one_line: Callable[[Exception], str | None]
+) -> None:
+    """Does what it is told until nothing more is. do: a job, and of one that is several members'
+    what became of each, by folder; one_line: what is said of bad input,
     None for a bug, whose traceback is then in the job's log."""
     answers = os.fdopen(os.dup(1), "w")
     orders: queue.Queue[Order | None] = queue.Queue()
@@ -43,19 +49,27 @@ def serve(do: Callable[[Order], None], one_line: Callable[[Exception], str | Non
     threading.Thread(target=listen, daemon=True).start()
     while (order := orders.get()) is not None:
         busy.set()
-        answer: dict[str, str] = {"state": "finished"}
+        answer: Answer = {"state": "finished"}
         with _to_log(Path(order["folder"]) / LOG):
             try:
-                do(order)
-            except Stopped as stopped:
-                answer = {"state": "stopped", "error": stopped.where}
+                if members := do(order):
+                    answer["members"] = members
             except Exception as error:
-                traceback.print_exc()
-                said = one_line(error) or f"{type(error).__name__}: {error}"
-                answer = {"state": "failed", "error": said.splitlines()[0][:300]}
+                answer = answer_of(error, one_line)
         busy.clear()
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def answer_of(error: Exception | None, one_line: Callable[[Exception], str | None]) -> Answer:
+    """What is said of a run that ended so; None: it is finished. A bug's traceback is printed."""
+    if error is None:
+        return {"state": "finished"}
+    if isinstance(error, Stopped):
+        return {"state": "stopped", "error": error.where}
+    traceback.print_exception(error)
+    said = one_line(error) or f"{type(error).__name__}: {error}"
+    return {"state": "failed", "error": said.splitlines()[0][:300]}
 
 
 @contextlib.contextmanager

@@ -81,7 +81,29 @@ def test_controls_are_the_reference_with_one_thing_taken_away():
     grid = parse_grid({"configuration": ONE}, Path("."))
     for one in grid.configurations[1:]:
         before, after = fields_of(reference), fields_of(grid.config(one))
-        assert {k for k in after if after[k] != before[k]} == set(CONTROLS[one.control][1])
+        changed = {k for k in after if after[k] != before[k]}
+        learns = {"learn_from", "corpus.depth"}  # of the first, since none is the reference
+        assert changed == (learns if one.control == "supervised" else set(CONTROLS[one.control][1]))
+
+
+def test_supervised_learns_from_the_replies_of_the_reference_seed_by_seed(tmp_path):
+    two = [*ONE, {"name": "As it is"}]
+    grid = grid_of(configuration=two, controls=["supervised"], seeds=[4, 7], bases=2)
+    *others, a, b = plan(grid, tmp_path)
+    assert a.source == tmp_path / "as_it_is-seed_4" and b.source == tmp_path / "as_it_is-seed_7"
+    assert all(member.source is None for member in others)
+    (own,) = [m for m in others if m.folder == b.source]
+    assert (b.cfg.base, b.recipe, b.base_seed) == (own.cfg.base, own.recipe, 1)
+    assert b.note()["control"] == "supervised"
+    for shard in (1, 2, 3):  # never apart
+        names = {m.name for m in shard_of([*others, a, b], shard, 3)}
+        assert (b.name in names) == (own.name in names)
+    early = grid_of(controls=["supervised"], run={"stop_when_settled": True})
+    assert plan(early, tmp_path)[0].cfg.stop_when_settled
+    assert not plan(early, tmp_path)[1].cfg.stop_when_settled
+    told = {"configuration": ONE, "run": {"log_replies": False}}
+    kinds = [one.control for one in parse_grid(told, tmp_path).configurations]
+    assert "supervised" not in kinds and "random" in kinds
 
 
 def test_a_control_is_known_by_its_configuration_alone():
@@ -110,7 +132,7 @@ def test_a_base_that_is_given_is_taken_as_it_is_and_has_no_controls_of_the_corpu
     told = {"configuration": [{"name": "a", "steps": 3}], "run": {"base": "x.safetensors"}}
     grid = parse_grid(told, tmp_path)
     kinds = [one.control for one in grid.configurations if one.control]
-    assert kinds == ["random", "format", "shuffled", "no_update"]
+    assert kinds == ["random", "format", "shuffled", "no_update", "supervised"]
     assert {m.cfg.base for m in plan(grid, tmp_path)} == {"x.safetensors"}
     assert all(m.recipe is None for m in plan(grid, tmp_path))
 
@@ -197,7 +219,7 @@ def test_shards_are_a_partition(n):
     found = [m.name for shard in shards for m in shard]
     assert sorted(found) == sorted(m.name for m in members)
     sizes = [len(shard) for shard in shards]
-    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) - min(sizes) <= 1 + (n > 60)  # the two of a pair stay together
     assert parse_shard(f"{n}/{n}") == (n, n)
 
 

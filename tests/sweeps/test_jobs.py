@@ -9,7 +9,7 @@ import pytest
 import rich.console
 
 from r1jax.sweeps.grid import parse_grid
-from r1jax.sweeps.jobs import Job, jobs_of, look, next_job, seconds_left
+from r1jax.sweeps.jobs import Job, jobs_of, look, next_job, seconds_left, together
 from r1jax.sweeps.plan import plan
 from r1jax.sweeps.table import Board
 
@@ -40,7 +40,7 @@ def test_a_base_is_made_once_and_its_members_wait_for_it(tmp_path):
     base, *members = jobs_of(members_of(tmp_path))
     assert base.configuration == "" and len(members) == 6
     assert base.name.endswith("(of deep, seed 0)")
-    assert [job.needs is base for job in members] == [True] * 4 + [False] * 2
+    assert [job.needs for job in members] == [(base,)] * 4 + [()] * 2
     assert next_job([base, *members]) is base
     base.state = "running"
     assert next_job([base, *members]) is members[4]  # what needs no base goes on meanwhile
@@ -54,6 +54,20 @@ def test_what_needs_a_base_that_failed_fails_with_it(tmp_path):
     assert next_job([base, *members]) is members[4]
     assert {job.state for job in members[:4]} == {"failed"}
     assert members[0].error == "its base could not be made: no space left"
+
+
+def test_what_learns_from_a_member_waits_for_it_and_fails_with_it(tmp_path):
+    told = {"configuration": [{"name": "as it is"}], "controls": ["supervised"]}
+    first, second, learns, _ = jobs = jobs_of(members_of(tmp_path, **told))
+    assert learns.needs == (first,) and learns.order["member"]["learn_from"] == str(first.folder)
+    first.state = second.state = "running"
+    assert next_job(jobs) is None
+    first.state = "finished"
+    assert next_job(jobs) is learns
+    second.state, second.error = "failed", "no space left"
+    next_job(jobs)
+    said = "as_it_is-seed_1, which it learns from, failed: no space left"
+    assert [job.error for job in jobs] == ["", "no space left", "", said]
 
 
 def test_finished_members_need_nothing(tmp_path):
@@ -132,3 +146,23 @@ def test_the_live_table_has_a_row_a_configuration():
     assert "failed: b-seed_0: no space left" in lines
     assert any(line.startswith("1 of 4 members, 1 failed") for line in lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_members_of_one_program_are_one_job_and_the_others_ride(tmp_path):
+    jobs = jobs_of(members_of(tmp_path))
+    base, *members = jobs
+    programs = {job.folder: "a" for job in members[:5]} | {members[5].folder: None}
+    together(jobs, programs, most=3)
+    first, second = members[0], members[3]
+    assert first.riders == tuple(members[1:3]) and second.riders == (members[4],)
+    assert [order["folder"] for order in first.order["members"]] == [
+        str(job.folder) for job in members[:3]
+    ]
+    assert first.needs == (base,) and second.needs == (base,)
+    assert members[5].riders == () and "member" in members[5].order
+    base.state = "finished"
+    begun = []
+    while (job := next_job(jobs)) is not None:
+        job.state = "running"
+        begun.append(job)
+    assert begun == [first, second, members[5]]

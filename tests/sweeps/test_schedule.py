@@ -25,6 +25,8 @@ for line in sys.stdin:
         print("No module named jax", file=sys.stderr)
         sys.exit(3)
     answer = {"state": "finished"}
+    if what == "together":
+        answer["members"] = order["found"]
     if what == "fail":
         answer = {"state": "failed", "error": "no space left"}
     if what == "wait":
@@ -75,6 +77,25 @@ def test_a_job_that_fails_or_kills_its_worker_is_named_and_the_others_finish(tmp
         ("finished", ""),
         ("finished", ""),
     ]
+
+
+def test_members_of_one_program_begin_and_end_with_their_job_each_with_its_own_answer(tmp_path):
+    first, second, third = jobs(tmp_path, "together", "", "")
+    found = {"state": "failed", "error": "the loss is not finite"}
+    first.order["found"] = {str(second.folder): found, str(third.folder): {"state": "finished"}}
+    first.riders, second.rides, third.rides = (second, third), True, True
+    seen = []
+    every = [first, second, third]
+    assert run(every, 2, lambda job: job and seen.append((job.name, job.state))) is None
+    assert [(job.state, job.error) for job in every] == [
+        ("finished", ""), ("failed", "the loss is not finite"), ("finished", "")
+    ]  # fmt: skip
+    assert seen[:3] == [(name, "running") for name in "012"]
+
+    first, second = jobs(tmp_path, "die", "")
+    first.riders, second.rides = (second,), True
+    run([first, second], 1)
+    assert [job.error for job in (first, second)] == ["its process was ended by SIGKILL"] * 2
 
 
 def test_more_workers_than_jobs_are_not_started(tmp_path):

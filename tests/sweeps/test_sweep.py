@@ -130,7 +130,8 @@ def test_a_base_is_made_by_a_worker_once(tmp_path, monkeypatch):
         ("--seeds=0", "no seeds"),
         ("--seeds=few", "--seeds=few: expected how many"),
         ("--shard=3/2", "--shard=3/2: i must lie between 1 and n"),
-        ("--workers=none", "--workers=none: expected auto or how many"),
+        ("--workers=none", "--workers=none: expected auto, compiled or how many"),
+        ("--workers=compiled:1", "--workers=compiled:1: expected compiled:N, N at least 2"),
         ("--sedes=3", "Unrecognized options: --sedes=3"),
     ],
 )

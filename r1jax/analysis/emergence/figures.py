@@ -41,6 +41,7 @@ CONTROLS = {
     "length": "length",
     "no_update": "no update",
     "no_trace": "no trace",
+    "supervised": "supervised",
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from r1jax.analysis.emergence.causes import Causes
-from r1jax.analysis.emergence.measure import Run
+from r1jax.analysis.emergence.measure import Run, planned
 from r1jax.analysis.emergence.rules import BLIND, UNDECIDED, Finding, Thresholds
 
 
@@ -39,6 +39,10 @@ def flags_of(
         if agreed[kind] == UNDECIDED and len(seen) > 1:
             said = ", ".join(f"{n} of {len(runs)} {v}" for v, n in seen.most_common())
             yield "seeds disagree", f"{kind}: {said}"
+    early = [run for run in runs if run.log.run.get("settled")]
+    if early:
+        last = ", ".join(f"{int(run.log.run['step'])} of {planned(run.log)}" for run in early)
+        yield "ended early", f"once reflection had risen for good, after {last} steps"
     if any(run.start is None for run in runs):
         yield "no baseline", "no replies of step 0: what the base did before is not known"
     kinds = {str(c.control) for c in controls}

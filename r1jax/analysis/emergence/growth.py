@@ -205,10 +205,14 @@ class Shape:
 
 
 def shape_of(
-    steps_T: np.ndarray, y_T: np.ndarray, weight_T: np.ndarray, most: float
+    steps_T: np.ndarray,
+    y_T: np.ndarray,
+    weight_T: np.ndarray,
+    most: float,
+    total: int | None = None,
 ) -> Shape | None:
-    """By every third step left out in turn; `most`: the width of a sudden rise. None if the series
-    is too short or does not rise."""
+    """By every third step left out in turn; `most`: the width of a sudden rise; `total`: steps of
+    the run, if there are more than these. None if the series is too short or does not rise."""
     if len(steps_T) < 9 or np.ptp(y_T) == 0:
         return None
     steps_T = np.asarray(steps_T, float)
@@ -216,7 +220,7 @@ def shape_of(
     whole = fit(steps_T, y_T[None], weight_T, grid)
     if math.isnan(whole.t10[0]):
         return None
-    width = float((whole.t90 - whole.t10)[0] / max(steps_T[-1] - steps_T[0], 1))
+    width = float((whole.t90 - whole.t10)[0] / max(total or steps_T[-1] - steps_T[0], 1))
     jumps = grid.width_G == 0
     grids = {
         "step": Grid(grid.midpoint_G[jumps], grid.width_G[jumps], grid.curve_GT[jumps]),

@@ -61,8 +61,8 @@ class Log:
     """A run as it was logged.
 
     whole: `replies` are all of them; else a few, and `metrics` (rows of metrics.jsonl) count.
-    config, member, baseline, intervention: objects of config.json, member.json, baseline.json and
-    intervention.json, {} where there is none. offset: steps that were subtracted.
+    config, run, member, baseline, intervention: objects of config.json, run.json, member.json,
+    baseline.json and intervention.json, {} where there is none. offset: steps that were subtracted.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Log:
     whole: bool
     metrics: tuple[Row, ...] = ()
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     member: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     baseline: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     intervention: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -126,7 +127,7 @@ def _read_run(path: Path) -> Log:
 
 def _beside(folder: Path) -> dict[str, Any]:
     """The objects that lie in a run's folder, by their fields in Log."""
-    names = ("config", "member", "baseline", "intervention")
+    names = ("config", "run", "member", "baseline", "intervention")
     found = {name: read_object(folder / f"{name}.json") for name in names}
     return {name: value for name, value in found.items() if value is not None}
 

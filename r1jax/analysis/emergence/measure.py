@@ -48,6 +48,7 @@ _TOLD_BY = {
     "shuffled": "reward",
     "format": "reward",
     "no_trace": "corpus",
+    "supervised": "rl",
 }
 
 
@@ -145,13 +146,19 @@ def measure(log: Log, reading: Reading, control: str | None = None) -> Run:
         change=find_change(series.steps_T, k_T, n_T),
         timings=timings,
         gaps=gaps(timings),
-        shape=shape_of(series.steps_T, share_T, n_T, reading.sudden_width),
+        shape=shape_of(series.steps_T, share_T, n_T, reading.sudden_width, planned(log)),
         phases=phases(series.steps_T, share_T, reading.sporadic, reading.marked),
         coverage=None if table is None or not log.whole else _coverage(table),
         corrects=corrects,
         breaks=breaks,
         of_totals=totals is not None,
     )
+
+
+def planned(log: Log) -> int | None:
+    """Steps that a run which ended early would have had: by how much of those it rose, not of what
+    was left of them. None of a run that went to its end."""
+    return int(log.run["steps"]) if log.run.get("settled") else None
 
 
 def _stages(table: Table, detector: Detector) -> tuple[Stage | None, Stage | None]:
@@ -298,6 +305,7 @@ def _controls_told(config: Mapping[str, Any]) -> list[str]:
         "format": paid == "none" and form_alone,
         "no_trace": config.get("base") == "train"
         and corpus.get("reflective") == 0 == corpus.get("practice"),
+        "supervised": bool(config.get("learn_from")),
     }
     return [kind for kind in _TOLD_BY if is_so[kind]]
 

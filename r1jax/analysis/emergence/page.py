@@ -133,7 +133,32 @@ def _numbers(run: Run) -> list[tuple[str, str, str]]:
         row("tokens, finished replies", lambda s: s.length_finished, number),
         row("cut at the limit", lambda s: s.truncated),
     ]
-    return [r for r in rows if set(r[1:]) != {"—"}]
+    return [r for r in (*rows, *_likely(run.log.baseline)) if set(r[1:]) != {"—"}]
+
+
+def _likely(baseline: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What baseline.json says of how likely replies are to the base, and of forks; start: of the
+    base's own, end: of the run's."""
+    told = baseline.get("likelihood")
+    if not told:
+        return []
+
+    def shown(of: Mapping[str, Any], name: str) -> str:
+        return number(Estimate(**of[name])) if of.get(name) else "—"
+
+    p = told["perplexity"]
+    return [
+        ("perplexity under the base", shown(p, "base"), shown(p, "run")),
+        ("of replies that reflect", "—", shown(p, "run, reflective")),
+        ("of the others", "—", shown(p, "run, others")),
+        ("perplexity under the run itself", "—", shown(p, "run, under itself")),
+        *(
+            (f"entropy{where}, nats a token", shown(told[of], "base"), shown(told[of], "run"))
+            for of, where in (("entropy", ""), ("forks", " at forks"))
+        ),
+        ("of the base, at the run's forks", "—", shown(told, "base_at_forks")),
+        ("forks of the run that are forks of the base", "—", shown(told, "shared")),
+    ]
 
 
 def _sets(run: Run) -> str:
