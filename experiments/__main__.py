@@ -18,6 +18,8 @@ GROUPS = {
         "bench.grading",
         "bench.transformers",
         "bench.dense",
+        "bench.attention",
+        "bench.experts",
         "bench.serving",
         "bench.drafts",
         "bench.safety",
