@@ -82,8 +82,8 @@ if rank == "1":
     import time
     from r1jax.run import Run
     steps = Run.steps
-    def held(self):
-        for step in steps(self):
+    def held(self, *given):
+        for step in steps(self, *given):
             while step == 2 and self._signal is None:
                 time.sleep(0.02)
             yield step

@@ -14,8 +14,8 @@ if step and first and task == os.environ.get("SLURM_ARRAY_TASK_ID") and "-m" in 
 
     steps = Run.steps
 
-    def held(self):
-        for at in steps(self):
+    def held(self, *given):
+        for at in steps(self, *given):
             while at == int(step) and self._signal is None:
                 time.sleep(0.02)
             yield at

@@ -34,6 +34,7 @@ def check(*args: str) -> None:
     assert 0.9 < float(found[1]) <= 1.15, text
 
 
+@pytest.mark.slow
 def test_a_small_layer():
     check("--model=deepseek-v2-lite", "--topology=v5p:2x2x1", "--mesh=1x4", "--tokens=1024")
 
