@@ -286,12 +286,13 @@ cli.run(evaluate.main)
 @pytest.mark.slow
 def test_on_two_processes_the_figures_are_the_same(whole, tmp_path):
     out = tmp_path / "out"
-    finish(start(EVALUATE, [f"--out={out}", "--mesh=4x2", *SMALL], tmp_path / "cache"))
+    flags = [f"--out={out}", "--mesh=4x2", *SMALL, "--distributed"]
+    finish(start(EVALUATE, flags, tmp_path / "cache"))
     assert by_key(out / "replies.jsonl") == by_key(whole / "replies.jsonl")
     assert figures(out) == figures(whole)
     lines = (out / "replies.jsonl").read_bytes().splitlines(keepends=True)
     (out / "replies.jsonl").write_bytes(b"".join(lines[:20]) + lines[20][:9])
-    finish(start(EVALUATE, [f"--out={out}", "--mesh=4x2", *SMALL], tmp_path / "cache"))
+    finish(start(EVALUATE, flags, tmp_path / "cache"))
     assert figures(out) == figures(whole)
 
 
