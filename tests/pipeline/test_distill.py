@@ -192,14 +192,14 @@ def test_a_real_teacher(stories, tmp_path):
     """stories260K, asked for stories with a word in them, into a small student of its vocabulary
     that knows nothing: what is kept uses the word, and the student learns to write such texts."""
     problems = tmp_path / "problems.jsonl"
-    begun = ["Once upon a time, there was a", "One day, a little girl named Lily", "Tom had a big"]
-    words = ["happy", "dog", "toy", "mom"]
+    text = "Once upon a time, there was a {} with a {}."
     problems.write_text("".join(
-        json.dumps({"id": f"{i}-{word}", "kind": "words", "prompt": text, "answer": word}) + "\n"
-        for i, text in enumerate(begun) for word in words
+        json.dumps({"id": f"{who}-{word}", "kind": "words", "prompt": text.format(who, word),
+                    "answer": word}) + "\n"
+        for who in ("girl", "boy", "cat") for word in ("bird", "dog", "toy", "mom")
     ))  # fmt: skip
     out = tmp_path / "out"
-    flags = ["--draw.conversation=plain", "--draw.k=16", "--draw.max-tokens=60", "--draw.keep=0",
+    flags = ["--draw.conversation=plain", "--draw.k=8", "--draw.max-tokens=250", "--draw.keep=0",
              "--sft.base=random", f"--sft.tokenizer={stories}", "--sft.model.vocab=512",
              "--sft.conversation=plain", "--sft.steps=60", "--sft.rows=4"]  # fmt: skip
     distill.main([f"--teacher={stories}", f"--data={problems}", f"--out={out}", *flags])
