@@ -5,8 +5,8 @@
 
 Forward and gradient of a rematerialised layer of --model, tokens a device. Prints memory, and
 multiplications in times of the ideal ones: forward, again for the gradient's sake, and two
-backward. XLA's own products are counted by its cost analysis. A kernel is counted by the tiles of
-rows that it visits where each pair draws its expert: what kernels declare is no evidence. Needs
+backward. XLA's own products are counted as `launch.plan` counts them. Of a kernel that counts the
+tiles of a full buffer; here it is those that it visits where each pair draws its expert. Needs
 `pip install -e '.[aot]'`.
 """
 
@@ -30,12 +30,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import cli
-from launch.planning import chips, targets
+from launch.planning import chips, hlo, products, targets
+from launch.planning.jobs import USUAL
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
 from r1jax.checks import check
 from r1jax.kernels.grouped_matmul import area_multiplied, tiles_visited
-from r1jax.model.experts import OVERFLOW, rows_of
+from r1jax.model.experts import rows_of
 from r1jax.model.moe import moe
 from r1jax.model.params import weight_specs
 from r1jax.model.travel import parts_of
@@ -52,7 +53,7 @@ class Cost:
     temporaries: int
     own: float  # FLOPs of XLA's products
     kernels: float  # and of the kernels', by the tiles that they visit
-    calls: int  # grouped products
+    calls: float  # grouped products
     ideal: float  # FLOPs
 
     @property
@@ -105,33 +106,25 @@ def cost(cfg: ModelConfig, mesh: Mesh, tokens: int) -> Cost:
     sizes_E = -(-drawn_E // tile) * tile
     visited = {name: tiles_visited(sizes_E, size, tile, name == "tgmm") for name in ("gmm", "tgmm")}
     area = area_multiplied(tile, d, f, jnp.dtype(cfg.dtype).itemsize)
-    declared = kernels = calls = 0
-    for name, kernel in grouped_products(program.as_text()):
-        declared += 2 * size * d * f
-        if OVERFLOW not in name:
-            turns = parts if "/while/" in name else 1
-            calls += turns
-            kernels += turns * visited[kernel] * 2 * tile * area
+    module = hlo.parse(program.as_text())
+    seen = hlo.visits(module, named=USUAL)
+    own = sum(product.flops for product in products.products(seen))
+    kernels = calls = 0.0
+    for kernel in products.kernels(module, seen):
+        grouped = re.search(r"\b(t?gmm)\b", kernel.name)
+        if grouped:
+            calls += kernel.times
+            kernels += kernel.times * visited[grouped[1]] * 2 * tile * area
     weights = 3 * d * f * (router.active + cfg.shared_experts) + d * router.experts
     memory = program.memory_analysis()
     return Cost(
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
-        program.cost_analysis()["flops"] - declared,
+        own,
         kernels,
         calls,
         FORWARDS * 2 * tokens * weights,
     )
-
-
-def grouped_products(hlo: str) -> list[tuple[str, str]]:
-    """(where in the program, gmm or tgmm) of each of megablox's kernels in it."""
-    found = []
-    for line in hlo.splitlines():
-        name = re.search(r'custom_call_target="tpu_custom_call".*op_name="([^"]*)"', line)
-        if name and (kernel := re.search(r"\b(t?gmm)\b", name[1])):
-            found.append((name[1], kernel[1]))
-    return found
 
 
 FLAGS: cli.Flags = {
@@ -166,7 +159,7 @@ def main(args: list[str]) -> None:
     print(
         f"{name}, {topology}, mesh {asked.mesh}, {asked.travel}, {tokens:,} tokens a device: "
         f"{found.ratio:.3f} of ideal ({found.own:.3g} FLOPs of XLA's, {found.kernels:.3g} of "
-        f"{found.calls} grouped products, ideal {found.ideal:.4g}); "
+        f"{found.calls:.0f} grouped products, ideal {found.ideal:.4g}); "
         f"{found.arguments / 2**30:.2f} GiB of arguments, {found.temporaries / 2**30:.2f} of "
         f"temporaries; compiled in {time.perf_counter() - started:.0f} s"
     )

@@ -37,7 +37,7 @@ from r1jax.architecture import ModelConfig
 from r1jax.checkpoint import Checkpoints, Keep
 from r1jax.checks import InputError, check
 from r1jax.config import FolderConfig
-from r1jax.config_file import save_config
+from r1jax.config_file import fields_of, save_config
 from r1jax.files import write_whole
 from r1jax.flight import Watchdog
 from r1jax.lock import locked
@@ -157,7 +157,7 @@ class Run:
         return {
             "version": f"r1jax {r1jax.__version__}, jax {jax.__version__}",
             "code": processes.digest(p.read_bytes() for p in sorted(PACKAGE.rglob("*.py"))),
-            **{f"--{name.replace('_', '-')}": value for name, value in _flat_of(self.cfg).items()},
+            **{f"--{name.replace('_', '-')}": value for name, value in fields_of(self.cfg).items()},
             "data hash": processes.digest(text.encode() for text in self._data()),
             "devices": f"{len(devices)} x {devices[0].device_kind}",
         }
@@ -249,7 +249,7 @@ class Run:
             before = _flat(json.loads((self.folder / "config.json").read_text()))
         except (OSError, ValueError):  # another process of a pod, or a folder put together by hand
             return {}
-        now = _flat_of(self.cfg)
+        now = fields_of(self.cfg)
         return {
             name: (before[name], value)
             for name, value in now.items()
@@ -495,10 +495,6 @@ def _told_in(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):  # a kill, or an older version's
         return None
     return told if isinstance(told, dict) else None
-
-
-def _flat_of(cfg: FolderConfig) -> dict[str, Any]:
-    return _flat(dataclasses.asdict(cfg))
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -22,11 +22,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from r1jax import optim, sharding
+from r1jax import sharding
 from r1jax.checks import check
 from r1jax.config import RunConfig
 from r1jax.data.packing import Batch, Document, best_fit, pack
-from r1jax.data.tasks import Task, fit_prompts
+from r1jax.data.tasks import Task
 from r1jax.metrics import on_host, read_jsonl
 from r1jax.model.params import Weights
 from r1jax.rl import loop
@@ -94,18 +94,11 @@ def train(
     that has made, at most cfg.steps. Raises InputError as it does, and for a model with modules of
     multi-token prediction, which RL does not train."""
     check(cfg.model.mtp_depth == 0, "--learn-from: not for a model with multi-token prediction")
-    loop.check_sizes(cfg, mesh)
-    task, left_out = fit_prompts(task, cfg.sampling.max_prompt, cfg.long_prompts)
-    if left_out:
-        say(left_out)
+    task = loop.fitting(cfg, task, mesh, say)
     lessons = lessons_of(Path(cfg.learn_from), task)
     steps = min(cfg.steps, lessons.steps)
-    read = functools.partial(map, repr, (*task.train, *task.heldout))
-    run = Run(cfg, cfg.model, steps, say, preset, data=read)
-    with loop.new_grader(cfg, mesh, task.conversation) as grader, run, jax.set_mesh(mesh):
-        loop.check_goes_on(run)
-        loop.require(grader, task, say)
-        trainer = loop.Trainer(cfg, task, mesh, grader)
+    made = loop.begun(cfg, task, mesh, steps, base, say, preset=preset)
+    with made as (run, trainer, state, _):
         layout = trainer.layout
         pack_step = functools.partial(
             batches_of,
@@ -114,14 +107,6 @@ def train(
             least=layout.rows,
             pad=task.tokenizer.pad_id,
         )
-        restored = run.restore(loop.to_save(loop.abstract_policy(cfg, mesh)))
-
-        def begin() -> loop.PolicyState:
-            return loop.new_policy(cfg, base(), mesh)
-
-        state = restored[0] if restored else begin()
-        if restored:
-            state = state.replace(train=optim.as_saved(state.train, lambda: begin().train))
         for step in run.steps():
             heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
             documents = lessons.by_step.get(step, [])

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -315,6 +315,55 @@ class Trainer:
         return sharding.place(host, rollout_shardings(self.layout, self.mesh))
 
 
+def fitting(cfg: RunConfig, task: Task, mesh: Mesh, say: Callable[[str], None]) -> Task:
+    """`task` with the prompts that fit. Raises InputError for what does not fit the model or the
+    mesh."""
+    check_sizes(cfg, mesh)
+    task, left_out = fit_prompts(task, cfg.sampling.max_prompt, cfg.long_prompts)
+    if left_out:
+        say(left_out)
+    return task
+
+
+@contextlib.contextmanager
+def begun(
+    cfg: RunConfig,
+    task: Task,
+    mesh: Mesh,
+    steps: int,
+    base: Callable[[], Weights],
+    say: Callable[[str], None],
+    functions: Functions | None = None,
+    preset: str = "",
+    computes: Computes = ALONE,
+) -> Iterator[tuple[Run, Trainer, PolicyState, int]]:
+    """(the run, which is open meanwhile, its trainer, its policy and its position in the data),
+    from `base()` weights or where cfg.out's newest checkpoint left them."""
+    read = functools.partial(map, repr, (*task.train, *task.heldout))
+    run = Run(cfg, cfg.model, steps, say, preset, data=read)
+    with (
+        new_grader(cfg, mesh, task.conversation, functions) as grader,
+        run,
+        jax.set_mesh(mesh),
+    ):
+        check_goes_on(run)
+        require(grader, task, say)
+        trainer = Trainer(cfg, task, mesh, grader, computes)
+
+        def begin() -> PolicyState:
+            return new_policy(cfg, base(), mesh)
+
+        def state() -> tuple[PolicyState, int]:
+            restored = run.restore(to_save(abstract_policy(cfg, mesh)))
+            if not restored:
+                return begin(), 0
+            saved, note = restored
+            train = optim.as_saved(saved.train, lambda: begin().train)
+            return saved.replace(train=train), note["position"]
+
+        yield run, trainer, *state()  # of which nothing is kept here: a step takes it
+
+
 def train(
     cfg: RunConfig,
     task: Task,
@@ -333,29 +382,10 @@ def train(
     Returns the run, ended or stopped by a signal. Raises InputError as Run does, and if every
     grader of a step failed.
     """
-    check_sizes(cfg, mesh)
-    task, left_out = fit_prompts(task, cfg.sampling.max_prompt, cfg.long_prompts)
-    if left_out:
-        say(left_out)
-    read = functools.partial(map, repr, (*task.train, *task.heldout))
-    run = Run(cfg, cfg.model, cfg.steps, say, preset, data=read)
-    with (
-        new_grader(cfg, mesh, task.conversation, functions) as grader,
-        run,
-        jax.set_mesh(mesh),
-    ):
-        check_goes_on(run)
-        require(grader, task, say)
-        trainer = Trainer(cfg, task, mesh, grader, computes)
-        restored = run.restore(to_save(abstract_policy(cfg, mesh)))
-
-        def begin() -> PolicyState:
-            return new_policy(cfg, base(), mesh)
-
-        state, note = restored or (begin(), {"position": 0})
-        if restored:
-            state = state.replace(train=optim.as_saved(state.train, lambda: begin().train))
-        position, failures = note["position"], Failures(say)
+    task = fitting(cfg, task, mesh, say)
+    made = begun(cfg, task, mesh, cfg.steps, base, say, functions, preset, computes)
+    with made as (run, trainer, state, position):
+        failures = Failures(say)
         for step in run.steps(settled):
             heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
             if step == run.first and shown:
