@@ -1,17 +1,11 @@
 """Attention compiles for TPUs and GPUs, ahead of time, from a host that has none: a layer of V3's,
 and one of a student's, with their gradients.
-
-In a subprocess, because other devices' compilers and the test suite's emulated CPU devices want
-different process-wide settings.
 """
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import ahead
 import pytest
 
 TPU, GPU = (
@@ -84,17 +78,9 @@ print(json.dumps({
 
 
 def compiled(*args) -> dict:
-    root, on_gpu = Path(__file__).parents[2], args[0].startswith("h100")
-    paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, args)],
-        env={**os.environ, "XLA_FLAGS": "--xla_gpu_autotune_level=0" * on_gpu, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    on_gpu = args[0].startswith("h100")
+    autotune = {"XLA_FLAGS": "--xla_gpu_autotune_level=0"} if on_gpu else {}
+    found = json.loads(ahead.said(PROGRAM, *args, **autotune).splitlines()[-1])
     print(*args, found)
     return found
 

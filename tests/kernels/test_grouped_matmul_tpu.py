@@ -1,13 +1,6 @@
-"""The grouped products compile for TPUs, ahead of time, from a host that has none.
+"""The grouped products compile for TPUs, ahead of time, from a host that has none."""
 
-In a subprocess, because libtpu's compiler and the test suite's emulated CPU devices want
-different process-wide settings.
-"""
-
-import os
-import subprocess
-import sys
-
+import ahead
 import pytest
 
 pytest.importorskip("libtpu")
@@ -52,21 +45,7 @@ OTHERS = [pytest.param(t, marks=pytest.mark.slow) for t in ("v5e:2x2", "v6e:2x2"
 
 @pytest.mark.parametrize("topology", ["v5p:2x2x1", *OTHERS])
 def test_compiles_for_tpus(topology):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, topology],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [line.split() for line in done.stdout.splitlines()]
+    lines = [line.split() for line in ahead.said(PROGRAM, topology).splitlines()]
     # A kernel forward and two backward, and no product of XLA's own.
     names = "v3", "v3_down", "v2_lite", "decoding"
     assert lines == [[topology, name, "3", "0", "0"] for name in names]

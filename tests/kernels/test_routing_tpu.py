@@ -1,14 +1,6 @@
-"""The routing kernels compile for TPUs, ahead of time, from a host that has none.
+"""The routing kernels compile for TPUs, ahead of time, from a host that has none."""
 
-In a subprocess, because libtpu's compiler and the test suite's emulated CPU devices want
-different process-wide settings.
-"""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import ahead
 import pytest
 
 pytest.importorskip("libtpu")
@@ -82,16 +74,7 @@ print("given", kernels(CONFIGS["v3"], N, True), kernels(CONFIGS["v2_lite"], 100,
 
 @pytest.mark.parametrize("topology", ["v5p:2x2x1", "v6e:2x2"])
 def test_compiles_for_tpu(topology):
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, topology],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    kernels = {name: counts for name, *counts in map(str.split, done.stdout.splitlines())}
+    text = ahead.said(PROGRAM, topology)
+    kernels = {name: counts for name, *counts in map(str.split, text.splitlines())}
     # One kernel forward and one backward, as compiled by Mosaic.
     assert kernels == {name: ["2", "2"] for name in ("v3", "v2_lite", "v2", "tiny", "given")}
