@@ -67,7 +67,7 @@ setup(
         ],
         "serve-test": ["httpx", "openai>=3", "litellm>=1.100", "playwright"],
         # Side by side with Transformers: tests/parity and experiments.bench.
-        "parity": ["torch==2.13.0", "transformers==5.24.0"],
+        "parity": ["torch==2.13.0", "transformers==5.24.0", "accelerate>=1.15", "peft>=0.21"],
         # What tests launch/, and checkpoints in a bucket.
         "cluster": [
             "kubernetes-validate",

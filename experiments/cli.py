@@ -153,6 +153,18 @@ def _as_flags(message: str, default: Any, args: Sequence[str]) -> str:
     return re.sub(r"\b(\w+Config)\.([a-z]\w*)", flag, message)
 
 
+def _as_given(message: str) -> str:
+    """The same of what a command makes of flags that are its own."""
+    given = [arg.split("=")[0] for arg in sys.argv[1:] if arg.startswith("--")]
+
+    def flag(found: re.Match[str]) -> str:
+        field = found[1].replace("_", "-")
+        named = [name for name in given if re.split(r"--|\.", name)[-1] == field]
+        return named[-1] if named else found[0]
+
+    return re.sub(r"\b\w+Config\.([a-z]\w*)", flag, message)
+
+
 def _message(box: str) -> str:
     """The message inside tyro's frame, as one line."""
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # the first is a title
@@ -312,7 +324,7 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
             traceback.print_exc()
             _leave(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
         console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)
-        console.print(f"error: {message}", markup=False, highlight=False)
+        console.print(f"error: {_as_given(message)}", markup=False, highlight=False)
         _leave(message or "", peers.LOST_PEER if isinstance(error, Unreachable) else 2)
 
 

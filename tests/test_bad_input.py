@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from experiments import cli, pretrain_base, r1_zero
+from experiments import cli, generate, pretrain_base, r1_zero
 from experiments.r1_zero import tiers_unread
 from r1jax.base import save_weights
 from r1jax.checks import InputError
@@ -432,3 +432,8 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path):
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": path})
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"stopped by Ctrl-C\n")
+
+
+def test_a_command_s_own_flag_is_named_for_the_field_that_it_sets(error_of):
+    error = error_of("--model=embedded", "--prompt=use", "--draft-tokens=9", main=generate.main)
+    assert error == "error: --draft-tokens must be at most 7, got 9\n"

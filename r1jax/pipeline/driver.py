@@ -47,6 +47,7 @@ def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
         f"{out} already holds a pipeline: --resume goes on with it, --from=STAGE begins there",
     )
     check(holds or cfg.resume != "yes", f"--resume: {out} holds no pipeline to go on with")
+    _check_given(cfg)
     with contextlib.ExitStack() as held:
 
         def begin() -> list:
@@ -72,6 +73,19 @@ def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
         if jax.process_index() == 0:
             say(f"the stages: {write_page(out)}")
         return ran
+
+
+def _check_given(cfg: R1Config) -> None:
+    """Files of the user's own, before hours pass until the stage that reads them."""
+    given = {
+        "heldout": cfg.heldout,
+        "cold-start.data": cfg.cold_start.data,
+        "rejection-sft.data": cfg.rejection_sft.data,
+        "rejection-sft.general": cfg.rejection_sft.general,
+        "distill.data": cfg.distill.data,
+    }
+    for flag, path in given.items():
+        check(not path or Path(path).exists(), f"--{flag}={path}: no such file")
 
 
 def _run_stage(at: At, stage: Stage) -> bool:

@@ -75,6 +75,16 @@ def test_from_moves_what_was_there_and_takes_other_flags(ran, tmp_path):
     assert (tmp_path / "before/2/reasoning_rl").exists()
 
 
+@pytest.mark.parametrize(
+    "flag",
+    ["heldout", "cold-start.data", "rejection-sft.data", "rejection-sft.general", "distill.data"],
+)
+def test_a_file_that_is_not_there_is_named_before_the_first_stage(ran, tmp_path, flag):
+    with pytest.raises(InputError, match=f"--{flag}=nowhere: no such file"):
+        run(tmp_path, f"--{flag}=nowhere")
+    assert ran[0] == [] and not any(tmp_path.iterdir())
+
+
 def test_a_stage_that_fails_is_named_and_is_the_next_to_run(ran, tmp_path):
     did, fails = ran
     fails["cold_start"] = InputError("rows.jsonl:3: broken")
