@@ -324,7 +324,7 @@ def run(main: Callable[[list[str]], None], trains: bool = False) -> None:
             traceback.print_exc()
             _leave(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
         console = rich.console.Console(stderr=True, soft_wrap=True, emoji=False)
-        console.print(f"error: {_as_given(message)}", markup=False, highlight=False)
+        console.print("error:", _as_given(message or ""), markup=False, highlight=False)
         _leave(message or "", peers.LOST_PEER if isinstance(error, Unreachable) else 2)
 
 
