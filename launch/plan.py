@@ -38,7 +38,7 @@ from launch.planning.roofline import ASSUMPTIONS
 from r1jax import hub, sharding
 from r1jax.checks import InputError, check, near
 from r1jax.config import RunConfig
-from r1jax.models import with_lora
+from r1jax.models import adapted
 from r1jax.presets import RUNS
 from r1jax.published import MODELS
 
@@ -131,7 +131,7 @@ def understood(args: list[str]) -> Asked:
         sampling = dataclasses.replace(cfg.sampling, refill=math.gcd(cfg.sampling.refill, 64))
         cfg = dataclasses.replace(cfg, model=model, sampling=sampling)
     cfg = cli.parse(RunConfig, cfg, args, __doc__ or "", {**cli.starting_flags(RUNS), **FLAGS})
-    cfg = with_lora(cfg)
+    cfg = dataclasses.replace(cfg, model=adapted(cfg.model, cfg.lora))
     wanted, lengths = given["job"] or "grpo", given["lengths"] or ""
     job = next((j for j in JOBS if j == wanted), None)
     if job is None:

@@ -143,6 +143,9 @@ class LoraConfig:
     rank: int = 0  # 0: none, all weights are trained
     alpha: float = 32.0  # what adapters make is multiplied by alpha / rank
     targets: str = "all"  # modules that have one, by commas, such as q_proj,v_proj
+    #: Embedding and head are trained whole beside them. It costs their size in float32 three times
+    #: over, and is most of what adapters lack where the vocabulary is much of the model.
+    embeddings: bool = False
     #: What the frozen weights are kept in; stored: what is computed in.
     weights: Literal["stored", "bf16", "int8", "int4"] = "stored"
     beside: str = ""  # which state of the frozen model, a run notes as it begins

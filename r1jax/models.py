@@ -74,18 +74,25 @@ def with_lora(cfg: Adapting) -> Adapting:
     """`cfg`, whose model has the adapters that its `lora` says, beside weights that are kept as it
     says. Raises InputError for a base that is made anew, and for a run that began beside another
     state of it."""
-    lora, model = cfg.lora, cfg.model
+    lora = cfg.lora
     if not lora.rank:
         return cfg
     check(
         cfg.base not in ("train", "random"),
         f"--lora.rank with --base={cfg.base}: adapters stand beside a model that exists",
     )
-    began = model.lora or lora
+    began = cfg.model.lora or lora
     lora = dataclasses.replace(lora, beside=began.beside or state_of(cfg.base))
     check_beside(lora, cfg.base)
+    return dataclasses.replace(cfg, model=adapted(cfg.model, lora))
+
+
+def adapted(model: ModelConfig, lora: LoraConfig) -> ModelConfig:
+    """`model` with these adapters, if there are any, beside weights that are kept as they say."""
+    if not lora.rank:
+        return model
     kept = drawn_as(dataclasses.replace(model, param_dtype=model.dtype), "stored", lora.weights)
-    return dataclasses.replace(cfg, model=dataclasses.replace(kept, lora=lora))
+    return dataclasses.replace(kept, lora=lora)
 
 
 def state_of(base: str) -> str:

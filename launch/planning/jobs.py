@@ -26,7 +26,7 @@ from r1jax.data.packing import Batch
 from r1jax.model.attend import AHEAD, LIVE
 from r1jax.model.experts import OVERFLOW
 from r1jax.model.params import Weights
-from r1jax.model.quantise import abstract_weights, kept_specs
+from r1jax.model.quantise import abstract_weights, kept_specs, nbytes
 from r1jax.model.transformer import unstacked
 from r1jax.rl.algorithms import settings
 from r1jax.rl.grpo import grpo_step
@@ -104,16 +104,11 @@ def program(job: Job, cfg: RunConfig, mesh: Mesh, where: Topology, rows: int) ->
 def held(tree) -> float:
     """Bytes a device, of arrays with shardings; without one, whole."""
 
-    def one(a) -> float:
+    def mine(a) -> jax.ShapeDtypeStruct:
         shape = a.shape if a.sharding is None else a.sharding.shard_shape(a.shape)
-        return math.prod(shape) * a.dtype.itemsize
+        return jax.ShapeDtypeStruct(shape, a.dtype)
 
-    return float(sum(map(one, jax.tree.leaves(tree))))
-
-
-def _whole(tree) -> float:
-    """Bytes of it all."""
-    return float(sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(tree)))
+    return float(nbytes(jax.tree.map(mine, tree)))
 
 
 def _grpo(cfg: RunConfig, mesh: Mesh) -> Program:
@@ -135,7 +130,7 @@ def _grpo(cfg: RunConfig, mesh: Mesh) -> Program:
         "grpo_step", mesh, grpo_step, (policy, rollout, hyper_of(cfg)), static_of(cfg),
         {name: size for name, size in holds.items() if size},
         formula.grpo(cfg.model, replies * length, length, bool(settings(cfg.rl).kl_coef)),
-        layout.microbatches, replies * length, _whole(rollout), _idle(layout, cfg, mesh),
+        layout.microbatches, replies * length, nbytes(rollout), _idle(layout, cfg, mesh),
     )  # fmt: skip
 
 
@@ -186,7 +181,7 @@ def _sft(cfg: RunConfig, mesh: Mesh, rows: int) -> Program:
     }
     return Program(
         "sft_step", mesh, sft_step, (state, batch), {"model": cfg.model, "cfg": cfg.optim}, holds,
-        formula.sft(cfg.model, rows * length, length), 1, rows * length, _whole(batch),
+        formula.sft(cfg.model, rows * length, length), 1, rows * length, nbytes(batch),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Adapters in PEFT's form, which Transformers with PEFT and vLLM load beside the model that they
-were trained on: adapter_config.json, and A [rank, inputs], B [outputs, rank] of each module."""
+were trained on: adapter_config.json, and A [rank, inputs], B [outputs, rank] of each module; of
+those that were trained whole the weights, as modules_to_save."""
 
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ from r1jax.checks import check
 from r1jax.hub.files import Writer
 from r1jax.hub.names import tensors
 from r1jax.hub.save import leaf_of
-from r1jax.model.adapters import is_adapted
+from r1jax.model.adapters import Copied, is_adapted
 from r1jax.model.params import Weights
 
 
@@ -26,11 +27,19 @@ def save_adapter(adapters: Weights, model: ModelConfig, folder: str | Path, base
     )
     found: dict[str, np.ndarray] = {}
     modules: set[str] = set()
+    copied: set[str] = set()
     for tensor in tensors(model):
         leaf = leaf_of(adapters, tensor.leaf)
         if not is_adapted(leaf):
             continue
         stem = tensor.name.removesuffix(".weight")
+        if isinstance(leaf, Copied):
+            own = np.asarray(leaf.own, np.float32)
+            tied = ["lm_head"] if model.tied_head else []
+            for module in (stem, *tied):
+                found[f"base_model.model.{module}.weight"] = own.T if tensor.inputs else own
+                copied.add(module.rpartition(".")[2])
+            continue
         a, b = (np.asarray(part[tensor.lead], np.float32) for part in (leaf.a, leaf.b))
         found[f"base_model.model.{stem}.lora_A.weight"] = a.reshape(-1, lora.rank).T
         found[f"base_model.model.{stem}.lora_B.weight"] = b.reshape(lora.rank, -1).T
@@ -43,6 +52,7 @@ def save_adapter(adapters: Weights, model: ModelConfig, folder: str | Path, base
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
         "target_modules": sorted(modules),
+        "modules_to_save": sorted(copied) or None,
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,

@@ -2,6 +2,7 @@
 
 Paper, section 4.1: h = W x + (alpha / r) B A x, A drawn and B zero at first. Code: the same, with
 A as PEFT draws it, uniform within 1 / sqrt(inputs); adapters are float32, whatever W is kept in.
+Embedding and head may be trained whole beside them, as copies (PEFT's modules_to_save).
 
 M rows of x  K all inputs  O all outputs  R rank
 """
@@ -36,10 +37,38 @@ MODULES = {
 }
 
 
-class Adapted(Matrix):
-    """base + scale * a b. `base` is None in the trained part of a tree."""
+class Beside(Matrix):
+    """What is trained beside a frozen matrix. `base` is None in the trained part of a tree."""
 
     base: jax.Array | Matrix | None  # frozen
+
+
+class Copied(Beside):
+    """`own` in place of base, as which it begins."""
+
+    own: jax.Array  # float32
+
+    @property
+    def shape(self):
+        return self.own.shape
+
+    def product(self, x_MK):
+        return dot(x_MK, self.own.astype(x_MK.dtype))
+
+    def dense(self, dtype):
+        return self.own.astype(dtype)
+
+    def head(self):
+        return self.own.T
+
+    def specs(self, spec):
+        base = self.base.specs(spec) if isinstance(self.base, Matrix) else spec
+        return self.replace(base=base, own=spec)
+
+
+class Adapted(Beside):
+    """base + scale * a b."""
+
     a: jax.Array  # [leading..., inputs..., R]
     b: jax.Array  # [leading..., R, outputs...]
     scale: float = flax.struct.field(pytree_node=False)
@@ -81,7 +110,7 @@ class Adapted(Matrix):
 
 
 def is_adapted(x) -> bool:
-    return isinstance(x, Adapted)
+    return isinstance(x, Beside)
 
 
 def has_adapters(tree) -> bool:
@@ -89,10 +118,12 @@ def has_adapters(tree) -> bool:
 
 
 def adapt(path, w, spec: ParamSpec, lora: LoraConfig):
-    """A parameter of a stack of layers with an adapter, if it is one of those that `lora` names.
-    What is drawn depends on its path alone."""
+    """A parameter with what is trained beside it, if it is one of those that `lora` names. What is
+    drawn depends on its path alone."""
     name = jax.tree_util.keystr(path[-1:], simple=True)
     targets = lora.modules()
+    if lora.embeddings and name in ("embed_VD", "head_DV") and not is_adapted(w):
+        return Copied(w, dense(w, jnp.float32))
     if is_adapted(w) or spec.axes[:1] != ("layers",) or MODULES.get(name) not in targets:
         return w
     assert spec.matrix is not None
@@ -144,7 +175,7 @@ def without_adapters(weights: Weights) -> Weights:
 
 
 def merged(weights: Weights) -> Weights:
-    """Adapters added to what they stand beside, as arrays."""
+    """What adapters make of what they stand beside, as arrays."""
     return jax.tree.map(
         lambda w: w.dense(jnp.float32) if is_adapted(w) else w, weights, is_leaf=is_adapted
     )

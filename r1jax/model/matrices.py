@@ -38,6 +38,10 @@ class Matrix(flax.struct.PyTreeNode):
     def dense(self, dtype) -> jax.Array:
         raise NotImplementedError
 
+    def head(self):
+        """Of an embedding [V, D]: the head that is tied to it, [D, V]."""
+        raise NotImplementedError
+
     def specs(self, spec: ParamSpec):
         """The same form, of ParamSpecs: of a matrix that is declared by `spec`."""
         raise NotImplementedError
@@ -93,6 +97,9 @@ class Quantised(Matrix):
             value = value - jnp.expand_dims(self.zero, axis).astype(jnp.float32)
         return (value * jnp.expand_dims(scale, axis)).reshape(self.shape).astype(dtype)
 
+    def head(self):
+        return jax.tree.map(lambda a: a.T, self).replace(outputs=1)
+
     def specs(self, spec):
         end = len(spec.shape) - self.outputs
         n = end - self.inputs
@@ -144,10 +151,7 @@ def rows(w_VD, index: jax.Array, dtype) -> jax.Array:
 
 def transposed(w_VD):
     """An embedding as the head that is tied to it, [D, V]."""
-    if isinstance(w_VD, Quantised):
-        flipped = jax.tree.map(lambda a: a.T, w_VD)
-        return flipped.replace(outputs=1)
-    return w_VD.T
+    return w_VD.head() if isinstance(w_VD, Matrix) else w_VD.T
 
 
 def swiglu(x: jax.Array, ffn: FFN) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
-from r1jax.model.adapters import Adapted, with_adapters
+from r1jax.model.adapters import is_adapted, with_adapters
 from r1jax.model.matrices import Matrix, Quantised
 from r1jax.model.params import Weights, weight_specs
 from r1jax.sharding import ParamSpec
@@ -76,7 +76,7 @@ def keep(w, spec: ParamSpec, model: ModelConfig):
     """A parameter in the form that the model keeps it in (ModelConfig.param_dtype); what is
     quantised already stays so where it has no more bits than that."""
     form = form_of(spec, model.param_dtype)
-    if isinstance(w, Adapted):
+    if is_adapted(w):
         if model.lora is not None:
             return w
         w = w.dense(jnp.float32)

@@ -51,6 +51,22 @@ def test_rows_that_are_no_whole_groups_are_refused():
         plan.of_mesh(asked, "4x1", 1)
 
 
+def test_adapters_are_planned_beside_four_bits():
+    """What lies on a device: the bytes of each array, of int4 half a byte a number."""
+    name = "--model=deepseek-r1-distill-qwen-1.5b"
+    lora = ["--lora.rank=16", "--lora.weights=int4", "--model.layers=1", "--model.dense-layers=1"]
+    cfg = plan.understood([name, "--topology=v5e:1x1", "--tokens=64", *lora]).cfg
+    made = jobs.program("grpo", dataclasses.replace(cfg, mesh="1"), make_mesh("1"), None, 0)
+    d, kv, ffn, vocab = 1536, 256, 8960, 151936
+    matrices = 2 * d * d + 2 * d * kv + 3 * d * ffn
+    adapters = 16 * (2 * 2 * d + 2 * (d + kv) + 3 * (d + ffn))
+    scales = 2 * matrices / 128 + 4 * 2 * vocab  # of groups; of rows and columns of int8
+    rest = 2 * (3 * d + d + 2 * kv)  # norms and biases
+    held = matrices / 2 + 2 * vocab * d + scales + rest + 4 * adapters
+    assert made.holds["parameters"] == held
+    assert made.holds["moments"] == pytest.approx(2 * 4 * adapters, abs=16)  # and a count
+
+
 def config(**changes) -> RunConfig:
     model = small.config(layers=2, dense_layers=2, scan_layers=True, **changes)
     return RunConfig(

@@ -11,7 +11,7 @@ import small
 
 from r1jax import hub, sharding
 from r1jax.architecture import LoraConfig
-from r1jax.model.adapters import adapters_of, is_adapted
+from r1jax.model.adapters import Copied, adapters_of, is_adapted
 from r1jax.model.params import Weights
 from r1jax.model.quantise import keep_weights
 
@@ -22,16 +22,19 @@ transformers = pytest.importorskip(
 peft = pytest.importorskip("peft", reason="peft absent: pip install peft")
 
 
+@pytest.mark.parametrize("embeddings", [False, True])
 @pytest.mark.parametrize("targets", ["all", "q_proj,down_proj"])
-def test_peft_has_the_same_logits(targets, data_dir, tmp_path):
+def test_peft_has_the_same_logits(targets, embeddings, data_dir, tmp_path):
     source = data_dir / "stories260k" / "hf"
-    lora = LoraConfig(rank=4, alpha=6.0, targets=targets)
+    lora = LoraConfig(rank=4, alpha=6.0, targets=targets, embeddings=embeddings)
     model = dataclasses.replace(hub.read_config(source), lora=lora)
     frozen = dataclasses.replace(model, lora=None)
     weights = keep_weights(hub.load_weights(source, frozen, sharding.make_mesh("1")), model)
     rng = np.random.default_rng(0)
 
     def draw(w):
+        if isinstance(w, Copied):
+            return w.replace(own=w.own + 0.1 * rng.normal(size=w.shape).astype(np.float32))
         return w.replace(b=jnp.asarray(0.1 * rng.normal(size=w.b.shape), jnp.float32))
 
     weights = jax.tree.map(lambda w: draw(w) if is_adapted(w) else w, weights, is_leaf=is_adapted)

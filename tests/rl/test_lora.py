@@ -22,6 +22,7 @@ from r1jax.files import ends_of
 from r1jax.metrics import read_jsonl
 from r1jax.model.adapters import (
     Adapted,
+    Copied,
     adapters_of,
     has_adapters,
     is_adapted,
@@ -35,6 +36,7 @@ from r1jax.rl.grpo import Frozen
 from r1jax.rl.loop import new_policy
 
 LORA = LoraConfig(rank=3, alpha=6.0)
+WHOLE = dataclasses.replace(LORA, embeddings=True)
 GQA = small.config(
     d_model=32,
     layers=2,
@@ -54,6 +56,8 @@ def adapted(model=GQA, lora=LORA, seed=0, **how):
     rng = np.random.default_rng(seed)
 
     def draw(w):
+        if isinstance(w, Copied):
+            return w.replace(own=w.own + jnp.asarray(rng.normal(size=w.shape), jnp.float32))
         return w.replace(b=jnp.asarray(rng.normal(size=w.b.shape), jnp.float32))
 
     return model, jax.tree.map(
@@ -79,14 +83,19 @@ def test_the_product_is_that_of_the_sum(shape, inputs):
     np.testing.assert_allclose(got, np.tensordot(x, whole, inputs), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", [GQA, small.CONFIG], ids=["gqa", "mla_moe"])
-def test_it_begins_as_the_frozen_model_and_merges_to_what_it_is(model):
+@pytest.mark.parametrize("lora", [LORA, WHOLE], ids=["adapters", "and_embeddings"])
+@pytest.mark.parametrize(
+    "model",
+    [GQA, small.CONFIG, dataclasses.replace(GQA, tied_head=True)],
+    ids=["gqa", "mla_moe", "tied"],
+)
+def test_it_begins_as_the_frozen_model_and_merges_to_what_it_is(model, lora):
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 16, (2, 9)))
-    begun = keep_weights(small.weights(model), dataclasses.replace(model, lora=LORA))
+    begun = keep_weights(small.weights(model), dataclasses.replace(model, lora=lora))
     want, _ = small.logits(small.weights(model), tokens, model)
     got, _ = small.logits(begun, tokens, model)
     np.testing.assert_allclose(got, want, atol=1e-5)
-    with_lora, weights = adapted(model)
+    with_lora, weights = adapted(model, lora)
     moved, _ = small.logits(weights, tokens, with_lora)
     assert abs(np.asarray(moved - want)).max() > 0.01
     again, _ = small.logits(merged(weights), tokens, model)
@@ -105,9 +114,9 @@ def test_targets_are_named():
         adapted(lora=LoraConfig(rank=2, targets="q_a_proj"))
 
 
-@pytest.mark.parametrize("kept", ["float32", "int4"])
-def test_an_update_moves_adapters_and_nothing_else(kept):
-    model, weights = adapted(param_dtype=kept)
+@pytest.mark.parametrize(("kept", "lora"), [("float32", LORA), ("int4", LORA), ("int4", WHOLE)])
+def test_an_update_moves_adapters_and_nothing_else(kept, lora):
+    model, weights = adapted(lora=lora, param_dtype=kept)
     cfg = OptimConfig(lr=0.01)
     state = optim.new_state(weights, cfg)
     moments = jax.tree.leaves(optim.float32(adapters_of(weights.params)))
@@ -126,8 +135,9 @@ def test_an_update_moves_adapters_and_nothing_else(kept):
         assert not np.array_equal(a, b)
 
 
-def test_a_checkpoint_has_the_adapters_alone(tmp_path):
-    model, weights = adapted(param_dtype="int4")
+@pytest.mark.parametrize("lora", [LORA, WHOLE], ids=["adapters", "and_embeddings"])
+def test_a_checkpoint_has_the_adapters_alone(lora, tmp_path):
+    model, weights = adapted(lora=lora, param_dtype="int4")
     cfg, mesh = OptimConfig(lr=0.01), sharding.make_mesh("1")
     state = optim.new_state(weights, cfg)
     saved = optim.to_save(state)
