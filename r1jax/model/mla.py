@@ -22,7 +22,7 @@ from einops import rearrange
 
 from r1jax.architecture import MLAConfig, ModelConfig
 from r1jax.model.attend import attend, cached, chosen, decode, on_devices
-from r1jax.model.cache import LatentCache, update
+from r1jax.model.cache import InStack, LatentCache, length, part, update
 from r1jax.model.layers import FEW, Place, Rotary, apply_rope, einsum32, rms_norm
 from r1jax.model.matrices import dense, multiply
 from r1jax.model.params import MLA
@@ -39,8 +39,8 @@ def attention(
     p: MLA,
     cfg: ModelConfig,
     place: Place,
-    cache: LatentCache | None,
-) -> tuple[jax.Array, LatentCache | None]:
+    cache: LatentCache | InStack | None,
+) -> tuple[jax.Array, LatentCache | InStack | None]:
     """Returns the output [B, T, D] and the cache with the T new positions written.
 
     Without a cache, S = T, as where it is fresh. Else the keys are the cache's; few queries are
@@ -58,7 +58,8 @@ def attention(
     if cache is not None:
         cache = update(cache, LatentCache(latent, k_rope), place.positions_BT)
         if not own:
-            latent, k_rope = cache.latent_BSC, cache.rope_BSR
+            there = part(cache, 0, length(cache))
+            latent, k_rope = there.latent_BSC, there.rope_BSR
     if cache is not None and not own and t <= FEW:
         q_nope, q_rope = _queries(q_in, place.rotary, p.q_b_QHX, cfg)
         o_BTHU = absorbed(q_nope, q_rope, cache, place.positions_BT, p.kv_b_CHY, cfg)
@@ -126,7 +127,7 @@ def expanded(by_token, weights, cfg: ModelConfig, own: bool, chunked: bool) -> j
     return jax.lax.scan(chunk, nothing, chunks)[0].astype(q_in_BTQ.dtype)
 
 
-def absorbed(q_nope_BTHN, q_rope_BTHR, cache: LatentCache, positions_BT, kv_b_CHY, cfg):
+def absorbed(q_nope_BTHN, q_rope_BTHR, cache, positions_BT, kv_b_CHY, cfg):
     """The same numbers in latent space: (q Wk) . c = q . (Wk c). Returns [B, T, H, U]."""
     kv_b_CHY = dense(kv_b_CHY, q_nope_BTHN.dtype)
     k_up_CHN, v_up_CHU = jnp.split(kv_b_CHY, [cfg.attention.nope_dim], axis=-1)
