@@ -33,12 +33,25 @@ LayerCache = LatentCache | KVCache
 
 
 class InStack(flax.struct.PyTreeNode):
-    """One layer's of a stack, whose arrays [L, B, ...] stay as a whole: a loop over layers carries
-    them and writes into them. Each layer's taken out and put back would be the whole cache read and
+    """In a layer's cache, an array of all layers, [L, B, ...]: a loop over layers carries the whole
+    and writes into it. Each layer's part taken out and put back would be all of the cache read and
     written once more at every step."""
 
-    stack: LayerCache
+    stack: jax.Array
     layer: jax.Array  # its number
+
+
+def of_layer(cache: LayerCache, layer: jax.Array) -> LayerCache:
+    return jax.tree.map(lambda a: InStack(a, layer), cache)
+
+
+def stacked(cache: LayerCache) -> LayerCache:
+    """All layers', of what is `of_layer`."""
+    return jax.tree.map(lambda a: a.stack, cache, is_leaf=_in_stack)
+
+
+def _in_stack(a) -> bool:
+    return isinstance(a, InStack)
 
 
 class Cache(flax.struct.PyTreeNode):
@@ -108,25 +121,22 @@ def record(recorded: jax.Array, experts_LBTK: jax.Array, positions_BT: jax.Array
 
 
 def length(cache) -> int:
-    """Positions of what is one layer's."""
+    """Positions of a layer's."""
     return jax.tree.leaves(cache)[0].shape[-2]
 
 
 def part(cache, start, size: int):
-    """`size` positions of one layer's cache, from `start` on, as arrays [B, ...]."""
+    """`size` positions of a layer's cache, from `start` on, as arrays [B, ...]."""
 
     def one(a):
-        return jax.lax.dynamic_slice_in_dim(a, start, size, a.ndim - 2)
-
-    if not isinstance(cache, InStack):
-        return jax.tree.map(one, cache)
-
-    def of_layer(a):
-        begin = [cache.layer, *[0] * (a.ndim - 3), start, 0]
-        some = jax.lax.dynamic_slice(a, begin, (1, *a.shape[1:-2], size, a.shape[-1]))
+        if not isinstance(a, InStack):
+            return jax.lax.dynamic_slice_in_dim(a, start, size, a.ndim - 2)
+        whole = a.stack
+        begin = [a.layer, *[0] * (whole.ndim - 3), start, 0]
+        some = jax.lax.dynamic_slice(whole, begin, (1, *whole.shape[1:-2], size, whole.shape[-1]))
         return some.reshape(some.shape[1:])
 
-    return jax.tree.map(of_layer, cache.stack)
+    return jax.tree.map(one, cache, is_leaf=_in_stack)
 
 
 def update(cache, new, positions_BT):
@@ -134,12 +144,15 @@ def update(cache, new, positions_BT):
 
     Row by row, so that on a mesh each device writes its own rows: of an index over rows the
     partitioner does not know that it stays within them, and gathers what is new."""
-    if not isinstance(cache, InStack):
-        return jax.tree.map(lambda a, b: _written(a, b, positions_BT[..., None], ()), cache, new)
-    layer_BT = jnp.broadcast_to(cache.layer.astype(positions_BT.dtype), positions_BT.shape)
-    at_BT2 = jnp.stack([layer_BT, positions_BT], axis=-1)
-    stack = jax.tree.map(lambda a, b: _written(a, b, at_BT2, (0,)), cache.stack, new)
-    return cache.replace(stack=stack)
+
+    def one(a, b):
+        if not isinstance(a, InStack):
+            return _written(a, b, positions_BT[..., None], ())
+        layer_BT = jnp.broadcast_to(a.layer.astype(positions_BT.dtype), positions_BT.shape)
+        at_BT2 = jnp.stack([layer_BT, positions_BT], axis=-1)
+        return a.replace(stack=_written(a.stack, b, at_BT2, (0,)))
+
+    return jax.tree.map(one, cache, new, is_leaf=_in_stack)
 
 
 def _written(a, b, index_BTI, layers: tuple[int, ...]):

@@ -10,7 +10,7 @@ from einops import rearrange
 
 from r1jax.architecture import GQAConfig, ModelConfig
 from r1jax.model.attend import attend, cached, chosen, decode, on_devices
-from r1jax.model.cache import InStack, KVCache, length, part, update
+from r1jax.model.cache import KVCache, length, part, update
 from r1jax.model.layers import FEW, Place, apply_rope, einsum32, rms_norm, together
 from r1jax.model.matrices import multiply
 from r1jax.model.params import GQA
@@ -23,8 +23,8 @@ def attention(
     p: GQA,
     cfg: ModelConfig,
     place: Place,
-    cache: KVCache | InStack | None,
-) -> tuple[jax.Array, KVCache | InStack | None]:
+    cache: KVCache | None,
+) -> tuple[jax.Array, KVCache | None]:
     """Returns the output [B, T, D] and the cache with the T new positions written.
 
     Without a cache, S = T, as where it is fresh. Else the keys are the cache's.
@@ -76,7 +76,7 @@ def attention(
     return constrain(multiply(o_BTHX, p.out_HXD, 2), "batch", "time", None), cache
 
 
-def _decoded(q_BTHX, cache: KVCache | InStack, positions_BT, cfg: ModelConfig) -> jax.Array:
+def _decoded(q_BTHX, cache: KVCache, positions_BT, cfg: ModelConfig) -> jax.Array:
     """Of few queries: [B, T, H, X]."""
     t, a = q_BTHX.shape[1], cfg.attention
     assert isinstance(a, GQAConfig)

@@ -22,7 +22,7 @@ from einops import rearrange
 
 from r1jax.architecture import MLAConfig, ModelConfig
 from r1jax.model.attend import attend, cached, chosen, decode, on_devices
-from r1jax.model.cache import InStack, LatentCache, length, part, update
+from r1jax.model.cache import LatentCache, length, part, update
 from r1jax.model.layers import FEW, Place, Rotary, apply_rope, einsum32, rms_norm
 from r1jax.model.matrices import dense, multiply
 from r1jax.model.params import MLA
@@ -39,8 +39,8 @@ def attention(
     p: MLA,
     cfg: ModelConfig,
     place: Place,
-    cache: LatentCache | InStack | None,
-) -> tuple[jax.Array, LatentCache | InStack | None]:
+    cache: LatentCache | None,
+) -> tuple[jax.Array, LatentCache | None]:
     """Returns the output [B, T, D] and the cache with the T new positions written.
 
     Without a cache, S = T, as where it is fresh. Else the keys are the cache's; few queries are
@@ -127,11 +127,14 @@ def expanded(by_token, weights, cfg: ModelConfig, own: bool, chunked: bool) -> j
     return jax.lax.scan(chunk, nothing, chunks)[0].astype(q_in_BTQ.dtype)
 
 
-def absorbed(q_nope_BTHN, q_rope_BTHR, cache, positions_BT, kv_b_CHY, cfg):
+def absorbed(q_nope_BTHN, q_rope_BTHR, cache: LatentCache, positions_BT, kv_b_CHY, cfg):
     """The same numbers in latent space: (q Wk) . c = q . (Wk c). Returns [B, T, H, U]."""
     kv_b_CHY = dense(kv_b_CHY, q_nope_BTHN.dtype)
     k_up_CHN, v_up_CHU = jnp.split(kv_b_CHY, [cfg.attention.nope_dim], axis=-1)
     q_BTHC = jnp.einsum("bthn,chn->bthc", q_nope_BTHN, k_up_CHN)
+    # Of a stack, the layer's own: few as they are, a TPU's loop would have them the other way
+    # round, and turn those of all layers for each.
+    cache = cache.replace(rope_BSR=part(cache.rope_BSR, 0, length(cache)))
 
     def score(cache):
         # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.

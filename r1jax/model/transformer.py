@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from r1jax.architecture import ModelConfig
 from r1jax.model import gqa, mla
-from r1jax.model.cache import Cache, InStack, record
+from r1jax.model.cache import Cache, of_layer, record, stacked
 from r1jax.model.layers import Place, rms_norm, rotary, together
 from r1jax.model.matrices import rows, swiglu
 from r1jax.model.moe import RouterStats, moe
@@ -145,8 +145,8 @@ def _run(layer, x, stack: Layer | tuple[Layer, ...] | None, bias_LE, cache, give
 
         def step(carry, xs):
             (x, cache), (i, p, bias_E, given_BTK) = carry, xs
-            x, mine, stats = layer(x, p, bias_E, cache and InStack(cache, i), given_BTK)
-            return (x, mine and mine.stack), stats
+            x, mine, stats = layer(x, p, bias_E, cache and of_layer(cache, i), given_BTK)
+            return (x, mine and stacked(mine)), stats
 
         xs = jnp.arange(n), stack, bias_LE, given_LBTK
         (x, cache), stats = jax.lax.scan(remat(step, cfg), (x, cache), xs)
