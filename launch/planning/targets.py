@@ -20,7 +20,8 @@ from launch.planning.chips import GIB, Topology
 from r1jax import sharding
 from r1jax.checks import InputError, check
 
-# An H100 SXM5 as XLA describes it (openxla/xla, backends/gpu/target_config), and what differs.
+# An H100 SXM5 as XLA describes it (openxla/xla, backends/gpu/target_config), and what differs. The
+# B200's figures are its data sheet's, and nothing has been compiled for it yet.
 _GPU = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
