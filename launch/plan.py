@@ -3,12 +3,15 @@
     python -m launch.plan --model=deepseek-v2-lite --topology=v5p:2x2x4 --tokens=4096 --rows=128
     python -m launch.plan --model=deepseek-r1-distill-qwen-7b --topology=h100:8 --sweep
     python -m launch.plan --preset=r1_zero_paper --topology=v5p:8x8x16 --mesh=128x8 --job=sample
+    python -m launch.plan --model=deepseek-v2-lite,deepseek-r1-distill-llama-8b \
+        --topology=h100:8,v6e:4x4 --job=grpo,sample --tokens=4096,32768
 
 Needs `pip install -e '.[aot]'` for TPUs, '.[aot-cuda]' for GPUs, and no device. --job: grpo, a
 rollout's updates; sft, one update; sample, decoding; prefill. --tokens: of prompt and reply
 together; --rows: replies (of sft, rows) an update. Any field of the preset is a flag, as in
 experiments.r1_zero; --model is a published model's name, or a Hugging Face directory, and with it
---preset is r1_zero_paper: 512 questions x 16 replies in 16 updates, or as --rows has it.
+--preset is r1_zero_paper: 512 questions x 16 replies in 16 updates, or as --rows has it. Of several
+models, topologies, jobs or tokens, by commas, each plan is a line of a table.
 
 Compiled and modelled, not run: memory and collectives are what the compiler says, times are bounds.
 """
@@ -30,9 +33,12 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+import jax
+
 from experiments import cli
-from launch.planning import chips, price, sweep, targets
-from launch.planning.jobs import JOBS, Job, layout_on, program, reshard, sized
+from launch.planning import chips, many, price, sweep, targets
+from launch.planning.formula import parameters
+from launch.planning.jobs import JOBS, Job, layout_on, longest, program, reshard, sized
 from launch.planning.report import Report, as_json, plan, rows_as_text, table
 from launch.planning.roofline import ASSUMPTIONS
 from r1jax import hub, sharding
@@ -63,6 +69,7 @@ FLAGS: cli.Flags = {
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
+    name: str  # of the model, or the preset
     where: chips.Topology
     cfg: RunConfig
     job: Job
@@ -77,7 +84,10 @@ class Asked:
 
 
 def main(args: list[str]) -> None:
-    asked = understood(args)
+    several = many.combinations(args)
+    if len(several) > 1:
+        return lines(several)
+    asked = understood(several[0])
     tried: list[sweep.Try] = []
     say: Callable[[str], None] = (lambda _: None) if asked.as_json else print
     if asked.sweep:
@@ -114,6 +124,23 @@ def main(args: list[str]) -> None:
         print(json.dumps(whole))
 
 
+def lines(several: list[list[str]]) -> None:
+    """A table of plans. All are understood before any is compiled."""
+    plans = [understood(list(args)) for args in several]
+    print(many.HEAD)
+    for asked in plans:
+        cfg = asked.cfg
+        found: Report | str
+        try:
+            cfg = of_mesh(asked, asked.mesh, 1)
+            found = compiled(asked, cfg, asked.job)
+        except InputError as error:
+            found = str(error)
+        about = asked.name, asked.where.text, asked.job, f"{longest(cfg):,}"
+        print(many.line(about, cfg.mesh, found), flush=True)
+        jax.clear_caches()  # of programs that are not met again
+
+
 def understood(args: list[str]) -> Asked:
     """Raises InputError for what cannot be asked."""
     given = {name: cli.take(args, f"--{name}") for name in FLAGS if FLAGS[name][0]}
@@ -121,7 +148,7 @@ def understood(args: list[str]) -> Asked:
     args = [a for a in args if a not in ("--sweep", "--json")]
     mesh = cli.take(list(args), "--mesh") or ""
     split = cli.take(list(args), "--rl.rows") is None
-    name = given["model"]
+    name, preset = given["model"], cli.take(list(args), "--preset") or "tiny"
     cfg = cli.starting_config(RUNS, "r1_zero_paper" if name else "tiny", args)
     if name:
         known = name in MODELS or os.path.isdir(name)
@@ -140,7 +167,7 @@ def understood(args: list[str]) -> Asked:
     check(not given["price"] or bool(lengths), "--price: of an iteration, which --lengths asks for")
     where = chips.topology(given["topology"] or "v5p:2x2x1")
     asked = Asked(
-        where, cfg, job, whole(given, "tokens"), whole(given, "rows"),
+        name or preset, where, cfg, job, whole(given, "tokens"), whole(given, "rows"),
         mesh, split, switches["sweep"], lengths, positive(given, "price"), switches["json"],
     )  # fmt: skip
     if asked.lengths:  # a slip is told before anything is compiled
@@ -167,18 +194,24 @@ def positive(given: dict[str, str | None], name: str) -> float:
 
 def of_mesh(asked: Asked, mesh: str, per_device: int) -> RunConfig:
     cfg = asked.cfg
-    cfg = dataclasses.replace(cfg, mesh=mesh or usual_mesh(cfg, asked.where.devices))
+    cfg = dataclasses.replace(cfg, mesh=mesh or usual_mesh(cfg, asked.where))
     sizes = sharding.parse_mesh(cfg.mesh)
     n = math.prod(sizes.values()) // sizes[sharding.CONTEXT]  # that do not share rows
     rows = asked.rows if asked.job == "grpo" else 0
     return sized(cfg, asked.tokens, rows, per_device * asked.per_device, n)
 
 
-def usual_mesh(cfg: RunConfig, devices: int) -> str:
-    """Where none is asked for: experts over up to 8 devices, the rest FSDP."""
-    experts = cfg.model.router.experts if cfg.model.router else 1
-    over = math.gcd(math.gcd(experts, devices), 8)
-    return f"{devices // over}x{over}"
+def usual_mesh(cfg: RunConfig, where: chips.Topology) -> str:
+    """Where none is asked for: experts over up to 8 devices, the rest FSDP. Without experts, as few
+    as make of the weights that replies are drawn with a third of a device's memory."""
+    model = cfg.model
+    most, wanted = math.gcd(where.devices, 8), 8
+    if model.router is not None:
+        most = math.gcd(model.router.experts, most)
+    else:
+        wanted = math.ceil(3 * 2 * parameters(model).total / where.chip.memory)
+    over = next((n for n in (1, 2, 4) if n >= wanted), most)
+    return f"{where.devices // min(over, most)}x{min(over, most)}"
 
 
 def compiled(asked: Asked, cfg: RunConfig, job: Job) -> Report:

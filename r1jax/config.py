@@ -35,6 +35,10 @@ CorrectionName = Literal["none", "tis", "icepop"]
 AlgorithmName = Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo", "reinforce++", "cispo", "ppo"]
 
 
+#: A second moment moves by 1 - b2 of itself or so, of which bfloat16 keeps steps of 2^-8.
+MOST_B2 = 0.99
+
+
 def check_learns(optim: "OptimConfig") -> None:
     """For what is trained to be used; raises InputError if it could not be."""
     check(optim.lr > 0, f"OptimConfig.lr must be positive, got {optim.lr}")
@@ -53,6 +57,9 @@ class OptimConfig:
     b2: float = 0.95
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    #: What AdamW's moments are kept in; they are computed in float32. bfloat16 halves them, as V3
+    #: had them (arXiv 2412.19437, section 3.3.2, with b2 = 0.95).
+    moments: Literal["float32", "bfloat16"] = "float32"
     # Balance of the router. At rest unless a model is pre-trained: V3 ended its pre-training with a
     # gamma of 0 (arXiv 2412.19437, section 4.2), and routing that moves without a gradient changes
     # the ratios between the updates of a rollout. V3's: 1e-3 and 1e-4.
@@ -70,6 +77,11 @@ class OptimConfig:
         for name in ("b1", "b2"):
             value = getattr(self, name)
             check(value < 1, f"OptimConfig.{name} must be less than 1, got {value}")
+        check(
+            self.moments == "float32" or self.b2 <= MOST_B2,
+            f"OptimConfig.moments=bfloat16 cannot hold what b2={self.b2} adds to the second moment "
+            f"of a step: at most {MOST_B2}",
+        )
         check(
             self.lr > 0 or self.bias_rate == 0,
             f"OptimConfig.lr=0 learns nothing, but bias_rate={self.bias_rate} moves the router",

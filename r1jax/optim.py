@@ -46,9 +46,26 @@ def make_optimizer(cfg: OptimConfig) -> optax.GradientTransformation:
     """AdamW, but for the learning rate: `update` multiplies by it, so that it can be traced."""
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm),
-        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2),
+        _adam(cfg),
         optax.add_decayed_weights(cfg.weight_decay, _matrices),
     )
+
+
+def _adam(cfg: OptimConfig) -> optax.GradientTransformation:
+    """With moments that are kept in cfg.moments."""
+    adam = optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2)
+    if cfg.moments == "float32":
+        return adam
+
+    def cast(state, dtype):
+        mu, nu = (jax.tree.map(lambda a: a.astype(dtype), m) for m in (state.mu, state.nu))
+        return state._replace(mu=mu, nu=nu)
+
+    def update(grads, state, params=None):
+        updates, state = adam.update(grads, cast(state, jnp.float32), params)
+        return updates, cast(state, cfg.moments)
+
+    return optax.GradientTransformation(lambda params: cast(adam.init(params), cfg.moments), update)
 
 
 def _matrices(params):
@@ -61,8 +78,8 @@ def _matrices(params):
 
 
 def float32(tree):
-    """Moments and sums of gradients are float32 whatever the parameters are: bfloat16 would lose
-    what is added to them, a hundredth of it at a time."""
+    """Gradients and their sums are float32 whatever the parameters are: bfloat16 would lose what
+    is added to them, a hundredth of it at a time."""
     return jax.tree.map(lambda a: a.astype(jnp.float32), tree)
 
 

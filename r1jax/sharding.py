@@ -32,24 +32,29 @@ from r1jax.checks import InputError, check
 FSDP, CONTEXT, EXPERT = AXES = "fsdp", "context", "expert"
 PART = "part"  # of FSDP and CONTEXT, where replies are drawn
 
-# Logical axis -> mesh axes, in training and while replies are drawn. An axis is left whole where
-# its size does not divide. Drawing reads all weights for every token, so nothing is gathered then:
-# all but the experts is on every device, and these are over as many devices as divide them
-# (`for_sampling`); devices do not share rows.
-_TABLE: dict[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    #          training         drawing
-    "batch": ((FSDP, EXPERT), (FSDP, EXPERT)),
-    "time": ((CONTEXT,), ()),
-    "experts": ((EXPERT,), (EXPERT,)),
-    "embed": ((FSDP, CONTEXT), ()),
-    "heads": ((EXPERT,), ()),
-    "vocab": ((EXPERT,), ()),
-    "ffn": ((EXPERT,), ()),
-    "latent": ((), ()),
-    "layers": ((), ()),
-    None: ((), ()),
+# Logical axis -> mesh axes, in training and while replies are drawn, by a model with experts and by
+# one without. An axis is left whole where its size does not divide. Drawing reads all weights for
+# every token, so none are gathered then. With experts these are over as many devices as divide them
+# (`for_sampling`), and all else is on every device; without, heads, vocabulary and FFN are split
+# over the expert axis, whose devices make the products of all their rows together ("together").
+# Devices do not share rows.
+_TABLE: dict[str | None, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    #          training         drawing          without experts
+    "batch": ((FSDP, EXPERT), (FSDP, EXPERT), (FSDP, EXPERT)),
+    "together": ((FSDP,), (FSDP,), (FSDP,)),
+    "time": ((CONTEXT,), (), ()),
+    "experts": ((EXPERT,), (EXPERT,), ()),
+    "embed": ((FSDP, CONTEXT), (), ()),
+    "heads": ((EXPERT,), (), (EXPERT,)),
+    "vocab": ((EXPERT,), (), (EXPERT,)),
+    "ffn": ((EXPERT,), (), (EXPERT,)),
+    "latent": ((), (), ()),
+    "layers": ((), (), ()),
+    None: ((), (), ()),
 }
-RULES, SAMPLING_RULES = ({axis: row[i] for axis, row in _TABLE.items()} for i in range(2))
+RULES, SAMPLING_RULES, DENSE_SAMPLING_RULES = (
+    {axis: row[i] for axis, row in _TABLE.items()} for i in range(3)
+)
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -128,7 +133,8 @@ def laid_for_sampling(mesh: Mesh, experts: int, shape, axes) -> tuple[NamedShard
     by both."""
     parts = Mesh(_in_parts(mesh, experts), (FSDP, PART, EXPERT), axis_types=(AxisType.Auto,) * 3)
     after = for_sampling(mesh, experts)
-    spec = partition(shape, axes, after, SAMPLING_RULES)
+    rules = SAMPLING_RULES if experts else DENSE_SAMPLING_RULES
+    spec = partition(shape, axes, after, rules)
     before = P(*((EXPERT, PART) if a in (EXPERT, (EXPERT,)) else a for a in spec))
     return NamedSharding(parts, before), NamedSharding(after, spec)
 

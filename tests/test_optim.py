@@ -179,6 +179,26 @@ def test_moments_live_beside_their_parameters():
     assert where.step.spec == P()
 
 
+def test_moments_in_bfloat16_are_half_the_size_and_move_weights_alike():
+    """Thirty updates, beside those with float32 ones."""
+    cfg = OptimConfig(lr=0.01)
+    half = dataclasses.replace(cfg, moments="bfloat16")
+    states = {c: optim.new_state(small.weights(), c) for c in (cfg, half)}
+    begin, rng = states[cfg].weights.params, np.random.default_rng(0)
+    for _ in range(30):
+        noise = jax.tree.map(lambda a: a + rng.normal(size=a.shape).astype(np.float32), begin)
+        states = {c: update(state, noise, None, c)[0] for c, state in states.items()}
+    moments = {c: optax.tree_utils.tree_get(s.opt_state, "nu") for c, s in states.items()}
+    assert {a.dtype for a in jax.tree.leaves(moments[half])} == {jnp.dtype("bfloat16")}
+    flat = [
+        np.concatenate([np.ravel(a - b) for a, b in zip(*map(jax.tree.leaves, pair), strict=True)])
+        for pair in [(s.weights.params, begin) for s in states.values()]
+    ]
+    assert np.linalg.norm(flat[0] - flat[1]) < 0.02 * np.linalg.norm(flat[0])
+    with pytest.raises(InputError, match=r"OptimConfig.moments=bfloat16 .* b2=0.999"):
+        OptimConfig(moments="bfloat16", b2=0.999)
+
+
 def test_selection_biases_stay_float32_where_parameters_are_bfloat16():
     model = small.config(param_dtype="bfloat16")
     weights = jax.eval_shape(lambda key: optim.init_weights(model, key), jax.random.key(0))

@@ -46,6 +46,7 @@ def test_every_number_of_a_published_run_has_a_source_or_is_marked_unreported(na
         "sampling.slots", "sampling.refill", "sampling.top_k", "sampling.top_p",
         "sampling.drafts", "sampling.draft_tokens",
         "optim.schedule", "optim.steps", "optim.final", "optim.mtp_weight",
+        "optim.moments",
         "reward.repetition", "reward.partial", "reward.target_language", "reward.only",
         "reward.own", "reward.own_seconds", "reward.models", "reward.control",
         "reward.random_share",

@@ -138,8 +138,11 @@ def _help(program: Program, cfg: RunConfig, needed: float, has: float) -> str:
     ways = []
     if held > 0.8 * has:
         ways.append("more devices")
-        if program.name in ("grpo_step", "sft_step") and mesh.shape["fsdp"] < mesh.size:
-            ways.append(f"--mesh={mesh.size}x1 (nothing held twice)")
+        if program.name in ("grpo_step", "sft_step"):
+            if mesh.shape["fsdp"] < mesh.size:
+                ways.append(f"--mesh={mesh.size}x1 (nothing held twice)")
+            if cfg.optim.moments == "float32":
+                ways.append("--optim.moments=bfloat16")
         if program.name.startswith("decode"):
             ways.append(f"fewer --sampling.slots than {cfg.sampling.slots}")
             if model.router and mesh.shape["expert"] < mesh.size:

@@ -20,15 +20,16 @@ from launch.planning.chips import GIB, Topology
 from r1jax import sharding
 from r1jax.checks import InputError, check
 
-# Of an H100 SXM5 as XLA describes it (openxla/xla, backends/gpu/target_config), and what differs.
-_H100 = """
+# An H100 SXM5 as XLA describes it (openxla/xla, backends/gpu/target_config), and what differs. The
+# B200's figures are its data sheet's, and nothing has been compiled for it yet.
+_GPU = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
-  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  shared_memory_per_core: 233472 threads_per_core_limit: 2048 core_count: CORES fpus_per_core: 128
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: BANDWIDTH l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  memory_bandwidth: BANDWIDTH l2_cache_size: CACHE clock_rate_ghz: 1.98
   device_memory_size: MEMORY shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  cuda_compute_capability { major: MAJOR feature_extension: ACCELERATED_FEATURES }
   registers_per_core_limit: 65536 registers_per_block_limit: 65536
   driver_version: "13.0.0" runtime_version: "12.8.0" compile_time_toolkit_version: "12.8.0"
   dnn_version: "9.10.0" name: "NAME"
@@ -37,7 +38,11 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 }
 device_description_str: "NAME"
 """
-_GPU_NAMES = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
+_GPUS = {
+    "h100": {"NAME": "NVIDIA H100 80GB HBM3", "CORES": 132, "CACHE": 52_428_800, "MAJOR": 9},
+    "h200": {"NAME": "NVIDIA H200", "CORES": 132, "CACHE": 52_428_800, "MAJOR": 9},
+    "b200": {"NAME": "NVIDIA B200", "CORES": 148, "CACHE": 132_644_864, "MAJOR": 10},
+}
 # Without a GPU there is nothing to measure kernels on.
 _GPU_OPTIONS = {"xla_gpu_autotune_level": "0"}
 
@@ -64,9 +69,10 @@ def devices(where: Topology) -> list:
     gpu = where.chip.kind == "gpu"
     try:
         if gpu:
-            text = _H100.replace("NAME", _GPU_NAMES[where.key])
-            text = text.replace("MEMORY", str(int(where.chip.memory)))
-            text = text.replace("BANDWIDTH", str(int(where.chip.hbm)))
+            sizes = {"MEMORY": int(where.chip.memory), "BANDWIDTH": int(where.chip.hbm)}
+            text = _GPU
+            for name, value in (_GPUS[where.key] | sizes).items():
+                text = text.replace(name, str(value))
             shape = "x".join(map(str, (1, *where.shape)))
             found = topologies.get_topology_desc(
                 where.key, "cuda", target_config=text, topology=shape

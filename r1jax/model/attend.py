@@ -28,6 +28,8 @@ from r1jax.kernels.blockwise import HIDDEN, Seen, blockwise
 from r1jax.kernels.splash import splash
 from r1jax.kernels.triton_attention import triton
 from r1jax.model import zigzag
+from r1jax.model.cache import length as length_of
+from r1jax.model.cache import part
 from r1jax.model.layers import einsum32, masked_softmax
 from r1jax.model.matrices import dense
 from r1jax.sharding import current_mesh, partition
@@ -135,33 +137,32 @@ def decode(
     `positions` [B, ...] with axes of one where queries do not lie. A cache's arrays have their
     positions before the last axis. A long one is read LIVE positions at a time, up to the last that
     any query has."""
-    length, scale = jax.tree.leaves(cache)[0].shape[-2], cfg.softmax_scale
+    length, scale = length_of(cache), cfg.softmax_scale
 
     def shown(index_S):
         return positions[..., None] >= index_S.reshape(*(1,) * positions.ndim, -1)
 
     if length <= LIVE:
-        s = score(cache)
-        return mix(masked_softmax(s, shown(jnp.arange(length)), scale), cache)
+        all_of_it = part(cache, 0, length)
+        s = score(all_of_it)
+        return mix(masked_softmax(s, shown(jnp.arange(length)), scale), all_of_it)
 
-    def part(j):
+    def live(j):
         # The last begins earlier, where the length is no multiple, and hides what it repeats.
         start = jnp.minimum(j * LIVE, length - LIVE)
-        some = jax.tree.map(
-            lambda a: jax.lax.dynamic_slice_in_dim(a, start, LIVE, a.ndim - 2), cache
-        )
+        some = part(cache, start, LIVE)
         s, index_S = score(some) * scale, start + jnp.arange(LIVE)
         index_S = jnp.where(index_S < j * LIVE, np.iinfo(np.int32).max, index_S)
         return jnp.where(shown(index_S), s, HIDDEN), some
 
     def step(j, state):
         o, largest, total = state
-        s, some = part(j)
+        s, some = live(j)
         new = jnp.maximum(largest, jnp.max(s, axis=-1, keepdims=True))
         p, kept = jnp.exp(s - new), jnp.exp(largest - new)
         return o * kept + mix(p, some), new, total * kept + jnp.sum(p, axis=-1, keepdims=True)
 
-    s, some = part(0)
+    s, some = live(0)
     largest = jnp.max(s, axis=-1, keepdims=True)
     p = jnp.exp(s - largest)
     begin = mix(p, some), largest, jnp.sum(p, axis=-1, keepdims=True)

@@ -2,7 +2,7 @@
 layer (576 for DeepSeek-V3). Grouped-query attention: the keys and values of its few heads.
 
 B slots  S cached positions  C key-value latent  R rope dim  K key-value heads  X head dim
-Y experts of a token, MoE layer by MoE layer
+L layers  Y experts of a token, MoE layer by MoE layer
 """
 
 import flax.struct
@@ -30,6 +30,28 @@ class KVCache(flax.struct.PyTreeNode):
 
 
 LayerCache = LatentCache | KVCache
+
+
+class InStack(flax.struct.PyTreeNode):
+    """In a layer's cache, an array of all layers, [L, B, ...]: a loop over layers carries the whole
+    and writes into it. Each layer's part taken out and put back would be all of the cache read and
+    written once more at every step."""
+
+    stack: jax.Array
+    layer: jax.Array  # its number
+
+
+def of_layer(cache: LayerCache, layer: jax.Array) -> LayerCache:
+    return jax.tree.map(lambda a: InStack(a, layer), cache)
+
+
+def stacked(cache: LayerCache) -> LayerCache:
+    """All layers', of what is `of_layer`."""
+    return jax.tree.map(lambda a: a.stack, cache, is_leaf=_in_stack)
+
+
+def _in_stack(a) -> bool:
+    return isinstance(a, InStack)
 
 
 class Cache(flax.struct.PyTreeNode):
@@ -98,15 +120,50 @@ def record(recorded: jax.Array, experts_LBTK: jax.Array, positions_BT: jax.Array
     return update(old_BSY, new_BTY, positions_BT).reshape(recorded.shape)
 
 
+def length(cache) -> int:
+    """Positions of a layer's."""
+    return jax.tree.leaves(cache)[0].shape[-2]
+
+
+def part(cache, start, size: int):
+    """`size` positions of a layer's cache, from `start` on, as arrays [B, ...]."""
+
+    def one(a):
+        if not isinstance(a, InStack):
+            return jax.lax.dynamic_slice_in_dim(a, start, size, a.ndim - 2)
+        whole = a.stack
+        begin = [a.layer, *[0] * (whole.ndim - 3), start, 0]
+        some = jax.lax.dynamic_slice(whole, begin, (1, *whole.shape[1:-2], size, whole.shape[-1]))
+        return some.reshape(some.shape[1:])
+
+    return jax.tree.map(one, cache, is_leaf=_in_stack)
+
+
 def update(cache, new, positions_BT):
     """Writes T new positions of every row: `cache` over S positions, `new` [B, T, (K,) width].
 
     Row by row, so that on a mesh each device writes its own rows: of an index over rows the
     partitioner does not know that it stays within them, and gathers what is new."""
 
-    def row(a, b, positions_T):
-        if a.ndim == 2:
-            return a.at[positions_T].set(b)
-        return a.at[:, positions_T].set(b.swapaxes(0, 1))
+    def one(a, b):
+        if not isinstance(a, InStack):
+            return _written(a, b, positions_BT[..., None], ())
+        layer_BT = jnp.broadcast_to(a.layer.astype(positions_BT.dtype), positions_BT.shape)
+        at_BT2 = jnp.stack([layer_BT, positions_BT], axis=-1)
+        return a.replace(stack=_written(a.stack, b, at_BT2, (0,)))
 
-    return jax.tree.map(lambda a, b: jax.vmap(row)(a, b, positions_BT), cache, new)
+    return jax.tree.map(one, cache, new, is_leaf=_in_stack)
+
+
+def _written(a, b, index_BTI, layers: tuple[int, ...]):
+    """a, [(L,) B, (K,) S, width], with b, [B, T, (K,) width], where index_BTI says of each; layers:
+    the axis of L. What would lie outside is left out."""
+    indexed = *layers, a.ndim - 2
+    where = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(range(2, b.ndim)),
+        inserted_window_dims=indexed,
+        scatter_dims_to_operand_dims=indexed,
+        operand_batching_dims=(len(layers),),
+        scatter_indices_batching_dims=(0,),
+    )
+    return jax.lax.scatter(a, index_BTI, b.astype(a.dtype), where, mode="drop")

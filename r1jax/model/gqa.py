@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from r1jax.architecture import ModelConfig
+from r1jax.architecture import GQAConfig, ModelConfig
 from r1jax.model.attend import attend, cached, chosen, decode, on_devices
-from r1jax.model.cache import KVCache, update
-from r1jax.model.layers import FEW, Place, apply_rope, einsum32, rms_norm
+from r1jax.model.cache import KVCache, length, part, update
+from r1jax.model.layers import FEW, Place, apply_rope, einsum32, rms_norm, together
 from r1jax.model.matrices import multiply
 from r1jax.model.params import GQA
 from r1jax.model.zigzag import own_tokens, whole
@@ -29,9 +29,19 @@ def attention(
 
     Without a cache, S = T, as where it is fresh. Else the keys are the cache's.
     """
-    q_BTHX = _project(x_BTD, p.q_DHX, p.q_bias_HX)
-    k_BTKX = _project(x_BTD, p.k_DKX, p.k_bias_KX)
-    v_BTKX = _project(x_BTD, p.v_DKX, p.v_bias_KX)
+    drawn = cache is not None
+    if drawn:
+        x_BTD = together(x_BTD, cfg)
+
+    def project(w_DHX, bias_HX):
+        y = multiply(x_BTD, w_DHX)
+        y = y if bias_HX is None else y + bias_HX.astype(y.dtype)[None, None]
+        y = together(y, cfg, None, "heads", None) if drawn else y
+        return constrain(y, "batch", "time", None, None)
+
+    q_BTHX = project(p.q_DHX, p.q_bias_HX)
+    k_BTKX = project(p.k_DKX, p.k_bias_KX)
+    v_BTKX = project(p.v_DKX, p.v_bias_KX)
     if p.q_norm_X is not None:
         q_BTHX = rms_norm(q_BTHX, p.q_norm_X, cfg.norm_eps)
         k_BTKX = rms_norm(k_BTKX, p.k_norm_X, cfg.norm_eps)
@@ -46,7 +56,8 @@ def attention(
     else:
         k_BSKX, v_BSKX = k_BTKX, v_BTKX
         if cache is not None and not own:
-            k_BSKX, v_BSKX = cache.key_BKSX.swapaxes(1, 2), cache.value_BKSX.swapaxes(1, 2)
+            there = part(cache, 0, length(cache))
+            k_BSKX, v_BSKX = there.key_BKSX.swapaxes(1, 2), there.value_BKSX.swapaxes(1, 2)
         # Where a query stands: in its segment, or in the cache.
         at_BT = place.segments_BT if own else place.positions_BT
 
@@ -59,13 +70,17 @@ def attention(
         apart = chosen(cfg, t, k_BSKX.shape[1], own) != "plain"
         by_token = q_BTHX, at_BT, k_BSKX, v_BSKX
         o_BTHX = on_devices(local, by_token, (), (), apart, x_BTD.dtype)
-    return multiply(o_BTHX, p.out_HXD, 2), cache
+    if drawn:  # first as they are, or what splits heads would split those of keys, which are fewer
+        o_BTHX = constrain(o_BTHX, "batch", None, None, None)
+        o_BTHX = together(o_BTHX, cfg, None, "heads", None)
+    return constrain(multiply(o_BTHX, p.out_HXD, 2), "batch", "time", None), cache
 
 
 def _decoded(q_BTHX, cache: KVCache, positions_BT, cfg: ModelConfig) -> jax.Array:
     """Of few queries: [B, T, H, X]."""
-    t = q_BTHX.shape[1]
-    q_BTKGX = rearrange(q_BTHX, "b t (k g) x -> b t k g x", k=cache.key_BKSX.shape[1])
+    t, a = q_BTHX.shape[1], cfg.attention
+    assert isinstance(a, GQAConfig)
+    q_BTKGX = rearrange(q_BTHX, "b t (k g) x -> b t k g x", k=a.kv_heads)
 
     def score(cache):
         # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
@@ -80,9 +95,3 @@ def _decoded(q_BTHX, cache: KVCache, positions_BT, cfg: ModelConfig) -> jax.Arra
 
     o_BKGTX = decode(cache, score, mix, positions_BT[:, None, None], cfg).astype(q_BTHX.dtype)
     return rearrange(o_BKGTX, "b k g t x -> b t (k g) x")
-
-
-def _project(x_BTD, w_DHX, bias_HX):
-    y = multiply(x_BTD, w_DHX)
-    y = y if bias_HX is None else y + bias_HX.astype(y.dtype)[None, None]
-    return constrain(y, "batch", "time", None, None)

@@ -12,8 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r1jax.architecture import RopeConfig, yarn_mscale
+from r1jax.architecture import ModelConfig, RopeConfig, yarn_mscale
 from r1jax.config import MOST_DRAFTS
+from r1jax.sharding import constrain
+
+
+def together(x: jax.Array, cfg: ModelConfig, *axes: str | None) -> jax.Array:
+    """Where replies are drawn by a model without experts: the rows of all devices that its weights
+    are split over, which make their products together. axes: of x behind the first, or whole."""
+    if cfg.moe_layers:  # its weights are not
+        return x
+    return constrain(x, "together", *(axes or (None,) * (x.ndim - 1)))
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:

@@ -22,7 +22,7 @@ from einops import rearrange
 
 from r1jax.architecture import MLAConfig, ModelConfig
 from r1jax.model.attend import attend, cached, chosen, decode, on_devices
-from r1jax.model.cache import LatentCache, update
+from r1jax.model.cache import LatentCache, length, part, update
 from r1jax.model.layers import FEW, Place, Rotary, apply_rope, einsum32, rms_norm
 from r1jax.model.matrices import dense, multiply
 from r1jax.model.params import MLA
@@ -58,7 +58,8 @@ def attention(
     if cache is not None:
         cache = update(cache, LatentCache(latent, k_rope), place.positions_BT)
         if not own:
-            latent, k_rope = cache.latent_BSC, cache.rope_BSR
+            there = part(cache, 0, length(cache))
+            latent, k_rope = there.latent_BSC, there.rope_BSR
     if cache is not None and not own and t <= FEW:
         q_nope, q_rope = _queries(q_in, place.rotary, p.q_b_QHX, cfg)
         o_BTHU = absorbed(q_nope, q_rope, cache, place.positions_BT, p.kv_b_CHY, cfg)
@@ -131,6 +132,9 @@ def absorbed(q_nope_BTHN, q_rope_BTHR, cache: LatentCache, positions_BT, kv_b_CH
     kv_b_CHY = dense(kv_b_CHY, q_nope_BTHN.dtype)
     k_up_CHN, v_up_CHU = jnp.split(kv_b_CHY, [cfg.attention.nope_dim], axis=-1)
     q_BTHC = jnp.einsum("bthn,chn->bthc", q_nope_BTHN, k_up_CHN)
+    # Of a stack, the layer's own: few as they are, a TPU's loop would have them the other way
+    # round, and turn those of all layers for each.
+    cache = cache.replace(rope_BSR=part(cache.rope_BSR, 0, length(cache)))
 
     def score(cache):
         # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.

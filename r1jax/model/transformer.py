@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from r1jax.architecture import ModelConfig
 from r1jax.model import gqa, mla
-from r1jax.model.cache import Cache, record
-from r1jax.model.layers import Place, rms_norm, rotary
+from r1jax.model.cache import Cache, of_layer, record, stacked
+from r1jax.model.layers import Place, rms_norm, rotary, together
 from r1jax.model.matrices import rows, swiglu
 from r1jax.model.moe import RouterStats, moe
 from r1jax.model.params import FFN, GQA, MLA, Layer, Weights
@@ -67,7 +67,8 @@ def forward(
         (tokens_BT, positions_BT, segments_BT, experts_BTLK)
     )
     place = place_of(positions_BT, segments_BT, cfg).replace(fresh=fresh)
-    x = rows(weights.params.embed_VD, tokens_BT, cfg.dtype)
+    looked_up = tokens_BT if cache is None else together(tokens_BT, cfg)
+    x = rows(weights.params.embed_VD, looked_up, cfg.dtype)
     x = constrain(x, "batch", "time", None)
 
     def layer(x, p, bias_E, layer_cache, given_BTK):
@@ -107,7 +108,9 @@ def apply_layer(x, p: Layer, bias_E, cfg: ModelConfig, place: Place, cache, give
     x = constrain(x + y, "batch", "time", None)
     y = rms_norm(x, p.ffn_norm_D, cfg.norm_eps)
     if isinstance(p.ffn, FFN):
-        return constrain(x + swiglu(y, p.ffn), "batch", "time", None), cache, None
+        y = y if cache is None else together(y, cfg)
+        y = constrain(swiglu(y, p.ffn), "batch", "time", None)
+        return constrain(x + y, "batch", "time", None), cache, None
     y, stats = moe(y, p.ffn, bias_E, place.valid_BT, cfg, given_BTK)
     return constrain(x + y, "batch", "time", None), cache, stats
 
@@ -140,11 +143,13 @@ def _run(layer, x, stack: Layer | tuple[Layer, ...] | None, bias_LE, cache, give
         return x, cache, None
     if cfg.scan_layers:
 
-        def step(x, xs):
-            x, layer_cache, stats = layer(x, *xs)
-            return x, (layer_cache, stats)
+        def step(carry, xs):
+            (x, cache), (i, p, bias_E, given_BTK) = carry, xs
+            x, mine, stats = layer(x, p, bias_E, cache and of_layer(cache, i), given_BTK)
+            return (x, mine and stacked(mine)), stats
 
-        x, (cache, stats) = jax.lax.scan(remat(step, cfg), x, (stack, bias_LE, cache, given_LBTK))
+        xs = jnp.arange(n), stack, bias_LE, given_LBTK
+        (x, cache), stats = jax.lax.scan(remat(step, cfg), (x, cache), xs)
         return x, cache, stats
     caches, all_stats = [], []
     for i in range(n):

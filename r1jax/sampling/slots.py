@@ -22,6 +22,7 @@ from r1jax.architecture import ModelConfig
 from r1jax.config import DraftsName
 from r1jax.model.cache import Cache, init_cache
 from r1jax.model.head import unembed
+from r1jax.model.layers import together
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward
 from r1jax.sampling.drafts import propose, remember
@@ -105,7 +106,7 @@ def score(weights: Weights, tokens_RP: jax.Array, *, model: ModelConfig, k: int)
 
     def some(part):
         hidden, next_token = part
-        return likeliest(unembed(weights.params, hidden, model), next_token, k)
+        return likeliest(_logits(weights, hidden, model), next_token, k)
 
     found = jax.lax.map(some, (apart(hidden_RPD), apart(jnp.roll(tokens_RP, -1, axis=1))))
     return jax.tree.map(
@@ -207,6 +208,11 @@ def decode(
     return cache, jax.tree.map(_everywhere, drawn)
 
 
+def _logits(weights: Weights, hidden_STD: jax.Array, model: ModelConfig) -> jax.Array:
+    logits_STV = unembed(weights.params, together(hidden_STD, model), model)
+    return _by_slot(together(logits_STV, model, None, "vocab"))
+
+
 def reply_keys(rows: Rows) -> jax.Array:
     keys_S = jax.random.wrap_key_data(rows.key_SK)
     return jax.vmap(reply_key)(keys_S, rows.question_S, rows.sample_S)
@@ -242,7 +248,7 @@ def decode_step(
     if drafts:  # where there is none, any token
         tokens_ST = jnp.concatenate([tokens_ST, jnp.maximum(draft_SJ, 0)], axis=1)
     out = forward(weights, tokens_ST, model, positions_BT=read_ST, cache=cache)
-    logits_STV = unembed(weights.params, out.hidden_BTD, model)
+    logits_STV = _logits(weights, out.hidden_BTD, model)
     token_ST, logp_ST = jax.vmap(draw, 1, 1)(logits_STV, read_ST + 1)
     stops_ST = jnp.any(token_ST[:, :, None] == rows.stop_SE[:, None, :], axis=2)
     kept_ST = _kept(active_S, left_S, token_ST, draft_SJ, stops_ST)

@@ -78,7 +78,7 @@ print(json.dumps({
 
 
 def compiled(*args) -> dict:
-    on_gpu = args[0].startswith("h100")
+    on_gpu = args[0].startswith(("h100", "b200"))
     autotune = {"XLA_FLAGS": "--xla_gpu_autotune_level=0"} if on_gpu else {}
     found = json.loads(ahead.said(PROGRAM, *args, **autotune).splitlines()[-1])
     print(*args, found)
@@ -129,9 +129,10 @@ def test_a_row_of_131072_tokens_over_8_chips():
 
 @GPU
 @pytest.mark.slow
+@pytest.mark.parametrize("topology", ["h100:4", "b200:4"])
 @pytest.mark.parametrize(
     "name, heads", [("deepseek-v3", 16), ("deepseek-r1-distill-qwen-1.5b", 12)], ids=["mla", "gqa"]
 )
-def test_attention_compiles_for_an_h100(name, heads):
+def test_attention_compiles_for_gpus(topology, name, heads):
     """Triton's kernel: forward, again, and backward, of 192 and 128 numbers filled up."""
-    assert compiled("h100:4", "4", name, 4, 4096, heads)["kernels"] >= 3
+    assert compiled(topology, "4", name, 4, 4096, heads)["kernels"] >= 3

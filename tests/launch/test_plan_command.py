@@ -201,9 +201,12 @@ def test_two_plans_at_once_and_one_too_large():
 
 
 @pytest.mark.slow
-def test_it_compiles_for_gpus():
+@pytest.mark.parametrize("topology", ["h100:8", "b200:8"])
+def test_it_compiles_for_gpus(topology):
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
         pytest.skip("no CUDA plugin to compile with: pip install -e '.[aot-cuda]'")
-    out, error = run("--topology=h100:8", "--mesh=2x4", *TINY, "--json").communicate(timeout=900)
+    out, error = run(f"--topology={topology}", "--mesh=2x4", *TINY, "--json").communicate(
+        timeout=900
+    )
     found = json.loads(out.splitlines()[-1]) if out else error
     assert found["fits"] and found["compiled"] > 0 and found["sent"], error

@@ -1,11 +1,14 @@
 """Chips, prices and messages of `launch.plan`: arithmetic that needs no compiler."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import small
 
-from launch.planning import price
-from launch.planning.chips import CHIPS, topology
+from launch import plan
+from launch.planning import many, price
+from launch.planning.chips import CHIPS, GIB, topology
 from launch.planning.movement import Sent
 from launch.planning.products import Product
 from launch.planning.report import Report, label
@@ -25,6 +28,7 @@ from r1jax.sampling.slots import WINDOW
         ("tpu7x:2x2x1", (2, 2, 1), 8),  # two devices a chip
         ("h100:8", (1, 8), 8),
         ("h100:16x8", (16, 8), 128),
+        ("b200:8", (1, 8), 8),
     ],
 )
 def test_topologies(text, shape, devices):
@@ -175,3 +179,45 @@ def test_labels_say_what_was_traced_and_when():
     )
     assert label(f"{again}rematted_computation/a/dot_general") == "a/dot_general (again)"
     assert label(f"{again}transpose(jvp(a,b->c))/dot_general") == "a,b->c/dot_general (backward)"
+
+
+def test_several_plans_are_every_combination_of_what_is_listed(tmp_path):
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    given = ["--job=grpo,sample", "--rl.rows=8", f"--model={folder}", "--tokens", "64,128"]
+    found = many.combinations(given)
+    listed = [("grpo", 64), ("grpo", 128), ("sample", 64), ("sample", 128)]
+    assert [set(one) for one in found] == [
+        {f"--job={job}", "--rl.rows=8", f"--model={folder}", f"--tokens={tokens}"}
+        for job, tokens in listed
+    ]
+    assert many.combinations(["--job=sft", "--sweep"]) == [["--job=sft", "--sweep"]]
+    with pytest.raises(InputError, match="--sweep: of one plan, not of 2"):
+        many.combinations(["--job=sft,grpo", "--sweep"])
+
+
+def test_a_line_of_a_table_says_what_came_out():
+    time = Roofline(2, 0, {}, 2)
+    report = Report(
+        "", "", "", 3, True, 8 * GIB, 6 * GIB, {}, 0, 10, 100, 0, (), compiled=11, time=time
+    )
+    about = "a", "v5e:2x2", "sft", "64"
+    line = many.line(about, "4x1", report)
+    assert line == "| a | v5e:2x2 | sft | 64 | 4x1 | 6.0 of 8.0 GiB | 1.10 | 50 to 25 | products |"
+    full = replace(report, fits=False, peak=9 * GIB, time=None, compiled=None)
+    assert many.line(about, "4x1", full).endswith("| 4x1 | **9.0 of 8.0 GiB** |  |  | memory |")
+    assert many.line(about, "4x1", "no slice").count("|") == line.count("|")
+
+
+@pytest.mark.parametrize(
+    "args, mesh",
+    [
+        (["--model=deepseek-v2-lite", "--topology=h100:8"], "1x8"),
+        (["--model=deepseek-r1-distill-qwen-1.5b", "--topology=v5e:2x4"], "8x1"),
+        (["--model=deepseek-r1-distill-qwen-14b", "--topology=v6e:4x4"], "4x4"),
+        (["--model=deepseek-r1-distill-llama-70b", "--topology=h100:2x8"], "2x8"),
+    ],
+)
+def test_the_usual_mesh_splits_what_a_device_does_not_hold(args, mesh):
+    asked = plan.understood(list(args))
+    assert plan.usual_mesh(asked.cfg, asked.where) == mesh

@@ -80,9 +80,16 @@ def assert_alike(got, want):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4 * max(1, np.abs(b).max()))
 
 
-@pytest.mark.parametrize("impl", ["plain", "blockwise"])
+@pytest.mark.parametrize(
+    "mesh, impl",
+    [
+        ("fsdp=2,context=4", "blockwise"),
+        ("fsdp=2,expert=2,context=2", "plain"),
+        pytest.param("fsdp=2,context=4", "plain", marks=pytest.mark.slow),
+        pytest.param("fsdp=2,expert=2,context=2", "blockwise", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("cfg", [MLA, GQA], ids=["mla-moe-mtp", "gqa-dense"])
-@pytest.mark.parametrize("mesh", ["fsdp=2,context=4", "fsdp=2,expert=2,context=2"])
 def test_rows_that_are_shared_are_whole_rows(mesh, cfg, impl, monkeypatch):
     monkeypatch.setattr(blockwise, "BLOCK", 4)
     monkeypatch.setattr(mla, "HEADS", 2)
