@@ -46,7 +46,7 @@ def documents(manifest, **changes):
 
 @functools.cache
 def jobset_schema():
-    """A validator. A field that the schema does not name is refused; an API server would drop it."""
+    """A validator. What the schema does not name is refused; an API server would drop it."""
     jsonschema = pytest.importorskip("jsonschema")
 
     def close(part):
@@ -344,6 +344,17 @@ def test_a_command_runs_on_every_host_as_it_was_given(tmp_path):
         "-m", "experiments.r1_zero", out, "--distributed", "--resume=auto"
     ]  # fmt: skip
     assert (home / "r1jax" / "run.pid").read_text().strip().isdigit()
+
+
+@pytest.mark.skipif(not (LAUNCH.parent / ".git").exists(), reason="copies what git has")
+def test_every_host_of_a_tpu_vm_gets_the_package_and_the_bucket(tmp_path):
+    code, said, [copied, installed, mounted] = tpu_vm(tmp_path, "setup", BUCKET="gs://mine")
+    assert code == 0, said
+    assert re.search(r"tpu-vm scp \S+ r1jax:r1jax.tar.gz .*--worker=all", copied)
+    assert "pip install -q -e '.[tpu,gcs]'" in installed and "--worker=all" in installed
+    assert "gcsfuse --implicit-dirs mine /mnt/runs" in mounted and "--worker=all" in mounted
+    assert len(tpu_vm(tmp_path, "setup")[2]) == 2
+    assert "--worker=0" in tpu_vm(tmp_path, "log")[2][0]
 
 
 def test_what_a_tpu_vm_is_told_in_the_end(tmp_path):
