@@ -27,7 +27,6 @@ class Job:
 
     def __init__(self, lab, folder, config, out, *flags, held=False, sbatch=("--time=30",)):
         self.lab, self.folder, self.out = lab, folder, out
-        self.rested = time.monotonic()  # since when nothing of it is left, while it waits
         env = environment(folder) | ({"R1JAX_TEST_HOLD": str(AT)} if held else {})
         self.number = lab.submit(
             *sbatch, JOB, "python", "-m", "experiments.r1_zero", f"--config={config}",
@@ -52,18 +51,20 @@ class Job:
     def ended(self, restarts=0, seconds=600):
         """Its last state, after so many restarts at least. It has ended once SLURM says so and the
         script does: in the midst of a requeue SLURM alone may say it of a job that goes on."""
+        busy = time.monotonic()  # when something of it was last seen, or might have been
 
         def state():
+            nonlocal busy
             now = self.lab.state(self.number)
             if now != "PENDING" or not self.lab.rests(self.number):
-                self.rested = time.monotonic()
-            elif time.monotonic() - self.rested > 3:
+                busy = time.monotonic()
+            elif time.monotonic() - busy > 3:
                 # SLURM waits for two minutes after a requeue, so that no kill of the last start
                 # hits the next one, which has its number: where nothing of it is left none can.
                 # Nodes know by the second what is over, and refuse what begins in the same one.
                 with contextlib.suppress(AssertionError):  # it may have begun meanwhile
                     self.lab("scontrol", "update", f"JobId={self.number}", "StartTime=now")
-                self.rested = time.monotonic()
+                busy = time.monotonic()
             final = now in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
             said = [line for line in self.log().splitlines() if line.startswith("job: ")]
             return final and said and said[-1].startswith("job: ended with code") and now
