@@ -137,6 +137,16 @@ def resumed(command: Sequence[str]) -> list[str]:
     return [arg for arg in kept if arg.split("=")[0] != "--resume"] + ["--resume=auto"]
 
 
+def out_of(command: Sequence[str]) -> str:
+    """Its --out=FOLDER or --out FOLDER, the last one as the command reads it."""
+    found = "runs/local"
+    for arg, after in zip(command, [*command[1:], ""], strict=True):
+        name, sign, value = arg.partition("=")
+        if name == "--out":
+            found = value if sign else after
+    return found or "runs/local"
+
+
 def launch(
     command: Sequence[str], count: int, devices: int | None, logs: Path, restarts: int
 ) -> int:
@@ -184,8 +194,7 @@ def main(args: list[str]) -> int:
     check(bool(count), "--processes=0: expected at least 1")
     check(devices != 0, "--devices=0: expected at least 1")
     check(shutil.which(command[0]) is not None, f"{command[0]}: no such command")
-    out = next((arg.split("=", 1)[1] for arg in command if arg.startswith("--out=")), "runs/local")
-    logs = Path(flags["logs"] or Path(out) / "logs")
+    logs = Path(flags["logs"] or Path(out_of(command)) / "logs")
     return launch(command, count or 1, devices, logs, restarts or 0)
 
 

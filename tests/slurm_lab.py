@@ -1,6 +1,7 @@
 """A SLURM cluster of two virtual nodes on this machine, on loopback: munged, slurmctld and a slurmd
 for each node, without systemd, cgroups or a database. Needs root, slurm-wlm and munge."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -96,6 +97,11 @@ class Lab:
         self.close()
 
     def close(self) -> None:
+        """Ends what still runs, since tasks outlive SLURM, and SLURM."""
+        with contextlib.suppress(AssertionError):
+            self("scancel", "--user=root", "--full", "--signal=KILL")
+            self("scancel", "--user=root")
+            self.until(lambda: not self._keepers(), 30)
         for path in sorted(self.folder.glob("*.pid"), key=lambda path: "munge" in path.name):
             try:
                 os.kill(int(path.read_text()), signal.SIGTERM)
@@ -131,6 +137,12 @@ class Lab:
         """What scontrol says of a job."""
         words = self("scontrol", "show", "job", "-o", str(number)).split()
         return dict(word.partition("=")[::2] for word in words)
+
+    def minutes(self, number: int | str) -> int:
+        """Whole ones that a job has run."""
+        *days, clock = self.job(number)["RunTime"].split("-")
+        hours, minutes, _ = map(int, clock.split(":"))
+        return 24 * 60 * sum(map(int, days)) + 60 * hours + minutes
 
     def rests(self, number: int | str) -> bool:
         """Whether nothing of a job runs, and no node has still to end any."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from test_run import Config
 
 from experiments import checkpoints as command
 from r1jax import manifest
+from r1jax import run as runs
 from r1jax.checkpoint import Checkpoints, Keep
 from r1jax.checks import InputError
 from r1jax.run import Run
@@ -129,6 +131,19 @@ def train(one):
         one.log(step, {"loss": 1.0})
         one.end_step(state(step + 1), {})
     return got
+
+
+def test_one_is_due_after_so_many_minutes_as_after_so_many_steps(tmp_path, monkeypatch):
+    """Steps of 25 s: after more than a minute since the last, every fifth, and at the end."""
+    clock, out = [0.0], tmp_path / "run"
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    cfg = Config(out=str(out), checkpoint_every=5, checkpoint_minutes=1, checkpoint_keep=99)
+    with Run(cfg, small.CONFIG, 11, say=lambda _: None) as one:
+        for step in one.steps():
+            clock[0] += 25
+            one.log(step, {"loss": 1.0})
+            one.end_step(state(step + 1), {})
+    assert [one.step for one in command.found_in(out)] == [3, 5, 8, 10, 11]
 
 
 def corrupt(out, step):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import tiny_run
-from two_processes import R1_ZERO, finish, start
+import two_hosts
+from two_processes import R1_ZERO, finish, free_port, start
 
 from r1jax.peers import LOST_PEER
 
@@ -29,10 +30,10 @@ def config(tmp_path_factory):
     return tiny_run.inputs(tmp_path_factory.mktemp("inputs"), **changes)
 
 
-def begun(config, cache, out, *flags, before=""):
+def begun(config, cache, out, *flags, before="", **how):
     """Both, after their first checkpoint."""
     args = [f"--config={config}", f"--out={out}", *flags]
-    both = start(before + R1_ZERO, args, cache)
+    both = start(before + R1_ZERO, args, cache, **how)
     until = time.monotonic() + 600
     while not (out / "checkpoints" / "3").exists():
         assert all(process.poll() is None for process in both), finish(both, code=None)
@@ -91,6 +92,51 @@ def test_a_stall_that_ends_in_time_costs_nothing_else(config, cache, tmp_path, w
         process.send_signal(signal.SIGCONT)
     finish(both)
     ended_as(out, whole)
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    if why := two_hosts.available():
+        pytest.skip(why)
+    hosts = two_hosts.Hosts(tmp_path)
+    try:
+        hosts.__enter__()
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no networks of one's own: {error.stderr}")
+    yield hosts
+    hosts.__exit__()
+
+
+def begun_on(hosts, config, cache, out, *flags):
+    told = {"JAX_COORDINATOR_ADDRESS": hosts.coordinator(free_port())}
+    return begun(config, cache, out, *flags, through=hosts.through(), **told)
+
+
+def test_a_network_that_stalls_costs_nothing_else(hosts, config, cache, tmp_path, whole):
+    out = tmp_path / "run"
+    both = begun_on(hosts, config, cache, out, f"--steps={STEPS}")
+    for _ in range(2):
+        hosts.cut()
+        time.sleep(5)
+        hosts.mend()
+        time.sleep(2)
+    finish(both)
+    ended_as(out, whole)
+
+
+def test_a_network_that_is_gone_ends_both_which_name_each_other(
+    hosts, config, cache, tmp_path, whole
+):
+    out = tmp_path / "run"
+    both = begun_on(hosts, config, cache, out)
+    began = time.monotonic()
+    hosts.cut()
+    lines = [ends(process) for process in both]
+    print(f"the network: {time.monotonic() - began:.1f} s; {lines}")
+    assert [code for code, _ in lines] == [LOST_PEER] * 2
+    assert lines[0][1].startswith("error: process 1 on n2 is lost: nothing heard for ")
+    assert lines[1][1].startswith("error: process 0, which holds the pod together, is lost")
+    goes_on(config, cache, out, whole)
 
 
 LATE = """

@@ -161,3 +161,17 @@ def test_what_resumes():
     assert local.resumed(by_itself) == by_itself
     assert local.resumed(["a", "--resume"]) == ["a", "--resume=auto"]
     assert local.resumed(["a", "--resume", "auto", "b"]) == ["a", "b", "--resume=auto"]
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        (["a", "--out=x/y", "--b"], "x/y"),
+        (["a", "--out", "x/y", "--b"], "x/y"),
+        (["a", "--out=x", "--out", "z"], "z"),
+        (["a", "--outer=x"], "runs/local"),
+        (["a", "--out"], "runs/local"),
+    ],
+)
+def test_where_the_logs_are(command, out):
+    assert local.out_of(command) == out

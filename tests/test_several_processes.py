@@ -17,7 +17,9 @@ if rank == "1":
     check = checks.check_countdown
     def breaks(answer, *args):
         if answer != "1" and len(answer) % 4 == 1:  # "1": how references are tried
-            raise MemoryError if len(answer) % 8 == 1 else OSError("this host is broken")
+            if len(answer) % 8 == 1:
+                return bytearray(2**62)  # MemoryError
+            raise OSError("this host is broken")
         return check(answer, *args)
     checks.check_countdown = breaks
 """

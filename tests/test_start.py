@@ -1,5 +1,6 @@
 """Where a process finds the others, and what it says if it cannot."""
 
+import json
 import os
 import socket
 import subprocess
@@ -168,6 +169,34 @@ def test_a_tpu_vm_is_jaxs_to_find(monkeypatch, tmp_path):
     assert set(called[0]) == {"initialization_timeout", "heartbeat_timeout_seconds"}
     monkeypatch.setattr(start, "TPUS", (str(tmp_path / "none*"),))
     assert not start.join_tpu_vm()
+
+
+class Keys(dict):
+    """As JAX's store of keys, where all are there."""
+
+    key_value_set = dict.__setitem__
+
+    def blocking_key_value_get(self, key, milliseconds):
+        return self[key]
+
+
+FIELDS = {"version": "r1jax 1", "code": "ab", "--seed": 0, "data hash": "cd", "devices": "4 x cpu"}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_what_differs_is_one_line_that_names_the_host_and_the_field(name, monkeypatch):
+    keys = Keys()
+    monkeypatch.setattr(processes, "store", lambda: keys)
+    monkeypatch.setattr(processes, "_count", 3)
+    monkeypatch.setattr(processes, "_exchanges", iter([7, 8]))
+    for number, theirs in ((7, FIELDS), (8, FIELDS | {name: "other"})):
+        keys[f"r1jax/same/{number}/1"] = json.dumps({"host": "n2", "fields": FIELDS})
+        keys[f"r1jax/same/{number}/2"] = json.dumps({"host": "n3", "fields": theirs})
+    processes.check_same(FIELDS)
+    with pytest.raises(InputError) as caught:
+        processes.check_same(FIELDS)
+    said = f"process 2 on n3 has {name} other, process 0 on {socket.gethostname()} has "
+    assert str(caught.value) == f"{said}{FIELDS[name]}: all must run the same"
 
 
 DIES = 'if rank == "2": raise SystemExit(3)\n'

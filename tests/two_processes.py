@@ -40,11 +40,13 @@ def start(
     count: int = 2,
     to: Sequence[IO[str]] = (),
     each: Sequence[dict[str, str]] = (),
+    through: Sequence[Sequence[str]] = (),
     **environment: str,
 ) -> list[subprocess.Popen]:
     """All, started: `code` runs in each with `args` in sys.argv[1:], and `rank` "0", "1", ...
     devices: emulated in each; 0: as many as the program says. to: a file for what each says.
-    each, environment: what is in the environment of each, and of all."""
+    each, environment: what is in the environment of each, and of all. through: a command for each
+    that becomes what is behind it."""
     address = f"127.0.0.1:{free_port()}"
     common = tiny_run.environment(cache) | {
         "JAX_COORDINATOR_ADDRESS": address,
@@ -54,7 +56,7 @@ def start(
     own = each or [{}] * count
     return [
         subprocess.Popen(
-            [sys.executable, "-c", RANK + code, *args],
+            [*(through[rank] if through else ()), sys.executable, "-c", RANK + code, *args],
             env=common | {"JAX_PROCESS_ID": str(rank)} | environment | own[rank],
             stdout=to[rank] if to else subprocess.PIPE,
             stderr=subprocess.STDOUT if to else subprocess.PIPE,

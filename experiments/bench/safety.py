@@ -6,14 +6,16 @@ ratios within one run, in turns.
 
 Blocks of as many updates of the main job as lie between two of its checkpoints, alone; with one
 checkpoint, which is written while the others go on and is whole before the block ends; under the
-watchdog. Then checkpoints with nothing beside them, which tells finer what one costs. The replies
-of a step are not drawn here, so of a whole run it is less than is said.
+watchdog. Turns differ by more than is looked for, so what is finer, too: checkpoints with nothing
+beside them, the processors' time of the watchdog's own thread, and what the main one spends on it.
+The replies of a step are not drawn here, so of a whole run it is less than is said.
 """
 
 import contextlib
 import dataclasses
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from r1jax.rl.loop import new_policy
 
 KINDS = ("alone", "checkpoint", "watchdog")
 SAVES = 9
+MARKS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ def main(args: list[str]) -> None:
     rollout = drawn(cfg, length_N, one_a_row=False)
     wall: dict[str, list[float]] = {kind: [] for kind in KINDS}
     cores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    own: list[float] = []  # of the watchdog's thread
     step = 0
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -72,8 +76,10 @@ def main(args: list[str]) -> None:
                         if kind == "checkpoint" and number == 0:
                             checkpoints.save(step, state, cfg.model, {"position": step})
                     checkpoints.wait()
+                    own += _of_watchdog()
                 wall[kind].append(time.perf_counter() - started)
                 cores[kind].append(time.process_time() - used)
+        marks = _of_marks(Watchdog(Path(folder), cfg.hang_minutes))
         saves = []
         for _ in range(SAVES):
             step += 1
@@ -98,6 +104,31 @@ def main(args: list[str]) -> None:
         f"{took / np.median(wall['alone']):.2%} of a block; of processors {used:.2f} s, "
         f"{used / np.median(cores['alone']):.2%}"
     )
+    thread, block = np.median(own), np.median(cores["alone"])
+    print(
+        f"the watchdog: its thread {1e3 * thread:.2f} ms of processors a block, "
+        f"{thread / block:.4%}; the main one {1e6 * marks:.1f} us a step, "
+        f"{cfg.checkpoint_every * marks / block:.5%}"
+    )
+
+
+def _of_watchdog() -> list[float]:
+    """Processors' seconds that its thread has taken, if there is one."""
+    clocks = [
+        time.pthread_getcpuclockid(thread.ident)
+        for thread in threading.enumerate()
+        if thread.name == "watchdog" and thread.ident is not None
+    ]
+    return [time.clock_gettime(clock) for clock in clocks]
+
+
+def _of_marks(watchdog: Watchdog) -> float:
+    """Processors' seconds of a step's beginning and end."""
+    used = time.thread_time()
+    for step in range(MARKS):
+        watchdog.begins(step)
+        watchdog.ends(counts=True)
+    return (time.thread_time() - used) / MARKS
 
 
 if __name__ == "__main__":
