@@ -59,6 +59,8 @@ class BaseConfig:
         }
         for name in (name for name, is_silent in silent.items() if is_silent):
             del values["model"][name]
+        if self.optim.moments == "float32":
+            del values["optim"]["moments"]
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
