@@ -17,6 +17,7 @@ OURS = {
     "rl.value_clip", "rl.critic_lr", "rl.max_draws", "rl.overlong_buffer", "rl.overlong_weight",
     "sampling.slots", "sampling.refill", "sampling.top_k", "sampling.top_p", "optim.schedule",
     "sampling.drafts", "sampling.draft_tokens", "optim.steps", "optim.final", "optim.mtp_weight",
+    "optim.moments",
 }  # fmt: skip
 RUNS = ("zero", "reasoning_rl", "all_scenarios.rules", "all_scenarios.preferences")
 PARTS = {"rl": RLConfig, "sampling": SamplingConfig, "optim": OptimConfig}
@@ -44,7 +45,10 @@ def test_every_number_of_an_rl_stage_has_a_source_or_is_marked(stage):
 
 @pytest.mark.parametrize("stage", ["cold_start", "rejection_sft", "distill"])
 def test_every_number_of_a_tuning_stage_has_a_source_or_is_marked(stage):
-    told = {f"optim.{field.name}" for field in dataclasses.fields(OptimConfig)} - {"optim.steps"}
+    told = {f"optim.{field.name}" for field in dataclasses.fields(OptimConfig)} - {
+        "optim.steps",
+        "optim.moments",
+    }
     told |= {"model", "epochs", "rows", "length"}
     assert {f"{stage}.sft.{name}" for name in told} <= set(PAPER_SOURCES)
     drawn = ("k", "keep", "temperature", "top_p", "max_tokens")

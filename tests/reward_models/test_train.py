@@ -230,7 +230,7 @@ def test_every_number_of_a_published_recipe_has_a_source_or_is_marked_unreported
     ours |= {f.name for f in dataclasses.fields(FolderConfig)}
     for f in dataclasses.fields(cfg):
         assert (f.name in sources) != (f.name in ours), f.name
-    ours = {"optim.steps", "optim.final", "optim.mtp_weight"}
+    ours = {"optim.steps", "optim.final", "optim.mtp_weight", "optim.moments"}
     for f in dataclasses.fields(cfg.optim):
         assert (f"optim.{f.name}" in sources) != (f"optim.{f.name}" in ours), f.name
     assert sources["optim.warmup"] == sources["base"] == UNREPORTED
