@@ -16,7 +16,7 @@ def collectives(hlo: str, op: str) -> list[tuple[int, str]]:
 
 def largest(hlo: str) -> int:
     """Elements of the largest result of any collective; 0: there is none."""
-    ops = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    ops = "all-gather|all-reduce|reduce-scatter|(?:ragged-)?all-to-all|collective-permute"
     results = re.findall(rf" = (.*?) (?:{ops})(?:-start)?\(", hlo)
     shapes = [dims.split(",") for r in results for dims in re.findall(r"\w+\[([\d,]+)\]", r)]
     return max((math.prod(map(int, dims)) for dims in shapes), default=1 if results else 0)

@@ -163,14 +163,14 @@ weights = jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
     sharding.abstract(specs), sharding.shardings(specs, mesh),
 )
+laid = layout.abstract_laid(weights, model, mesh)
+mesh = sharding.for_sampling(mesh, layout.experts_of(model))
 i, f = jnp.int32, jnp.float32
 rows = Rows(
     array(i, 16), array(i, 16), array(i, 16), array(jnp.bool_, 16), array(jnp.uint32, 16, 2),
     array(i, 16), array(i, 16), array(f, 16), array(i, 16, 8),
     Cutoffs(array(i, 16), array(f, 16)), Biases(array(i, 16, 32), array(f, 16, 32)),
 )
-laid = layout.abstract_laid(weights, model, mesh)
-mesh = sharding.for_sampling(mesh, layout.experts_of(model))
 with jax.set_mesh(mesh):
     weights = like(jax.jit(unstacked, static_argnums=1).lower(laid, model).compile())
     prefill = slots.prefill.lower(weights, array(i, 16, 128), model=model).compile()
@@ -185,7 +185,10 @@ with jax.set_mesh(mesh):
         for r in (rows, rows.replace(cutoffs=None, biases=None))
     ]
 sent = [largest(p.as_text()) for p in (prefill, *decode, place)]
-assert sent == [16 * 128 * 16, slots.WINDOW * 16, slots.WINDOW * 16, 0], sent
+# Of the prompts' 16 x 128 tokens an eighth is a device's, each for two experts, in a buffer of 1.25
+# times as many; in decoding it has room for all 16. A TPU's lanes make 256 numbers of 16.
+buffer = 16 * 128 // 8 * 2 * 5 // 4
+assert sent == [buffer * 256, 16 * 256, 16 * 256, 0], sent
 """
 
 
