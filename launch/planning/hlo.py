@@ -250,7 +250,7 @@ def _turns(module: Module, c: Computation, loop: Instruction, dynamic: Turns):
     if found is not None:
         return float(found), dynamic
     usual, named = dynamic
-    scopes = loop.source.split("/")
+    scopes = re.findall(r"\w+", loop.source)  # within jvp() and transpose(), too
     return next((n for name, n in named.items() if name in scopes), usual), (1.0, named)
 
 

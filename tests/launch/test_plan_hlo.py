@@ -85,6 +85,22 @@ def test_loops_of_a_name_turn_as_often_as_is_said_of_them_and_those_within_a_loo
         assert sum(p.flops for p in products.products(seen)) == want * PRODUCT
 
 
+def test_a_loop_has_its_name_where_it_was_differentiated_too():
+    """JAX calls the scope jvp(rest) then, or transpose(jvp(rest))."""
+
+    def rest(x, n):
+        with jax.named_scope("rest"):
+            return jax.lax.fori_loop(1, n, lambda _, x: jnp.tanh(x @ W[0]), x)
+
+    def f(x, n):
+        return jax.jvp(lambda x: rest(jnp.tanh(x @ W[0]), n), (x,), (jnp.cos(x),))
+
+    for turns in (0, 5):
+        seen = visits(f, X, np.int32(3), dynamic=1000, named={"rest": turns})
+        total = sum(p.flops for p in products.products(seen))
+        assert total == 2 * (1 + turns) * PRODUCT
+
+
 def test_batched_products_and_those_over_two_axes():
     a, b = np.ones((3, 5, 4, 8), np.float32), np.ones((3, 8, 4, 6), np.float32)
     assert flops(lambda a, b: jnp.einsum("bxhk,bkhy->bhxy", a, b), a, b) == 2 * 3 * 4 * 5 * 6 * 8
