@@ -4,9 +4,8 @@
 
 8 requests on an engine of 256 slots against one of 8; the prompt of 16 replies against that of
 one; a rollout whose longest reply is at most a tenth of the budget against the same with the
-smaller budget. The model is the embedded one, with a context of 4,096. Times are the least of
-several, taken in turns; "cpu" counts all threads. It runs on any version of the engine, so two
-versions can be compared: PYTHONPATH=OTHER python experiments/bench/engine.py.
+smaller budget; a rollout on one engine and on one a core. The model is the embedded one, with a
+context of 4,096. Times are the least of several, taken in turns; "cpu" counts all threads.
 """
 
 import dataclasses
@@ -25,9 +24,11 @@ from r1jax.data.countdown import VOCABULARY
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.presets import RUNS
 from r1jax.sampling.engine import Engine, Request
+from r1jax.sampling.lanes import Lanes, cores
 
 REPEATS = 7
 BUDGET, LONG_PROMPT = 2000, 300
+WORDS = Tokenizer.words(VOCABULARY)
 NEVER: list[int] = []  # without a stop token a reply is as long as it may be
 
 
@@ -65,12 +66,14 @@ class Bench:
     def engine(self, stop: list[int], **sampling: Any) -> Engine:
         return Engine(self.model, SamplingConfig(**sampling), self.mesh, stop)
 
-    def run(self, engine: Engine, prompts: list[list[int]], group: int = 1) -> Callable[[], Any]:
+    def run(
+        self, engine: Engine | Lanes, prompts: list[list[int]], group: int = 1
+    ) -> Callable[[], Any]:
         return self.run_of(
             engine, [Request(p, i, k) for i, p in enumerate(prompts) for k in range(group)]
         )
 
-    def run_of(self, engine: Engine, requests: list[Request]) -> Callable[[], Any]:
+    def run_of(self, engine: Engine | Lanes, requests: list[Request]) -> Callable[[], Any]:
         return lambda: engine.generate(self.weights, requests, jax.random.key(0))
 
     def slots(self) -> None:
@@ -88,16 +91,19 @@ class Bench:
         runs = {"one reply": self.run(one, [prompt]), "16 replies": self.run(engine, [prompt], 16)}
         show(f"a prompt of {LONG_PROMPT} tokens (aim: 1.3x)", least(runs))
 
-    def lengths(self) -> None:
-        """Replies of the embedded model's own lengths, those that fit a tenth of the budget."""
-        words = Tokenizer.words(VOCABULARY)
+    def texts(self) -> list[list[int]]:
+        """Prompts that the embedded model answers with replies of its own lengths."""
         rng = np.random.default_rng(0)
         numbers = [" ".join(map(str, rng.permutation(9)[:4] + 1)) for _ in range(160)]
         texts = [f"puzzle {n} to make {5 + i % 9} <think>" for i, n in enumerate(numbers)]
-        requests = [Request(words.encode(text), i, 0) for i, text in enumerate(texts)]
+        return [WORDS.encode(text) for text in texts]
+
+    def lengths(self) -> None:
+        """Of these replies, those that fit a tenth of the budget."""
+        requests = [Request(text, i, 0) for i, text in enumerate(self.texts())]
         sizes = {"max_prompt": 12, "slots": 64, "refill": 64}
         small, large = (
-            self.engine([words.eos_id], max_tokens=budget, **sizes)
+            self.engine([WORDS.eos_id], max_tokens=budget, **sizes)
             for budget in (BUDGET // 10, BUDGET)
         )
         drawn, _ = small.generate(self.weights, requests, jax.random.key(0))
@@ -111,6 +117,16 @@ class Bench:
         }
         show(f"{len(some)} replies, the longest of {longest} tokens", least(runs))
 
+    def lanes(self) -> None:
+        """A rollout as large as the main job's, on one engine and on one a core."""
+        cfg, texts = RUNS["tiny"]().sampling, self.texts()[:16]
+        args = self.model, cfg, self.mesh, [WORDS.eos_id]
+        runs = {
+            "one engine": self.run(Engine(*args), texts, group=16),
+            f"{cores(self.mesh)} cores": self.run(Lanes(*args), texts, group=16),
+        }
+        show("256 replies on 128 slots", least(runs))
+
 
 @dataclasses.dataclass(frozen=True)
 class NoOptions:
@@ -123,6 +139,7 @@ def main(args: list[str]) -> None:
     bench.slots()
     bench.prompts()
     bench.lengths()
+    bench.lanes()
 
 
 if __name__ == "__main__":

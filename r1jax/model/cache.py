@@ -2,7 +2,7 @@
 layer (576 for DeepSeek-V3). Grouped-query attention: the keys and values of its few heads.
 
 B slots  S cached positions  C key-value latent  R rope dim  K key-value heads  X head dim
-L layers  Y experts of a token, MoE layer by MoE layer
+Z = C + R  L layers  Y experts of a token, MoE layer by MoE layer
 """
 
 import flax.struct
@@ -20,6 +20,9 @@ class LatentCache(flax.struct.PyTreeNode):
 
     latent_BSC: jax.Array
     rope_BSR: jax.Array
+    #: Only within a call of `decode`, and only where that is faster (`mla.turned`): both once more,
+    #: positions last.
+    turned_BZS: jax.Array | None = None
 
 
 class KVCache(flax.struct.PyTreeNode):

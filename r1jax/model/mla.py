@@ -11,7 +11,7 @@ it is latents that are sent, once a layer: kv_lora + rope numbers a token, 576 f
 and values are 40,960; their gradient comes home as one too.
 
 B batch  T queries  S keys  D d_model  H heads  Q query latent  C key-value latent
-N nope dim  R rope dim  U value dim  X = N + R  Y = N + U  M = T H
+N nope dim  R rope dim  U value dim  X = N + R  Y = N + U  Z = C + R  M = T H
 """
 
 import functools
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from r1jax.architecture import MLAConfig, ModelConfig
-from r1jax.model.attend import attend, cached, chosen, decode, on_devices
+from r1jax.model.attend import LIVE, attend, cached, chosen, decode, on_devices, platform
 from r1jax.model.cache import LatentCache, length, part, update
 from r1jax.model.layers import FEW, Place, Rotary, apply_rope, einsum32, rms_norm
 from r1jax.model.matrices import dense, multiply
@@ -32,6 +32,7 @@ from r1jax.sharding import constrain
 # Of the norms of the latents, whatever the layers' own: as in the published modeling code.
 LATENT_EPS = 1e-6
 HEADS = 16  # that are expanded at a time
+LANES = 8  # float32 numbers of a vector, at least, where there are many
 
 
 def attention(
@@ -56,9 +57,9 @@ def attention(
     k_rope = apply_rope(multiply(x_BTD, p.k_rope_DR), place.rotary, cfg.rope)
     own = cache is None or place.fresh
     if cache is not None:
-        cache = update(cache, LatentCache(latent, k_rope), place.positions_BT)
+        cache = _written(cache, latent, k_rope, place.positions_BT)
         if not own:
-            there = part(cache, 0, length(cache))
+            there = part(cache.replace(turned_BZS=None), 0, length(cache))
             latent, k_rope = there.latent_BSC, there.rope_BSR
     if cache is not None and not own and t <= FEW:
         q_nope, q_rope = _queries(q_in, place.rotary, p.q_b_QHX, cfg)
@@ -73,6 +74,29 @@ def attention(
     weights = p.q_b_QHX, p.kv_b_CHY, p.out_HUD
     axes = ("embed", "heads", None), ("embed", "heads", None), ("heads", None, "embed")
     return on_devices(local, by_token, weights, axes, apart, x_BTD.dtype), cache
+
+
+def turned(cache: LatentCache, cfg: ModelConfig, queries: int) -> LatentCache:
+    """For a call that decodes `queries` of each row at a time: on a CPU, with what it scores
+    positions last too, where a row has fewer queries than a vector has numbers. XLA:CPU computes
+    several scores of one query at once only if their positions lie side by side."""
+    few = queries * cfg.attention.heads < LANES
+    if platform() != "cpu" or cfg.scan_layers or not few or length(cache) > LIVE:
+        return cache
+    both = jnp.concatenate([cache.latent_BSC, cache.rope_BSR], axis=-1)
+    return cache.replace(turned_BZS=both.swapaxes(-1, -2))
+
+
+def _written(cache: LatentCache, latent_BTC, k_rope_BTR, positions_BT) -> LatentCache:
+    turned_BZS = cache.turned_BZS
+    cache = update(
+        cache.replace(turned_BZS=None), LatentCache(latent_BTC, k_rope_BTR), positions_BT
+    )
+    if turned_BZS is None:
+        return cache
+    new_BTZ = jnp.concatenate([latent_BTC, k_rope_BTR], axis=-1)
+    put = jax.vmap(lambda a_ZS, new_TZ, at_T: a_ZS.at[:, at_T].set(new_TZ.T))
+    return cache.replace(turned_BZS=put(turned_BZS, new_BTZ, positions_BT))
 
 
 def _queries(q_in_BTQ, rotary: Rotary, q_b_QHX, cfg):
@@ -135,8 +159,12 @@ def absorbed(q_nope_BTHN, q_rope_BTHR, cache: LatentCache, positions_BT, kv_b_CH
     # Of a stack, the layer's own: few as they are, a TPU's loop would have them the other way
     # round, and turn those of all layers for each.
     cache = cache.replace(rope_BSR=part(cache.rope_BSR, 0, length(cache)))
+    turned_BZS, cache = cache.turned_BZS, cache.replace(turned_BZS=None)
 
     def score(cache):
+        if turned_BZS is not None:
+            q_BTHZ = jnp.concatenate([q_BTHC, q_rope_BTHR], axis=-1)
+            return einsum32("bthz,bzs->bths", q_BTHZ, turned_BZS)
         # The cache on the left: XLA:CPU transposes the right operand, which is the small one here.
         scores = einsum32("bsc,bthc->bsth", cache.latent_BSC, q_BTHC)
         scores = scores + einsum32("bsr,bthr->bsth", cache.rope_BSR, q_rope_BTHR)

@@ -59,7 +59,7 @@ BURST = 8  # steps between two looks at what is drawn
 LEAST_SLOTS, LEAST_LENGTH = 8, 256
 ROOM = 32  # positions of the cache that a reply finds when it begins
 SHRINK = 4  # so many times fewer slots must do, before the running ones are moved together,
-SMALL = 32  # and so many are left on each device
+SMALL = 16  # and so many are left on each device
 
 OnTokens = Callable[[int, list[int]], None]  # the index of a request, its reply's next tokens
 OnDone = Callable[[int, Completion], None]  # the index of a request, its whole reply
@@ -146,6 +146,11 @@ class Engine:
             mtp = self.cfg.drafts == "mtp"
             self._weights = lay_out(weights, model=self.model, mesh=self._trained_on, mtp=mtp)
         self._prefix.clear()  # what earlier weights left in the cache
+
+    def load_as(self, other: "Engine") -> None:
+        """As `load`, of the weights that another engine of this model and mesh has laid out."""
+        self._weights, self._loaded = other._weights, other._loaded
+        self._prefix.clear()
 
     @contextlib.contextmanager
     def loaded(self, weights: Weights) -> Iterator[None]:

@@ -20,9 +20,10 @@ from jax.sharding import PartitionSpec
 from r1jax import sharding
 from r1jax.architecture import ModelConfig
 from r1jax.config import DraftsName
-from r1jax.model.cache import Cache, init_cache
+from r1jax.model.cache import Cache, LatentCache, init_cache
 from r1jax.model.head import unembed
 from r1jax.model.layers import together
+from r1jax.model.mla import turned
 from r1jax.model.params import Weights
 from r1jax.model.transformer import forward
 from r1jax.sampling.drafts import propose, remember
@@ -199,18 +200,32 @@ def decode(
         decode_step, weights, rows, reply_keys(rows), model=model, k=k, drafts=drafts
     )
 
+    def turn(layer: LatentCache) -> LatentCache:
+        return turned(layer, model, 1 + drafts)
+
     def goes_on(state):
         _, (*_, active_S), drawn = state
         return (jnp.sum(active_S) > keep) & (drawn.steps < steps)
 
-    start = cache, (rows.token_S, rows.position_S, rows.left_S, rows.active_S), undrawn(rows, k)
+    state = rows.token_S, rows.position_S, rows.left_S, rows.active_S
+    start = _latents(cache, turn), state, undrawn(rows, k)
     cache, _, drawn = jax.lax.while_loop(goes_on, step, start)
+    cache = _latents(cache, lambda layer: layer.replace(turned_BZS=None))
     return cache, jax.tree.map(_everywhere, drawn)
 
 
 def _logits(weights: Weights, hidden_STD: jax.Array, model: ModelConfig) -> jax.Array:
     logits_STV = unembed(weights.params, together(hidden_STD, model), model)
     return _by_slot(together(logits_STV, model, None, "vocab"))
+
+
+def _latents(cache: Cache, change) -> Cache:
+    """The cache with `change` made to each layer's latents, if it has such."""
+
+    def one(layer):
+        return change(layer) if isinstance(layer, LatentCache) else layer
+
+    return jax.tree.map(one, cache, is_leaf=lambda c: isinstance(c, LatentCache))
 
 
 def reply_keys(rows: Rows) -> jax.Array:

@@ -44,16 +44,18 @@ def test_expanded_with_packed_segments(q_lora):
 
 @pytest.mark.parametrize("q_lora", [20, None])
 @pytest.mark.parametrize("chunk", [1, 3])
-@pytest.mark.parametrize("few", [0, 8], ids=["expanded", "absorbed"])
-def test_cached(monkeypatch, q_lora, chunk, few):
+@pytest.mark.parametrize("how", ["expanded", "absorbed", "turned"])
+def test_cached(monkeypatch, q_lora, chunk, how):
     """The keys come from a cache, longer than needed, written `chunk` tokens at a time."""
-    monkeypatch.setattr(mla, "FEW", few)
+    monkeypatch.setattr(mla, "FEW", 0 if how == "expanded" else 8)
     cfg, p, x = case(q_lora)
     length = T + 2
     cache = LatentCache(
         latent_BSC=jnp.zeros((B, length, cfg.attention.kv_lora)),
         rope_BSR=jnp.zeros((B, length, cfg.attention.rope_dim)),
     )
+    if how == "turned":
+        cache = mla.turned(cache, cfg, queries=1)
     positions = np.tile(np.arange(T, dtype=np.int32), (B, 1))
     out = []
     for start in range(0, T, chunk):
@@ -63,6 +65,33 @@ def test_cached(monkeypatch, q_lora, chunk, few):
         out.append(y)
     want = expected(cfg, p, x, positions, np.ones((B, T)))
     np.testing.assert_allclose(np.concatenate(out, axis=1), want, atol=3e-5)
+    if how == "turned":
+        both = np.concatenate([cache.latent_BSC, cache.rope_BSR], axis=2)
+        np.testing.assert_array_equal(cache.turned_BZS, both.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("platform", "heads", "queries", "length", "turns"),
+    [
+        ("cpu", 4, 1, 1024, True),
+        ("cpu", 4, 2, 64, False),
+        ("cpu", 8, 1, 64, False),
+        ("cpu", 1, 7, 64, True),
+        ("cpu", 4, 1, 1025, False),  # is read in parts
+        ("tpu", 4, 1, 64, False),
+        ("gpu", 4, 1, 64, False),
+    ],
+)
+def test_a_cache_is_kept_twice_on_a_cpu_and_for_few_queries_alone(
+    monkeypatch, platform, heads, queries, length, turns
+):
+    monkeypatch.setattr(mla, "platform", lambda: platform)
+    cfg = tiny.config(attention=dataclasses.replace(tiny.CONFIG.attention, heads=heads))
+    a = cfg.attention
+    cache = LatentCache(jnp.zeros((B, length, a.kv_lora)), jnp.zeros((B, length, a.rope_dim)))
+    found = mla.turned(cache, cfg, queries).turned_BZS
+    assert (found is not None) == turns
+    assert not turns or found.shape == (B, a.kv_lora + a.rope_dim, length)
 
 
 def test_tokens_of_a_fresh_cache_attend_to_one_another():
