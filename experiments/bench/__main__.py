@@ -61,7 +61,7 @@ def step_split(mesh_text: str) -> None:
         holder = [state]
 
         def update():
-            holder[0], metrics = trainer.step_fn(holder[0], rollout)
+            holder[0], metrics = trainer.step(holder[0], rollout)
             return metrics
 
         rollout_s = seconds(lambda: trainer.rollout(holder[0].train.weights, 0, 0)[1])

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import chex
@@ -47,9 +48,16 @@ from r1jax.rl.failures import Failures, check_graders
 from r1jax.rl.grpo import Frozen, PolicyState, grpo_step, reference_of
 from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.rollout import Sample, by_source, draw, sample_metrics
-from r1jax.rl.types import Rollout, fill, layout_of, make_rollout, rollout_shardings
+from r1jax.rl.types import (
+    Rollout,
+    abstract_rollout,
+    fill,
+    layout_of,
+    make_rollout,
+    rollout_shardings,
+)
 from r1jax.run import Run
-from r1jax.sampling.engine import Engine
+from r1jax.sampling.lanes import Lanes
 from r1jax.sampling.requests import MOST_BIASES
 
 # What `grpo_step` reports of one update, and so is absent from the last line.
@@ -166,7 +174,7 @@ class Computes:
     """What draws and what updates: for a run alone, or for one of several that do it together
     (`sweeps/population.py`)."""
 
-    engine: Callable[..., Any] = Engine  # one of several has `generate`, `loaded` and `stats`
+    engine: Callable[..., Any] = Lanes  # one of several has `generate`, `loaded` and `stats`
     step: Callable[..., tuple[PolicyState, dict[str, jax.Array]]] = grpo_step
 
 
@@ -196,8 +204,9 @@ class Trainer:
         self.questions = stream(task.mixture, cfg.seed)
         self.key = jax.random.key(cfg.seed)
         self.layout = layout_of(cfg, sharding.rows_over(mesh), mesh.shape[sharding.CONTEXT])
-        hyper = hyper_of(cfg, bias_vector(self.biases, cfg.model.vocab))
-        self.step_fn = functools.partial(computes.step, hyper=hyper, **static_of(cfg))
+        self._hyper = hyper_of(cfg, bias_vector(self.biases, cfg.model.vocab))
+        self._step = computes.step
+        self._compiling: Future | None = None
 
     def evaluate_if_due(
         self, weights: Weights, step: int, last: bool = False
@@ -305,10 +314,32 @@ class Trainer:
         """The state after the updates on a rollout (of host arrays), and what they report, their
         seconds with it."""
         started = time.perf_counter()
-        state, update = self.step_fn(state, self.to_devices(rollout))
+        state, update = self.step(state, self.to_devices(rollout))
         values = on_host(update)
         seconds = time.perf_counter() - started
         return state, values | {"rows/fill": fill(rollout), "time/update": seconds}
+
+    def step(self, state: PolicyState, rollout: Rollout) -> tuple[PolicyState, dict[str, Any]]:
+        """`grpo_step` with this run's settings; the state is donated."""
+        if self._compiling is not None:
+            return self._compiling.result()(state, rollout, hyper=self._hyper)
+        return self._step(state, rollout, hyper=self._hyper, **static_of(self.cfg))
+
+    def compile_step(self) -> None:
+        """Begins to, in a thread: the first replies are drawn meanwhile."""
+        if not isinstance(self._step, jax.stages.Wrapped):
+            return
+        lower, abstract = self._step.lower, abstract_rollout(self.layout, self.cfg.rl.questions)
+        where = rollout_shardings(self.layout, self.mesh)
+        args = abstract_policy(self.cfg, self.mesh), abstract_like(abstract, where)
+
+        def compiled() -> jax.stages.Compiled:
+            with jax.set_mesh(self.mesh):
+                return lower(*args, hyper=self._hyper, **static_of(self.cfg)).compile()
+
+        pool = ThreadPoolExecutor(1)
+        self._compiling = pool.submit(compiled)
+        pool.shutdown(wait=False)
 
     def to_devices(self, host: Rollout) -> Rollout:
         """The rollout, each device given only its own rows."""
@@ -385,6 +416,8 @@ def train(
     task = fitting(cfg, task, mesh, say)
     made = begun(cfg, task, mesh, cfg.steps, base, say, functions, preset, computes)
     with made as (run, trainer, state, position):
+        if run.first < run.total:
+            trainer.compile_step()
         failures = Failures(say)
         for step in run.steps(settled):
             heldout, shown = trainer.evaluate_if_due(state.train.weights, step)
