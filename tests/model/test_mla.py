@@ -55,7 +55,8 @@ def test_cached(monkeypatch, q_lora, chunk, how):
         rope_BSR=jnp.zeros((B, length, cfg.attention.rope_dim)),
     )
     if how == "turned":
-        cache = mla.turned(cache, cfg, queries=1)
+        apart = dataclasses.replace(cfg, scan_layers=False)
+        cache = mla.turned(cache, apart, queries=1)
     positions = np.tile(np.arange(T, dtype=np.int32), (B, 1))
     out = []
     for start in range(0, T, chunk):
@@ -86,7 +87,9 @@ def test_a_cache_is_kept_twice_on_a_cpu_and_for_few_queries_alone(
     monkeypatch, platform, heads, queries, length, turns
 ):
     monkeypatch.setattr(mla, "platform", lambda: platform)
-    cfg = tiny.config(attention=dataclasses.replace(tiny.CONFIG.attention, heads=heads))
+    cfg = tiny.config(
+        attention=dataclasses.replace(tiny.CONFIG.attention, heads=heads), scan_layers=False
+    )
     a = cfg.attention
     cache = LatentCache(jnp.zeros((B, length, a.kv_lora)), jnp.zeros((B, length, a.rope_dim)))
     found = mla.turned(cache, cfg, queries).turned_BZS
