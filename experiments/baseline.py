@@ -43,7 +43,8 @@ from r1jax.model.params import Weights, weight_specs
 from r1jax.model.quantise import keep_weights
 from r1jax.models import with_vocab
 from r1jax.pipeline.reinforcement import base_weights
-from r1jax.sampling.engine import Engine, Request
+from r1jax.sampling.engine import Request
+from r1jax.sampling.lanes import Lanes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Look:
         where = sharding.shardings(weight_specs(run.model), self.mesh)
         self.weights = sharding.place(base, where)
         ends = sorted(task.tokenizer.end_ids)
-        self.engine = Engine(run.model, run.sampling, self.mesh, ends)
+        self.engine = Lanes(run.model, run.sampling, self.mesh, ends)
         prompts = [task.prompt(problem) for problem in self.problems]
         self.asked = [(q, i) for q in range(len(prompts)) for i in range(cfg.samples)]
         self.prompts = [prompts[q] for q, _ in self.asked]

@@ -47,7 +47,7 @@ from r1jax.presets import r1_zero_tiny
 from r1jax.rewards.components import COMPONENTS, in_chat
 from r1jax.rewards.grading import Grader
 from r1jax.rewards.sandbox import Limits
-from r1jax.sampling.engine import Engine
+from r1jax.sampling.lanes import Lanes
 from r1jax.sampling.requests import MOST_BIASES
 from r1jax.sampling.sizes import REFILL, SLOTS
 
@@ -142,7 +142,7 @@ def draws_of(cfg: InterveneConfig, source: OnDisk, ask: Asked, words: Words) -> 
     # adds up the longest of each, which never come together.
     roomy = dataclasses.replace(model, context=longest + 2 * limit)
     ends = sorted(ask.conversation.tokenizer.end_ids)
-    engine = Engine(roomy, sampling, mesh, ends, biases=max(MOST_BIASES, len(words.banned)))
+    engine = Lanes(roomy, sampling, mesh, ends, biases=max(MOST_BIASES, len(words.banned)))
     weights, key = source.weights(model, mesh), jax.random.key(cfg.seed)
     return Draws(engine, weights, prompts, cfg.samples, limit, key)
 

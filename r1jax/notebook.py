@@ -32,7 +32,8 @@ from r1jax.rewards.components import in_chat
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.rewards.own import components_of
 from r1jax.run import Stopped
-from r1jax.sampling.engine import Engine, Request
+from r1jax.sampling.engine import Request
+from r1jax.sampling.lanes import Lanes
 from r1jax.sampling.sizes import sized
 
 
@@ -92,7 +93,7 @@ class Model:
         sampling = SamplingConfig(temperature, top_p=top_p, max_tokens=max_tokens)
         sampling = sized(sampling, longest, n * len(ids), self.config.context)
         ends = sorted(self.conversation.tokenizer.end_ids)
-        engine = Engine(self.config, sampling, self.mesh, ends)
+        engine = Lanes(self.config, sampling, self.mesh, ends)
         requests = [Request(some, i, k) for i, some in enumerate(ids) for k in range(n)]
         completions, _ = engine.generate(self.weights, requests, jax.random.key(seed))
         return [

@@ -1,4 +1,4 @@
-"""Replies of a model on this machine, or this pod: one engine for all questions."""
+"""Replies of a model on this machine, or this pod: all questions at once."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from r1jax.data.conversation import Form
 from r1jax.evaluation.protocol import Protocol, prompt
 from r1jax.evaluation.replies import Reply
 from r1jax.models import OnDisk
-from r1jax.sampling.engine import Completion, Engine, Request
+from r1jax.sampling.engine import Completion, Request
+from r1jax.sampling.lanes import Lanes
 from r1jax.sampling.requests import drafts_line
 from r1jax.sampling.sizes import sized
 
@@ -135,7 +136,7 @@ class Local:
             finish = "length" if completion.truncated else "stop"
             on_reply(i, Reply(text, len(ids), thinking, finish))
 
-        engine = Engine(model, sampling, self.mesh, sorted(tokenizer.end_ids))
+        engine = Lanes(model, sampling, self.mesh, sorted(tokenizer.end_ids))
         requests = [
             Request(ids, ask.question, ask.sample, max_tokens=min(budget, context - len(ids)))
             for ask in asks

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from r1jax.architecture import ModelConfig
 from r1jax.config import SamplingConfig
 from r1jax.model.params import Weights
-from r1jax.sampling.engine import Completion, Engine, EngineStats, Request
+from r1jax.sampling.engine import Completion, Engine, EngineStats, OnDone, Request
 
 LEAST = 64  # slots of a lane: with fewer, a step costs more than it draws
 
@@ -53,20 +53,28 @@ class Lanes:
                     engine.load(None)
 
     def generate(
-        self, weights: Weights, requests: Sequence[Request], key: jax.Array
+        self,
+        weights: Weights,
+        requests: Sequence[Request],
+        key: jax.Array,
+        on_done: OnDone | None = None,
     ) -> tuple[list[Completion], EngineStats]:
-        """One completion a request, in the order of the requests."""
+        """As `Engine.generate`. on_done: from any thread, one call at a time."""
         first, *rest = self._engines
         if not rest:
-            return first.generate(weights, requests, key)
+            return first.generate(weights, requests, key, on_done=on_done)
         before, parts, over = self.stats, dealt(requests, len(self._engines)), threading.Event()
-
-        def go_on(*_: Any) -> None:
-            if over.is_set():
-                raise InterruptedError
+        telling = threading.Lock()
 
         def draw(engine: Engine, part: list[int]) -> list[Completion]:
-            return engine.generate(weights, [requests[i] for i in part], key, on_done=go_on)[0]
+            def done(i: int, completion: Completion) -> None:
+                with telling:
+                    if over.is_set():
+                        raise InterruptedError
+                    if on_done:
+                        on_done(part[i], completion)
+
+            return engine.generate(weights, [requests[i] for i in part], key, on_done=done)[0]
 
         with self.loaded(weights), ThreadPoolExecutor(len(parts)) as pool:
             lanes = [pool.submit(draw, *pair) for pair in zip(self._engines, parts, strict=True)]

@@ -36,7 +36,9 @@ def test_lanes_draw_what_one_engine_draws(monkeypatch, temperature):
     cfg = dataclasses.replace(CFG, temperature=temperature)
     want, _ = Engine(small.CONFIG, cfg, make_mesh("1"), [0]).generate(weights, REQUESTS, KEY)
     for _ in range(2):
-        got, stats = lanes.generate(weights, REQUESTS, KEY)
+        told = {}
+        got, stats = lanes.generate(weights, REQUESTS, KEY, on_done=told.__setitem__)
+        assert all(told[i].tokens is got[i].tokens for i in range(len(REQUESTS)))
         for a, b in zip(got, want, strict=True):
             np.testing.assert_array_equal(a.tokens, b.tokens)
             np.testing.assert_allclose(a.logps, b.logps, atol=1e-6)
