@@ -32,7 +32,8 @@ from r1jax.rl.grpo import grpo_step
 from r1jax.rl.hyper import hyper_of, static_of
 from r1jax.rl.loop import new_policy
 from r1jax.rl.types import layout_of, make_rollout
-from r1jax.sampling.engine import Engine, Request
+from r1jax.sampling.engine import Request
+from r1jax.sampling.lanes import Lanes
 
 QUESTIONS, GROUP, PROMPT, REPLY, VOCAB = 8, 8, 32, 96, 4096
 END = 0  # the token
@@ -77,7 +78,7 @@ def here(weights, asked: DenseConfig, bias: dict[int, float]) -> Callable[[], fl
         optim=OptimConfig(lr=LR),
     )
     mesh, rng = sharding.make_mesh("1"), np.random.default_rng(0)
-    engine = Engine(cfg.model, cfg.sampling, mesh, [END] if bias else [])
+    engine = Lanes(cfg.model, cfg.sampling, mesh, [END] if bias else [])
     hyper = hyper_of(cfg, bias_vector(bias, VOCAB))
     held = [new_policy(cfg, weights, mesh)]
     layout, turn = layout_of(cfg, 1), iter(range(10**6))
