@@ -100,7 +100,7 @@ def main(args: list[str]) -> None:
     workers, most = _workers(told)
     resume = "--resume" in args
     cli.reject([arg for arg in args if arg != "--resume"], __doc__ or "")
-    check(seeds is None or seeds.isdigit(), f"--seeds={seeds}: expected how many")
+    check(seeds is None or seeds.isdigit(), f"--seeds={seeds}: expected a number of seeds")
 
     grid = read_grid(
         DEFAULT if name == "default" else Path(name), None if seeds is None else int(seeds)

@@ -39,8 +39,8 @@ from r1jax.config import RunConfig
 from r1jax.data.tasks import fit_prompts, make_task
 from r1jax.evaluation.questions import evenly
 from r1jax.files import write_whole
-from r1jax.model.params import Weights, weight_specs
-from r1jax.model.quantise import keep_weights
+from r1jax.model.params import Weights
+from r1jax.model.quantise import keep_weights, kept_specs
 from r1jax.models import with_vocab
 from r1jax.pipeline.reinforcement import base_weights
 from r1jax.sampling.engine import Request
@@ -94,7 +94,7 @@ class Look:
         self.cfg, self.task, self.model = cfg, task, run.model
         self.mesh = sharding.make_mesh(cfg.mesh)
         base = keep_weights(base_weights(run, self.mesh), run.model)
-        where = sharding.shardings(weight_specs(run.model), self.mesh)
+        where = sharding.shardings(kept_specs(run.model), self.mesh)
         self.weights = sharding.place(base, where)
         ends = sorted(task.tokenizer.end_ids)
         self.engine = Lanes(run.model, run.sampling, self.mesh, ends)

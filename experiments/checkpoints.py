@@ -7,7 +7,7 @@
 --prune=RULES removes what no rule keeps: `newest:N`; `every:M`, those of every so many steps;
 `best:METRIC`, by a column of metrics.jsonl (`best:-nll`: the lowest). Damaged ones are kept by no
 rule. While a run is under way in the folder nothing is pruned. --verify ends with exit code 2 if
-one is damaged; those written without checksums are `unchecked`.
+one is damaged or there is none; those written without checksums are `unchecked`.
 """
 
 import datetime
@@ -96,8 +96,10 @@ def main(args: list[str]) -> None:
             f"step {one.step:>7}  {one.written:%Y-%m-%d %H:%M}  {_size(one.size):>9}  "
             f"{one.files:>4} files  {'  '.join(filter(None, (told, kept)))}".rstrip()
         )
+    none = f"{run}: no complete checkpoint"
+    check(bool(found) or not verify, none)
     if not found:
-        print(f"{run}: no complete checkpoint")
+        print(none)
     if prune:
         with locked(run):
             for one in found:

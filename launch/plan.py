@@ -125,9 +125,11 @@ def main(args: list[str]) -> None:
 
 
 def lines(several: list[list[str]]) -> None:
-    """A table of plans. All are understood before any is compiled."""
+    """A table of plans. All are understood before any is compiled. Raises InputError if none
+    compiles."""
     plans = [understood(list(args)) for args in several]
     print(many.HEAD)
+    refused = 0
     for asked in plans:
         cfg = asked.cfg
         found: Report | str
@@ -135,10 +137,11 @@ def lines(several: list[list[str]]) -> None:
             cfg = of_mesh(asked, asked.mesh, 1)
             found = compiled(asked, cfg, asked.job)
         except InputError as error:
-            found = str(error)
+            found, refused = str(error), refused + 1
         about = asked.name, asked.where.text, asked.job, f"{longest(cfg):,}"
         print(many.line(about, cfg.mesh, found), flush=True)
         jax.clear_caches()  # of programs that are not met again
+    check(refused < len(plans), "none of these plans compiles")
 
 
 def understood(args: list[str]) -> Asked:
@@ -188,7 +191,8 @@ def positive(given: dict[str, str | None], name: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    check(math.isfinite(value) and value >= 0, f"--{name}={text}: expected a number, such as 2.5")
+    good = math.isfinite(value) and value >= 0
+    check(good, f"--{name}={text}: expected a finite number that is not negative, such as 2.5")
     return value
 
 

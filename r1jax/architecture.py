@@ -152,11 +152,16 @@ class LoraConfig:
 
     def __post_init__(self):
         check(self.rank >= 0, f"LoraConfig.rank must not be negative, got {self.rank}")
+        for name, value in (("weights", self.weights), ("embeddings", self.embeddings)):
+            check(
+                self.rank > 0 or value in ("stored", False),
+                f"LoraConfig.{name}={value}: of adapters, which LoraConfig.rank asks for",
+            )
         check(self.alpha > 0, f"LoraConfig.alpha must be positive, got {self.alpha}")
         unknown = [t for t in self.modules() if t not in LORA_TARGETS]
         check(
             not unknown,
-            f"LoraConfig.targets: {', '.join(unknown)} is none of all, {', '.join(LORA_TARGETS)}",
+            f"LoraConfig.targets={self.targets}: expected all, or of {', '.join(LORA_TARGETS)}",
         )
 
     def modules(self) -> tuple[str, ...]:

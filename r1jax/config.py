@@ -128,7 +128,7 @@ class SamplingConfig:
         check(self.top_k >= 0, f"SamplingConfig.top_k must not be negative, got {self.top_k}")
         check(
             self.slots % self.refill == 0,
-            f"SamplingConfig.refill={self.refill} must divide slots={self.slots}",
+            f"SamplingConfig.refill={self.refill} must divide SamplingConfig.slots={self.slots}",
         )
 
 

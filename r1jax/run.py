@@ -50,8 +50,9 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 PACKAGE = Path(__file__).parent
 
 
-# Of a configuration: what a run begins with, and which of its problems are never trained on.
-BEGINNING = ("base", "corpus", "heldout_share")
+# Of a configuration: what a run begins with, and stands beside, and which of its problems are never
+# trained on.
+BEGINNING = ("base", "corpus", "heldout_share", "lora")
 
 
 # The signal that came to a process whose runs are in threads, which hear none.

@@ -1,5 +1,6 @@
 """python -m experiments.baseline, from a run's folder to what the verdict reads."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,11 @@ import pytest
 import tiny_run
 
 from experiments import baseline
+from r1jax.architecture import LoraConfig
 from r1jax.checks import InputError
+from r1jax.config import RunConfig
+from r1jax.config_file import load_config
+from r1jax.model.adapters import has_adapters
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +42,15 @@ def test_it_counts_replies_at_every_temperature(run, tmp_path, capsys):
     assert told["max_first_token_probability"] > 0.3
     with pytest.raises(InputError, match=r"baseline.json is there already: remove it, or give"):
         baseline.main([str(out)])
+
+
+def test_the_base_of_a_run_with_adapters_is_the_model_they_stand_beside(run, tmp_path):
+    cfg = load_config(RunConfig, run / "config.json")
+    beside = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, lora=LoraConfig(rank=2)))
+    asked = baseline.BaselineConfig(run=str(run), samples=1, questions=2)
+    plain, adapted = (baseline.Look(asked, one) for one in (cfg, beside))
+    assert has_adapters(adapted.weights.params)
+    assert adapted.drawn(1.0, 0) == plain.drawn(1.0, 0)
 
 
 def test_the_same_seed_finds_the_same(run, tmp_path):

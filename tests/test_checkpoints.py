@@ -273,6 +273,14 @@ def test_nothing_is_pruned_under_a_run(listed):
     assert steps(listed / "checkpoints") == [1, 2, 3, 4, 5, 6]
 
 
+def test_that_none_is_left_is_no_success(listed):
+    for step in steps(listed / "checkpoints"):
+        shutil.rmtree(listed / "checkpoints" / str(step))
+    command.main([str(listed)])
+    with pytest.raises(InputError, match="no complete checkpoint"):
+        command.main([str(listed), "--verify"])
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match="no checkpoints in this folder"):
         command.main([str(tmp_path)])

@@ -9,6 +9,7 @@ from launch.planning.report import Report, from_to
 from r1jax.checks import check
 
 LISTED = ("model", "topology", "job", "tokens")  # flags that may be several, by commas
+CELL = 120  # characters of what went wrong
 ALONE = ("--sweep", "--lengths", "--price", "--json")
 
 HEAD = (
@@ -29,6 +30,7 @@ def combinations(args: Sequence[str]) -> list[list[str]]:
             if rest[at].startswith(f"{flag}="):
                 value = rest.pop(at).partition("=")[2]
                 given[flag] = [value] if os.path.isdir(value) else value.split(",")
+                check(all(given[flag]), f"{flag}={value}: an empty name")
                 continue
             at += 1
     found = [
@@ -43,7 +45,8 @@ def combinations(args: Sequence[str]) -> list[list[str]]:
 def line(asked: Sequence[str], mesh: str, found: Report | str) -> str:
     """Of one plan: what was asked for and came out, or why nothing did."""
     if isinstance(found, str):
-        return _row([*asked, mesh, found, "", "", ""])
+        short = found if len(found) <= CELL else f"{found[:CELL]} ..."
+        return _row([*asked, mesh, short, "", "", ""])
     size = f"{found.peak / GIB:.1f}" if found.peak else "more"
     memory = f"{size} of {found.has / GIB:.1f} GiB"
     if not found.fits:

@@ -34,7 +34,8 @@ def lengths(text: str, most: int, count: int) -> list[int]:
         ) from None
     check(
         0 < mu <= most and 0 <= sigma < 5,
-        f"--lengths={text}: a mean of at most {most} tokens (a reply's most), and a spread below 5",
+        f"--lengths={text}: expected a mean above 0 and of at most {most} tokens (a reply's most), "
+        "and a spread below 5",
     )
     if sigma == 0:
         return [round(mu)] * count

@@ -89,7 +89,7 @@ def _why(error: Exception, gpu: bool) -> str:
     extra = "aot-cuda" if gpu else "aot"
     absent = isinstance(error, (ImportError, ModuleNotFoundError)) or re.search(
         r"[Uu]nknown backend|not found|[Uu]nable to initialize|No module|not in the list|"
-        r"not implemented",
+        r"not implemented|not installed",
         said,
     )
     if absent:

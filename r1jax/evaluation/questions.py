@@ -75,20 +75,20 @@ def evenly(total: int, count: int) -> list[int]:
     return [k * total // count for k in range(count)]
 
 
-def named(benchmarks: str, data: str) -> list[tuple[str, Benchmark, str]]:
+def named(benchmarks: str, data: str, flag: str = "--data") -> list[tuple[str, Benchmark, str]]:
     """(name, benchmark, path) of each part of "NAME[=FILE],...", where NAME is one of BENCHMARKS, a
     form of problems, or any other for problems of the user's own.
 
     Empty: those of BENCHMARKS that the folder `data` holds, or the embedded one without a folder.
-    Raises InputError for a name that is not known, or a file that is not there.
+    Raises InputError for a name that is not known, or a file that is not there. flag: of `data`.
     """
-    check(not data or Path(data).exists(), f"--data={data}: no such folder")
+    check(not data or Path(data).exists(), f"{flag}={data}: no such folder")
     if not benchmarks and not data:
         return [(EMBEDDED, BENCHMARKS[EMBEDDED], "")]
     if not benchmarks:
         found = {name: _path_of(b, data) for name, b in BENCHMARKS.items()}
         held = [(name, BENCHMARKS[name], str(path)) for name, path in found.items() if path]
-        check(bool(held), f"--data={data}: holds none of {', '.join(BENCHMARKS)}")
+        check(bool(held), f"{flag}={data}: holds none of {', '.join(BENCHMARKS)}")
         return held
     parts = [_named(part, data) for part in benchmarks.split(",")]
     twice = [name for name, n in Counter(name for name, *_ in parts).items() if n > 1]

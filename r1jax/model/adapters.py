@@ -140,16 +140,31 @@ def adapt(path, w, spec: ParamSpec, lora: LoraConfig):
 
 
 def with_adapters(params: Params, specs: Params, lora: LoraConfig) -> Params:
-    """Raises InputError if `lora` names no parameter that there is."""
+    """Raises InputError if `lora` names no parameter that there is, or a rank that none has."""
     found = jax.tree_util.tree_map_with_path(
         lambda path, spec, w: adapt(path, w, spec, lora), specs, params, is_leaf=sharding.is_spec
     )
+    _check_rank(found, lora)
     check(
         has_adapters(found),
         f"LoraConfig.targets={lora.targets}: the model has none of these; it may have "
         f"{', '.join(LORA_TARGETS)}",
     )
     return found
+
+
+def _check_rank(params: Params, lora: LoraConfig) -> None:
+    """A product of matrices as wide as the one beside it can be all that one can be."""
+    leaves = jax.tree.leaves(params, is_leaf=is_adapted)
+    widths = [
+        min(math.prod(w.a.shape[1:-1]), math.prod(w.b.shape[2:]))
+        for w in leaves
+        if isinstance(w, Adapted)
+    ]
+    check(
+        not widths or lora.rank <= max(widths),
+        f"LoraConfig.rank={lora.rank}: no matrix here has a rank above {max(widths, default=0)}",
+    )
 
 
 def adapters_of(params):

@@ -16,6 +16,7 @@ from r1jax.config_file import fields_of, load_config, save_config
 from r1jax.files import write_whole
 from r1jax.lock import locked
 from r1jax.pipeline import stages
+from r1jax.pipeline.evaluate import sets
 from r1jax.pipeline.page import write_page
 from r1jax.pipeline.place import At
 from r1jax.pipeline.plan import R1Config
@@ -36,8 +37,8 @@ def run(cfg: R1Config, first: str = "", last: str = "", say=print) -> list[str]:
     stage.
     """
     out, every = Path(cfg.out), [stage.name for stage in stages.STAGES]
-    for name in filter(None, (first, last)):
-        check(name in every, f"stage {name!r}: expected one of {', '.join(every)}")
+    for flag, name in (("from", first), ("until", last)):
+        check(not name or name in every, f"--{flag}={name}: expected one of {', '.join(every)}")
     end = every.index(last or every[-1])
     check(every.index(first or every[0]) <= end, f"--from={first} comes after --until={last}")
     # A start that was refused, which leaves its configuration alone, has begun nothing.
@@ -86,6 +87,8 @@ def _check_given(cfg: R1Config) -> None:
     }
     for flag, path in given.items():
         check(not path or Path(path).exists(), f"--{flag}={path}: no such file")
+    if cfg.heldout:
+        sets(Path(cfg.heldout), cfg.evaluate)  # as the last stage reads them
 
 
 def _run_stage(at: At, stage: Stage) -> bool:

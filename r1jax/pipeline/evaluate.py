@@ -29,7 +29,7 @@ def sets(folder: Path, cfg: Evaluate) -> list[Asked]:
     holds, where a file is called as one."""
     how, files = Choice(limit=cfg.limit), sorted(folder.glob("*.jsonl"))
     if not files or any(file.stem in BENCHMARKS for file in files):
-        return [load(*one, how) for one in named("", str(folder))]
+        return [load(*one, how) for one in named("", str(folder), "--heldout")]
     return [load(f.stem, Benchmark(f.stem, "problems"), str(f), how) for f in files]
 
 

@@ -31,9 +31,11 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--tokens=0"], "--tokens=0: expected a number"),
         (["--rows=many"], "--rows=many: expected a number"),
         (["--price=2"], "--price: of an iteration, which --lengths asks for"),
-        (["--lengths=100", "--price=x"], "--price=x: expected a number"),
+        (["--lengths=100", "--price=x"], "--price=x: expected a finite number"),
         (["--lengths=100", "--job=sft"], "not of --job=sft"),
-        (["--lengths=1e9"], "a mean of at most 176 tokens"),
+        (["--lengths=1e9"], "a mean above 0 and of at most 176 tokens"),
+        (["--lengths=0"], "a mean above 0"),
+        (["--lengths=100", "--price=-2"], "--price=-2: expected a finite number"),
         (["--tokenss=3"], "did you mean --tokens?"),
         (["--model=deepseek-v33"], "no published model: did you mean deepseek-v3?"),
     ],
@@ -42,6 +44,17 @@ def test_bad_input_is_one_line(args, said):
     with pytest.raises(InputError) as error:
         plan.understood(list(args))
     assert said in str(error.value)
+
+
+def test_a_table_of_plans_none_of_which_compiles_is_a_failure(monkeypatch, capsys):
+    def refused(*_):
+        raise InputError("the compiler refuses it: " + 50 * "HLO ")
+
+    monkeypatch.setattr(plan, "compiled", refused)
+    with pytest.raises(InputError, match="none of these plans compiles"):
+        plan.main(["--topology=v5e:2x2,v5e:2x4", "--job=sft", "--preset=tiny"])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 2 and all("the compiler refuses it" in r and len(r) < 250 for r in rows)
 
 
 def test_rows_that_are_no_whole_groups_are_refused():

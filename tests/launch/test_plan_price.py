@@ -194,6 +194,9 @@ def test_several_plans_are_every_combination_of_what_is_listed(tmp_path):
     assert many.combinations(["--job=sft", "--sweep"]) == [["--job=sft", "--sweep"]]
     with pytest.raises(InputError, match="--sweep: of one plan, not of 2"):
         many.combinations(["--job=sft,grpo", "--sweep"])
+    for flag in ("--topology=v5e:2x2,", "--topology=h100:1,,h100:2", "--model="):
+        with pytest.raises(InputError, match=f"^{flag}: an empty name"):
+            many.combinations([flag])
 
 
 def test_a_line_of_a_table_says_what_came_out():

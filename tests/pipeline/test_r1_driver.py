@@ -140,10 +140,21 @@ def test_a_stage_that_is_done_keeps_its_configuration(ran, tmp_path, flag):
     assert did[3:] == ["zero", "cold_start", "reasoning_rl"]
 
 
+def test_problems_to_be_held_out_are_read_before_anything_is_trained(ran, tmp_path):
+    (folder := tmp_path / "problems").mkdir()
+    with pytest.raises(InputError, match=f"^--heldout={folder}: holds none of"):
+        run(tmp_path / "out", f"--heldout={folder}")
+    (folder / "mine.jsonl").write_text("{bad\n")
+    with pytest.raises(InputError, match=r"mine.jsonl:1: "):
+        run(tmp_path / "out", f"--heldout={folder}")
+    assert ran[0] == []
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--from=cold"], "stage 'cold': expected one of zero, cold_start, reasoning_rl"),
+        (["--from=cold"], "^--from=cold: expected one of zero, cold_start, reasoning_rl"),
+        (["--until=cold"], "^--until=cold: expected one of zero, cold_start, reasoning_rl"),
         (["--from=cold_start", "--until=zero"], "--from=cold_start comes after --until=zero"),
         (["--resume"], "--resume: .* holds no pipeline to go on with"),
         (["--zero.steps=0"], "--zero.steps must be positive, got 0"),

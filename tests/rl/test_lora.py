@@ -108,7 +108,7 @@ def test_targets_are_named():
     attention = weights.params.dense.attention
     assert is_adapted(attention.q_DHX) and is_adapted(attention.v_DKX)
     assert not is_adapted(attention.k_DKX) and not has_adapters(weights.params.dense.ffn)
-    with pytest.raises(InputError, match="wq is none of all, q_proj"):
+    with pytest.raises(InputError, match="targets=q_proj,wq: expected all, or of q_proj"):
         LoraConfig(targets="q_proj,wq")
     with pytest.raises(InputError, match="q_a_proj"):
         adapted(lora=LoraConfig(rank=2, targets="q_a_proj"))
@@ -241,6 +241,25 @@ def test_a_frozen_model_that_was_trained_on_is_another(tuned, tmp_path):
         opened.weights(opened.config, sharding.make_mesh("1"))
     with pytest.raises(InputError, match=said):
         sft.main(["--resume", "--steps=5", f"--out={tmp_path / 'run'}"])
+
+
+@pytest.mark.parametrize("flags", [{"weights": "int4"}, {"embeddings": True}])
+def test_what_is_of_adapters_alone_is_refused_without_them(flags):
+    """Else all weights would be trained, in float32, and nobody be told."""
+    with pytest.raises(InputError, match=r"of adapters, which LoraConfig.rank asks for"):
+        LoraConfig(**flags)
+
+
+def test_a_rank_that_no_matrix_has_is_a_slip():
+    with pytest.raises(InputError, match=r"LoraConfig.rank=100000: no matrix here has a rank"):
+        adapted(lora=LoraConfig(rank=100_000))
+
+
+def test_a_run_goes_on_with_the_adapters_that_it_began_with(tuned, tmp_path):
+    shutil.copytree(tuned[1], tmp_path / "run")
+    for flag in ("--lora.weights=int8", "--lora.rank=8", "--lora.embeddings"):
+        with pytest.raises(InputError, match=rf"^{flag}.*: .* began with .*, and goes on with it"):
+            sft.main(["--resume", "--steps=5", f"--out={tmp_path / 'run'}", flag])
 
 
 def test_what_cannot_be_trained_is_said(data_dir, tmp_path):

@@ -128,7 +128,7 @@ def test_a_base_is_made_by_a_worker_once(tmp_path, monkeypatch):
     [
         ("--grid=none.toml", "none.toml: No such file or directory"),
         ("--seeds=0", "no seeds"),
-        ("--seeds=few", "--seeds=few: expected how many"),
+        ("--seeds=few", "--seeds=few: expected a number of seeds"),
         ("--shard=3/2", "--shard=3/2: i must lie between 1 and n"),
         ("--workers=none", "--workers=none: expected auto, compiled or how many"),
         ("--workers=compiled:1", "--workers=compiled:1: expected compiled:N, N at least 2"),
