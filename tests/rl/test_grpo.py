@@ -171,7 +171,14 @@ def test_update_does_not_change_with(replies, cfg):
     assert_same_step(step(policy(), rollout, cfg), reference_step())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+#: Those whose normalisation, ratio and critic are unlike; the others' compilations are as long.
+UNLIKE = ("grpo", "gspo", "ppo")
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [a if a in UNLIKE else pytest.param(a, marks=pytest.mark.slow) for a in ALGORITHMS],
+)
 def test_update_of_no_algorithm_changes_with_packing_order_and_mesh_and_stays_sharded(algorithm):
     """A token mean is over the update, not over its micro-batches; a constant length is not the
     row's."""

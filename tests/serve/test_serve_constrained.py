@@ -112,7 +112,7 @@ def test_the_thought_is_the_one_without_a_grammar(server):
 
 
 def test_some_object(server):
-    choice = ask(server, response_format={"type": "json_object"}, seed=0, max_tokens=400)
+    choice = ask(server, response_format={"type": "json_object"}, seed=0, max_tokens=150)
     if choice["finish_reason"] == "stop":
         assert isinstance(json.loads(choice["message"]["content"]), dict)
     assert choice["message"]["content"].startswith("{")
@@ -283,7 +283,7 @@ def test_a_reply_that_cannot_be_guided_ends_no_other(server, monkeypatch):
     asked = {"messages": ASK, "response_format": FORMAT, "thinking_budget": 8}
     for broken in (lambda self: np.zeros(1, np.uint32), lambda self: 1 / 0):
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            other = pool.submit(ask, server, seed=3, max_tokens=300)
+            other = pool.submit(ask, server, seed=3, max_tokens=100)
             with monkeypatch.context() as patch:
                 made = Grammars.matcher  # which looks at the first word itself
 

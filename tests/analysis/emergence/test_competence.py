@@ -15,6 +15,13 @@ from r1jax.model.transformer import forward
 MODEL = small.config(vocab=len(VOCABULARY), context=64)
 
 
+@jax.jit
+def after(weights, ids_1T, at):
+    """Probabilities of the token behind place `at`, which nothing behind it changes."""
+    hidden_1D = forward(weights, ids_1T, MODEL).hidden_BTD[:, at]
+    return jax.nn.softmax(unembed(weights.params, hidden_1D, MODEL))[0]
+
+
 def test_all_four_are_those_of_a_plain_forward(monkeypatch):
     monkeypatch.setattr(module, "ROWS", 8)
     weights = small.weights(MODEL)
@@ -28,9 +35,9 @@ def test_all_four_are_those_of_a_plain_forward(monkeypatch):
             running = problem.numbers[0]
 
             def likely(said=said):
-                ids = np.array([[word(w) for w in said]])
-                hidden = forward(weights, ids, MODEL).hidden_BTD[:, -1]
-                return np.asarray(jax.nn.softmax(unembed(weights.params, hidden, MODEL)))[0]
+                ids = np.zeros((1, MODEL.context), np.int32)
+                ids[0, : len(said)] = [word(w) for w in said]
+                return np.asarray(after(weights, ids, len(said) - 1))
 
             for sign, n in zip(signs, problem.numbers[1:], strict=True):
                 running += n if sign == "+" else -n
