@@ -3,6 +3,8 @@
 S slots  V vocabulary
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,14 @@ import pytest
 import small
 
 from r1jax.config import SamplingConfig
-from r1jax.sampling.samplers import Biases, Cutoffs, keep_top, sample, sample_keys
+from r1jax.sampling.samplers import (
+    Biases,
+    Cutoffs,
+    categorical,
+    keep_top,
+    sample,
+    sample_keys,
+)
 
 KEY = jax.random.key(0)
 LOGITS_SV = np.random.default_rng(0).normal(size=(50, 9)).astype(np.float32)
@@ -102,6 +111,56 @@ def test_draws_are_those_of_jax():
     at = jnp.arange(50)
     want = jax.vmap(jax.random.categorical)(sample_keys(KEY, at, at * 0, at * 0), LOGITS_SV / 0.7)
     np.testing.assert_array_equal(draw(LOGITS_SV, [SamplingConfig(temperature=0.7)])[0], want)
+
+
+@pytest.mark.parametrize("vocab", [129, 1000, 1024])
+def test_of_many_tokens_a_block_is_drawn_and_one_in_it(vocab):
+    """Beside the same in float64 and token by token; none that may not be drawn."""
+    n, rng, size = 200, np.random.default_rng(vocab), math.ceil(math.sqrt(vocab))
+    logits_SV = (rng.normal(size=(n, vocab)) * 3).astype(np.float32)
+    logits_SV[rng.random((n, vocab)) < 0.5] = -np.inf
+    logits_SV[:, :size] = -np.inf  # a whole block
+    keys_S = sample_keys(KEY, np.arange(n), np.zeros(n, int), np.zeros(n, int))
+    got_S = categorical(jnp.asarray(logits_SV), keys_S)
+    blocks = -(-vocab // size)
+    noise_SM = jax.vmap(lambda key: jax.random.gumbel(key, (blocks + size,)))(keys_S)
+    for row_V, noise_M, got in zip(np.float64(logits_SV), np.float64(noise_SM), got_S, strict=True):
+        parts = [row_V[i : i + size] for i in range(0, vocab, size)]
+        with np.errstate(divide="ignore"):
+            whole = [np.log(np.exp(part).sum()) for part in parts]
+        block = int(np.argmax(whole + noise_M[:blocks]))
+        part = parts[block]
+        want = block * size + int(np.argmax(part + noise_M[blocks : blocks + len(part)]))
+        assert got == want and np.isfinite(row_V[want])
+
+
+def test_draws_from_many_tokens_come_as_often_as_their_probabilities_say():
+    n, logits_V = 20_000, np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    logits_V[::3] = -np.inf
+    token_S, _ = draw(np.tile(logits_V, (n, 1)), [SamplingConfig()])
+    p_V = np.exp(small.log_softmax(np.float64(logits_V)))
+    count_V = np.bincount(token_S, minlength=1000)
+    some = p_V > 0
+    assert (count_V[~some] == 0).all()
+    chi2 = np.sum((count_V - n * p_V)[some] ** 2 / (n * p_V)[some])
+    free = some.sum() - 1
+    assert abs(chi2 - free) < 4 * math.sqrt(2 * free)
+
+
+@pytest.mark.parametrize(("vocab", "most"), [(100, 0.0), (1000, 1.0)])
+def test_a_ban_changes_what_was_banned_and_little_else(vocab, most):
+    """Paired replies, with and without a ban, stay together until it binds. most: of tokens that
+    were not banned and change, for each that was."""
+    n, logits_V = 5000, np.random.default_rng(1).normal(size=vocab).astype(np.float32) * 2
+    banned_V = logits_V.copy()
+    banned = np.argsort(logits_V)[-20:-10]
+    banned_V[banned] = -np.inf
+    free_S, bound_S = (
+        np.asarray(draw(np.tile(a, (n, 1)), [SamplingConfig()])[0]) for a in (logits_V, banned_V)
+    )
+    binds_S = np.isin(free_S, banned)
+    assert 0.02 < binds_S.mean() < 0.5
+    assert (free_S != bound_S)[~binds_S].sum() <= most * binds_S.sum()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.6])
