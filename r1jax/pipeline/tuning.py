@@ -49,6 +49,7 @@ def fine_tune(
     losses = first_and_last(read_jsonl(run.folder / "metrics.jsonl"), "nll")
     if losses:
         say(loss_line(*losses, run.at))
+    say(f"run                 {run.folder}")
     run.check_ended()
     return run
 
