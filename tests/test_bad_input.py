@@ -108,7 +108,7 @@ def error_in(error_of, folder):
             ],
             "--model.param-dtype=bfloat16 cannot hold updates of --rl.critic-lr=1e-06",
         ),
-        (["--sampling.slots=100"], "--sampling.refill=16 must divide slots=100"),
+        (["--sampling.slots=100"], "--sampling.refill=16 must divide --sampling.slots=100"),
         (["--sampling.top-p=0.9"], "RL needs temperature > 0, top_p = 1 and top_k = 0"),
         (["--task=chess"], "invalid choice 'chess'"),
         (["--task=gsm8k"], "--task=gsm8k needs --data=FILE"),

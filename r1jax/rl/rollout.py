@@ -20,7 +20,7 @@ from r1jax.rewards.shares import grade_shares
 from r1jax.sampling.engine import Completion, Engine, Request
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
     """One reply: what was asked, what was drawn, what it earned, and its reflective terms."""
 

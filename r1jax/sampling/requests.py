@@ -118,7 +118,7 @@ def how(
     return found
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # of arrays, which no == compares
 class Completion:
     """A reply. `logps[i]` is of tokens[i] under the distribution it was sampled from.
 
@@ -133,7 +133,7 @@ class Completion:
     experts: np.ndarray | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # of arrays, which no == compares
 class Tops:
     """Of T tokens under the model's own distribution, before temperature, bias or guide: each one's
     log-probability, and the K likeliest at its place, likeliest first (K: MOST_TOPS, or the
@@ -147,7 +147,7 @@ class Tops:
         return Tops(self.logp_T[which], self.token_TK[which], self.logp_TK[which])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # of arrays, which no == compares
 class Event:
     """What a reply has drawn since the last one."""
 

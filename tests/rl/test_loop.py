@@ -1,9 +1,15 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from r1jax.checks import InputError
+from r1jax.data.countdown import problems
+from r1jax.rewards.grading import Grade
 from r1jax.rl.failures import Failures, check_graders
+from r1jax.rl.loop import _to_show
+from r1jax.rl.rollout import Sample
+from r1jax.sampling.requests import Completion
 
 
 def samples(*outcomes):
@@ -51,3 +57,18 @@ def test_replies_that_cannot_be_graded_are_told_first_and_at_the_end():
     assert said == [first]
     failures.sum_up()
     assert said[1].startswith("warning: 3 replies in 2 steps could not be graded")
+
+
+def test_a_problem_that_was_asked_twice_in_a_step_is_shown():
+    """With fewer problems than questions, two replies may differ in their tokens alone."""
+
+    def sample(length: int, outcome: str) -> Sample:
+        tokens = np.arange(length, dtype=np.int32)
+        drawn = Completion(tokens, np.zeros(length, np.float32), False)
+        grade = Grade(outcome, {}, 0.0, "", 0.0, None, "", 0.0)
+        return Sample(problems(4)[0], 0, [1, 2], drawn, grade, {"wait": 1}, str)
+
+    some = [sample(n, "incorrect") for n in (9, 9, 11, 4, 4)]
+    aha = sample(11, "correct")
+    assert _to_show([*some, aha])[-1] is aha
+    assert _to_show([aha, *some]).count(aha) == 1
