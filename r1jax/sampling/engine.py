@@ -310,15 +310,10 @@ class Engine:
         per, length = self._per, self._length
         if (far := self._far()) >= length:
             length = self._positions(far + 1)
-        if not self._waiting and (few := self._few()):
-            running = int(np.bincount([s // per for s in self._running]).max())
-            per = self._slots(few) if running <= few else per
+        running = int(np.bincount([s // per for s in self._running]).max())
+        while not self._waiting and running <= (few := _few(per)) and self._slots(few) < per:
+            per = self._slots(few)
         self._refit(per, length)
-
-    def _few(self) -> int:
-        """Running slots a device that would do with far fewer; 0 where it has few as it is."""
-        few = self._per // SHRINK
-        return few if few >= SMALL else 0
 
     def _far(self) -> int:
         """The farthest position that is read next."""
@@ -383,7 +378,7 @@ class Engine:
         if self._waiting:
             keep = self._most * n - min(self.cfg.refill, len(self._waiting))
         else:
-            few = self._few()
+            few = _few(self._per)  # fewer than some device has, or it would have been refitted
             keep = few * n if running > few * n else few
         rows = self._rows
         if not any(r.how.cut for r in self._running.values()):
@@ -486,6 +481,12 @@ class Engine:
             tops=tops,
             cached=reply.cached,
         )
+
+
+def _few(per: int) -> int:
+    """Running slots a device that would do with far fewer than `per`; 0 where these are few."""
+    few = per // SHRINK
+    return few if few >= SMALL else 0
 
 
 def _completion(events: Sequence[Event]) -> Completion:
