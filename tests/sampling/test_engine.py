@@ -481,8 +481,6 @@ def test_running_slots_may_become_so_few_that_they_are_moved_twice(monkeypatch):
     """From 64 to 16 to 8: most replies end in one step, and the call must not wait for none."""
     monkeypatch.setattr("r1jax.sampling.engine.SMALL", 4)
     weights, engine = new(slots=64, refill=64, max_tokens=24)
-    requests = [
-        Request([1, 2, 3], 0, i, max_tokens=24 if i < 2 else 1, stop=[]) for i in range(64)
-    ]
+    requests = [Request([1, 2, 3], 0, i, max_tokens=24 if i < 2 else 1, stop=[]) for i in range(64)]
     completions, _ = engine.generate(weights, requests, KEY)
     assert [len(c.tokens) for c in completions] == [24, 24] + [1] * 62
