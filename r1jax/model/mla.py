@@ -32,7 +32,7 @@ from r1jax.sharding import constrain
 # Of the norms of the latents, whatever the layers' own: as in the published modeling code.
 LATENT_EPS = 1e-6
 HEADS = 16  # that are expanded at a time
-LANES = 8  # float32 numbers of a vector, at least, where there are many
+VECTOR = 8  # float32 numbers that a CPU computes at once, at least
 
 
 def attention(
@@ -79,8 +79,9 @@ def attention(
 def turned(cache: LatentCache, cfg: ModelConfig, queries: int) -> LatentCache:
     """For a call that decodes `queries` of each row at a time: on a CPU, with what it scores
     positions last too, where a row has fewer queries than a vector has numbers. XLA:CPU computes
-    several scores of one query at once only if their positions lie side by side."""
-    few = queries * cfg.attention.heads < LANES
+    several scores of one query at once only if their positions lie side by side. Of layers apart:
+    scanned ones are of large models."""
+    few = queries * cfg.attention.heads < VECTOR
     if platform() != "cpu" or cfg.scan_layers or not few or length(cache) > LIVE:
         return cache
     both = jnp.concatenate([cache.latent_BSC, cache.rope_BSR], axis=-1)

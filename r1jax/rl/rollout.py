@@ -17,7 +17,8 @@ from r1jax.model.params import Weights
 from r1jax.rewards.components import Outcome
 from r1jax.rewards.grading import Grade, Grader
 from r1jax.rewards.shares import grade_shares
-from r1jax.sampling.engine import Completion, Engine, Request
+from r1jax.sampling.engine import Completion, Request
+from r1jax.sampling.lanes import Lanes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ Drawn = tuple[list[Sample], dict[str, float]]  # graded replies, and seconds by 
 
 
 def draw(
-    engine: Engine,
+    engine: Lanes,
     grader: Grader,
     task: Task,
     weights: Weights,

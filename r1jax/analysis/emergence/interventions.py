@@ -32,7 +32,7 @@ from r1jax.checks import InputError, check, near
 from r1jax.data.conversation import Conversation
 from r1jax.data.problems import Problem
 from r1jax.model.params import Weights
-from r1jax.sampling.engine import Engine, Request
+from r1jax.sampling.engine import Request
 from r1jax.sampling.lanes import Lanes
 
 KINDS, TIMES = ("0", "wait", "check", "neutral"), (1, 2, 4)
@@ -81,7 +81,7 @@ class Draws:
 
     def __init__(
         self,
-        engine: Engine | Lanes,
+        engine: Lanes,
         weights: Weights,
         prompts: Sequence[Sequence[int]],
         samples: int,

@@ -26,7 +26,7 @@ from r1jax.data.conversation import make_conversation
 from r1jax.data.countdown import VOCABULARY, problems
 from r1jax.data.tokenizer import Tokenizer
 from r1jax.rewards.grading import Grade
-from r1jax.sampling.engine import Engine
+from r1jax.sampling.lanes import Lanes
 from r1jax.sharding import make_mesh
 
 LIMIT, SAMPLES = 20, 4
@@ -41,7 +41,7 @@ def draws():
     sampling = SamplingConfig(max_prompt=9 + LIMIT, max_tokens=LIMIT, slots=16, refill=8)
     model = tiny_run.CONFIG.model
     roomy = tiny_run.small.config(vocab=model.vocab, expert_ffn=11, context=64)
-    engine = Engine(roomy, sampling, make_mesh("1"), [EOS], biases=64)
+    engine = Lanes(roomy, sampling, make_mesh("1"), [EOS], biases=64)
     prompts = [WORDS.prompt_ids(problem.prompt) for problem in ASKED]
     assert max(map(len, prompts)) <= 9
     return Draws(engine, tiny_run.weights(), prompts, SAMPLES, LIMIT, jax.random.key(0))
