@@ -25,6 +25,9 @@ MODULES = {
     "cli",
     "errors",
     "bench.__init__",
+    "bench.dense_task",
+    "bench.dense_trl",
+    "bench.dense_tunix",
     "bench.rewrites",
 }  # no commands
 

@@ -1,7 +1,7 @@
 """What packing replies into rows saves of an update, as ratios within one run.
 
     python -m experiments.bench.update
-    python -m experiments.bench.update --rows=8 --row-tokens=376
+    python -m experiments.bench.update --rows=16
 
 The step of the tiny preset on replies as long as those of its first and of its last steps, packed,
 beside the same replies one a row of max_prompt + max_tokens.
@@ -53,7 +53,7 @@ def drawn(cfg, length_N: np.ndarray, one_a_row: bool) -> Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class UpdateConfig:
-    rows: int = 16
+    rows: int = 8  # computed at once: the preset's
     row_tokens: int = 0
     turns: int = 5
 
