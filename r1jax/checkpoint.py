@@ -1,6 +1,7 @@
 """Orbax checkpoints of the sharded state. One is either complete or not there."""
 
 import dataclasses
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from r1jax import manifest, processes, sharding, stored
+from r1jax import manifest, peers, processes, sharding, stored
 from r1jax.architecture import HOW_IT_RUNS, ModelConfig
 from r1jax.checks import InputError, check
 from r1jax.model.adapters import adapters_of
@@ -50,6 +51,18 @@ class Keep:
         return [info.step in stays for info in checkpoints]
 
 
+def meets(*, key: str, timeout_ms: int) -> None:
+    """Where the processes of a pod wait for each other in the background of a save. One whose
+    writing has failed would wait here, and the others elsewhere, until both have waited for twenty
+    minutes: it says so instead, and all end."""
+    error, others = sys.exc_info()[1], peers.current()
+    if others and error and threading.current_thread() is not threading.main_thread():
+        told = " ".join(str(error).split())[:200]
+        others.give_up(f"a checkpoint was not written: {type(error).__name__}: {told}", 2)
+    else:
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+
 class Checkpoints:
     """The checkpoints of a run, in `folder`; a context manager.
 
@@ -68,7 +81,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep,
             create=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
+            async_options=ocp.AsyncOptions(
+                barrier_sync_fn=meets, post_finalization_callback=self._sum_up
+            ),
         )
         self._root = stored.absolute(folder)
         with stored.reaching(self._root):

@@ -193,8 +193,12 @@ class Peers:
     def leave_failed(self, line: str, code: int) -> None:
         """Tells the others that this process ends, and why; returns when they have heard."""
         self._ending.set()
-        self.tell(Verdict(f"process {self._index} on {socket.gethostname()}: {line}", code))
+        self.give_up(line, code)
         self._part(LOST)
+
+    def give_up(self, line: str, code: int) -> None:
+        """All are to end, this process too, for what went wrong in it. Of any thread."""
+        self.tell(Verdict(f"process {self._index} on {socket.gethostname()}: {line}", code))
 
     def await_verdict(self) -> None:
         """After a collective has failed: waits for as long as a lost process takes to be missed.

@@ -11,7 +11,7 @@ import small
 from test_run import Config
 
 from experiments import checkpoints as command
-from r1jax import manifest
+from r1jax import manifest, peers
 from r1jax import run as runs
 from r1jax.checkpoint import Checkpoints, Keep
 from r1jax.checks import InputError
@@ -149,6 +149,31 @@ def test_one_is_due_after_so_many_minutes_as_after_so_many_steps(tmp_path, monke
 def corrupt(out, step):
     path = out / "checkpoints" / str(step) / "note" / "metadata"
     path.write_bytes(b"x" + path.read_bytes()[1:])
+
+
+def test_a_process_whose_writing_fails_says_so_where_the_others_would_wait(tmp_path, monkeypatch):
+    """In the background, in which each would wait for the other for twenty minutes."""
+    told = []
+    pod = SimpleNamespace(give_up=lambda *what: told.append(what))
+    monkeypatch.setattr(peers, "_peers", pod)
+    model = small.config()
+    with Checkpoints(tmp_path / "whole", Keep()) as whole:
+        whole.save(1, {"a": np.ones(3)}, model, {})
+        whole.wait()
+        assert whole.newest() == 1 and not told
+
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write", full)
+    with Checkpoints(tmp_path / "full", Keep()) as torn:
+        torn.save(1, {"a": np.ones(3)}, model, {})
+        with pytest.raises(OSError, match="No space left"):
+            torn.wait()
+        assert torn.newest() is None
+    assert told and set(told) == {
+        ("a checkpoint was not written: OSError: [Errno 28] No space left on device", 2)
+    }
 
 
 def test_a_run_goes_on_from_the_one_before_and_keeps_the_damaged_one_beside(tmp_path):
