@@ -9,7 +9,7 @@ import numpy as np
 
 from r1jax.analysis.emergence.causes import Causes
 from r1jax.analysis.emergence.measure import Run, planned
-from r1jax.analysis.emergence.rules import BLIND, UNDECIDED, Finding, Thresholds
+from r1jax.analysis.emergence.rules import BLIND, UNDECIDED, Finding, Thresholds, came_and_went
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,20 @@ def flags_of(
         )
     if agreed["existence"] not in ("absent", "extinct") and (text := _length_driven(runs)):
         yield "length-driven", text
+    for run in runs:
+        if run.end is not None and came_and_went(run, t):
+            most = run.summit
+            yield (
+                "came and went",
+                f"{run.name}: {most.share.value:.0%} of replies reflected at steps {most.first} to "
+                f"{most.last}, {run.end.reflective.value:.1%} at the end",
+            )
+    foreign = max(run.foreign for run in (*runs, *controls))
+    if foreign > t.foreign:
+        yield (
+            "another script",
+            f"{foreign:.0%} of the letters are not Latin: the words looked for are English",
+        )
     cut = [e.truncated.value for e in ends if e.truncated.value is not None]
     if cut and max(cut) > t.truncated:
         yield "truncated", f"{max(cut):.0%} of replies at the end are cut at the length limit"

@@ -26,8 +26,10 @@ from r1jax.analysis.emergence.series import (
     REPLIES,
     TOKENS,
     Series,
+    Summit,
     series_of,
     series_of_metrics,
+    summit_of,
 )
 from r1jax.analysis.emergence.stages import Stage, counted_stage, stage_of
 from r1jax.analysis.emergence.table import Detector, Table, make_table
@@ -37,6 +39,7 @@ from r1jax.config import FolderConfig
 
 TRACKED = "tracked"  # greedy replies to the same few problems: shown, not counted
 ENOUGH = 50  # held-out replies at a step for it to be the base or the end
+LATIN = 0x24F  # the last letter of Latin Extended-B
 SERIES = ("reflection", "length", "accuracy")
 # Fields of a configuration in which runs of one configuration may differ.
 _OWN = ("seed", "mesh", *(field.name for field in dataclasses.fields(FolderConfig)))
@@ -70,7 +73,8 @@ class Coverage:
 class Run:
     """start, end: None where the log has no step 0, or no second step. timings: of SERIES, those
     that rise. corrects, breaks: the first reply whose first try is wrong and whose answer is right,
-    and the other way round. of_totals: only totals were logged, and a few replies."""
+    and the other way round. foreign: of the letters of its replies, the share that is not Latin, as
+    the words that are looked for are. of_totals: only totals were logged, and a few replies."""
 
     log: Log
     detector: Detector
@@ -87,6 +91,8 @@ class Run:
     gaps: list[Gap]
     shape: Shape | None
     phases: list[tuple[str, int, int]]
+    summit: Summit
+    foreign: float
     coverage: Coverage | None
     corrects: Reply | None
     breaks: Reply | None
@@ -148,11 +154,20 @@ def measure(log: Log, reading: Reading, control: str | None = None) -> Run:
         gaps=gaps(timings),
         shape=shape_of(series.steps_T, share_T, n_T, reading.sudden_width, planned(log)),
         phases=phases(series.steps_T, share_T, reading.sporadic, reading.marked),
+        summit=summit_of(series),
+        foreign=_foreign(log.replies),
         coverage=None if table is None or not log.whole else _coverage(table),
         corrects=corrects,
         breaks=breaks,
         of_totals=totals is not None,
     )
+
+
+def _foreign(replies: Sequence[Reply]) -> float:
+    """Of some replies from all over the log."""
+    some = "".join(reply.text for reply in replies[:: len(replies) // 500 + 1])
+    letters = [c for c in some if c.isalpha()]
+    return sum(ord(c) > LATIN for c in letters) / max(len(letters), 1)
 
 
 def planned(log: Log) -> int | None:

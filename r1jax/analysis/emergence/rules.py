@@ -4,7 +4,7 @@ Every rule says what it asks, whether that holds (None: the data cannot tell), a
 verdict is no more than which of them hold. Existence:
 
     absent      no rise, and the share at the end is bounded below the floor (or three bases' bound)
-    extinct     it was there and is gone
+    extinct     it was there, at first or in between, and is gone
     unchanged   it is there, without a threefold rise
     spurious    it rises, and no more than where the reward says nothing about answers
     amplified   the base did it; it rises threefold, and more than such controls
@@ -34,6 +34,7 @@ from r1jax.checks import check
 
 UNDECIDED = "undecided"
 # Controls whose reward says nothing about which answers are right.
+LONG_ENOUGH = 0.9  # of a run's steps, for its control
 BLIND = ("random", "format", "shuffled", "length")
 
 
@@ -55,6 +56,7 @@ class Thresholds:
     failed: float = 0.01  # graders
     agreement: float = 0.6  # kappa of word and structure
     differ: float = 0.05  # of replies, that have one of these alone
+    foreign: float = 0.5  # of the letters, in another script than the words looked for
     sporadic: float = 0.02  # phases of the share
     marked: float = 0.10
     sudden_width: float = 0.10  # t90 - t10, as a share of the run
@@ -115,7 +117,7 @@ def existence(run: Run, controls: Sequence[Run], t: Thresholds) -> Finding:
             "absent", f"the share at the end is below {t.floor:.0%} for certain",
             _below(end.reflective, t.floor), end=end.reflective,
         )  # fmt: skip
-        if low_end:
+        if low_end and run.foreign < t.foreign:
             return found("absent")
         wanted = f"{run.name}: replies at step 0, before any update (no baseline)"
         return found(UNDECIDED, [wanted], ["unchanged", "spurious", "amplified", "emerged"])
@@ -133,9 +135,10 @@ def existence(run: Run, controls: Sequence[Run], t: Thresholds) -> Finding:
         "higher", "the share at the end is above that of step 0: the difference's interval is",
         (gap.low or 0) > 0, start=start.reflective, end=end.reflective, difference=gap,
     )  # fmt: skip
-    bound = max(t.floor, 3 * (start.reflective.high or 0))
+    bound = max(t.floor, min(3 * (start.reflective.high or 0), t.marked))
     low_end = rule(
-        "low", f"the end's upper bound is below {t.floor:.0%}, or three times that of step 0",
+        "low", f"the end's upper bound is below {t.floor:.0%}, or three times that of step 0 (at "
+        f"most {t.marked:.0%})",
         _below(end.reflective, bound), end=end.reflective, bound=bound,
     )  # fmt: skip
     gone = rule(
@@ -147,12 +150,29 @@ def existence(run: Run, controls: Sequence[Run], t: Thresholds) -> Finding:
     )  # fmt: skip
     if gone:
         return found("extinct")
+    went = rule(
+        "came and went", f"at some steps {t.marked:.0%} of replies reflect and {t.rise:g} times as "
+        "many as at the end, by the interval", came_and_went(run, t),
+        steps=[run.summit.first, run.summit.last], share=run.summit.share, end=end.reflective,
+    )  # fmt: skip
     if higher and changes is None:
         wanted = f"{run.name}: {2 * SEGMENT} logged steps, to say when it rises"
         return found(UNDECIDED, [wanted], ["unchanged", "spurious", "amplified", "emerged"])
     if not (higher and changes):
-        below = low_end and (start.reflective.value or 0) < t.floor
-        return found("absent" if below else "unchanged")
+        if went and low_end:
+            return found("extinct")
+        if (start.reflective.value or 0) >= t.floor:
+            return found("unchanged")
+        readable = rule(
+            "readable", "most of the letters are Latin, as the words that are looked for",
+            run.foreign < t.foreign, foreign=run.foreign,
+        )  # fmt: skip
+        if low_end and readable:
+            return found("absent")
+        wanted = f"{run.name}: more replies at step 0 and at the end: no bound, no absence"
+        if not readable:
+            wanted = f"{run.name}: replies in English, of which the words looked for are"
+        return found(UNDECIDED, [wanted], ["absent", "unchanged", "amplified", "emerged"])
     threefold = rule(
         "threefold", f"the odds rose {t.rise:g}-fold, and the interval lies above 1",
         (ratio.value or 0) >= t.rise and (ratio.low or 0) > 1, odds_ratio=ratio,
@@ -162,9 +182,25 @@ def existence(run: Run, controls: Sequence[Run], t: Thresholds) -> Finding:
     return _risen(run, start, end, controls, t, rule, found)
 
 
+def came_and_went(run: Run, t: Thresholds) -> bool:
+    """Whether replies reflected in between as they do no more."""
+    end, most = run.end, run.summit.share.low or 0.0
+    if end is None:
+        return False
+    then = end.reflective
+    return most >= max(t.marked, t.rise * (then.value or 0.0)) and most > (then.high or 0.0)
+
+
 def _risen(run, start, end, controls, t, rule, found) -> Finding:
     """Of a share that rose threefold: spurious, amplified or emerged."""
-    blind = [c for c in controls if c.control in BLIND and c.end is not None]
+    blind, missing = [], []
+    for control in (c for c in controls if c.control in BLIND and c.end is not None):
+        if unlike := _unlike(run, start, control):
+            missing.append(f"{control.name}: a control as long and of the same base; {unlike}")
+        else:
+            blind.append(control)
+    if blind:
+        missing = []  # those will do
     for control in blind:
         gap = difference(
             end.share_B, control.end.share_B, _gap(end, control.end), end.n + control.end.n
@@ -174,12 +210,18 @@ def _risen(run, start, end, controls, t, rule, found) -> Finding:
             f"the share is above that of the control with {control.control} rewards",
             (gap.low or 0) > 0, difference=gap, control=control.end.reflective,
         )  # fmt: skip
-        if not beats:
+        rises = None if beats else rule(
+            f"as {control.name}", "the control is above the share at step 0 for certain",
+            (gap.high or 0) < _gap(end, start), difference=gap,
+        )  # fmt: skip
+        if rises:
             return found("spurious")
+        if not beats:
+            missing.append(f"{control.name}: more replies; whether it rose as well is not known")
+    doubtful = bool(missing) or not blind
     base = _base(run, start)
     seen = rule("seen", "the base was seen to reflect", base["reflective"] > 0, **base)
-    missing = []
-    if not blind:
+    if not blind and not missing:
         missing.append(
             "a run of the same base whose rewards are random: --control=random=RUN (or a format "
             "reward alone: --control=format=RUN)"
@@ -211,7 +253,20 @@ def _risen(run, start, end, controls, t, rule, found) -> Finding:
             )
     if not missing:
         return found(kinds[0])
-    return found(UNDECIDED, missing, kinds if blind else ["spurious", *kinds])
+    return found(UNDECIDED, missing, ["spurious", *kinds] if doubtful else kinds)
+
+
+def _unlike(run: Run, start: Stage, control: Run) -> str:
+    """What keeps a control from being one of this run; "" if nothing does."""
+    last, its_last = (int(r.series.steps_T[-1]) for r in (run, control))
+    if its_last < LONG_ENOUGH * last:
+        return f"it ends at step {its_last}, the run at {last}"
+    if control.start is None:
+        return ""
+    ours, its = start.reflective, control.start.reflective
+    if (its.low or 0) > (ours.high or 0) or (its.high or 0) < (ours.low or 0):
+        return f"it begins with {its.value:.1%} of replies, the run with {ours.value:.1%}"
+    return ""
 
 
 def _base(run: Run, start: Stage) -> dict[str, Any]:

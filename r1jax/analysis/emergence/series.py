@@ -4,9 +4,11 @@ Legend: T steps, Q questions of a step, B draws, M the columns of `COLUMNS`.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
+from r1jax.analysis.emergence.intervals import Estimate
 from r1jax.analysis.emergence.logs import Log
 from r1jax.analysis.emergence.table import Detector, Table
 
@@ -52,6 +54,33 @@ class Series:
 
     def share(self, hits: int, of: int) -> np.ndarray:
         return self.totals_TM[:, hits] / np.maximum(self.totals_TM[:, of], 1)
+
+
+class Summit(NamedTuple):
+    """Neighbouring steps at which the share of replies that reflect is largest."""
+
+    first: int
+    last: int
+    share: Estimate
+
+
+def summit_of(series: Series) -> Summit:
+    """Of a twentieth of the steps, at least three."""
+    width = min(max(len(series) // 20, 3), len(series))
+
+    def rolling(totals: np.ndarray) -> np.ndarray:
+        ends = np.pad(totals.cumsum(-1), [(0, 0)] * (totals.ndim - 1) + [(1, 0)])
+        return ends[..., width:] - ends[..., :-width]
+
+    k_T, n_T = (rolling(series.totals_TM[:, m]) for m in (REFLECTIVE, REPLIES))
+    at = int(np.argmax(k_T / np.maximum(n_T, 1)))
+    there = series.draws()[:, at : at + width]
+    drawn_B = there[:, :, REFLECTIVE].sum(1) / np.maximum(there[:, :, REPLIES].sum(1), 1)
+    low, high = np.quantile(drawn_B, [0.025, 0.975])
+    value = float(k_T[at] / max(n_T[at], 1))
+    steps_T = series.steps_T[at : at + width]
+    estimate = Estimate(value, float(min(low, value)), float(max(high, value)), int(n_T[at]))
+    return Summit(int(steps_T[0]), int(steps_T[-1]), estimate)
 
 
 def series_of(table: Table, detector: Detector) -> Series:

@@ -56,7 +56,7 @@ def verdict(log, control):
 @pytest.fixture(scope="module")
 def control():
     """Paid by a coin; its share stays."""
-    return measure(planted.log(np.full(12, 0.02), seed=99, name="random"), Reading(), "random")
+    return measure(planted.log(np.full(STEPS, 0.02), seed=99, name="random"), Reading(), "random")
 
 
 def test_a_rise_that_is_done_is_settled_and_one_under_way_is_not(control):

@@ -61,7 +61,8 @@ def test_a_rise_beyond_random_rewards_is_amplified(random_control):
     assert flags(found) == {"one seed only"}
     names = {r.name: r.holds for r in found.judged[0].findings["existence"].rules}
     assert names == {
-        "change": True, "higher": True, "low": False, "gone": False, "threefold": True,
+        "change": True, "higher": True, "low": False, "gone": False, "came and went": False,
+        "threefold": True,
         "beats random": True, "seen": True,
     }  # fmt: skip
 
@@ -82,6 +83,30 @@ def test_what_random_rewards_do_as_well_is_spurious():
     found = verdict(run(RISE, seed=1), controls=[none])
     assert found.existence == "undecided" and "no control" not in flags(found)
     assert "rewards are blind to answers (no_trace)" in dict(found.flags)["no blind control"]
+
+
+def test_a_control_that_cannot_tell_decides_nothing(random_control):
+    """Neither that a rise is spurious nor that it is not."""
+    rises = run(RISE, seed=1)
+
+    def found(share_T, **given):
+        return verdict(rises, controls=[run(share_T, "random", seed=5, name="coin", **given)])
+
+    few = verdict(
+        run(0.15 * RISE, seed=1),
+        controls=[run(np.full(16, 0.03), "random", seed=5, questions=2, group=2, heldout=0)],
+    )
+    for undecided, why in (
+        (few, "more replies; whether it rose as well is not known"),
+        (found(np.full(9, 0.03)), "it ends at step 8, the run at 15"),
+        (found(np.full(16, 0.6)), "of replies, the run with"),
+    ):
+        assert undecided.existence == "undecided"
+        assert "spurious" in undecided.between["existence"]
+        assert any(why in m for m in undecided.missing), undecided.missing
+    # One that can is enough.
+    short = run(np.full(9, 0.03), "random", seed=5, name="short")
+    assert verdict(rises, controls=[short, random_control]).existence == "amplified"
 
 
 def test_emerged_asks_for_a_base_that_was_looked_at_closely(random_control):
@@ -138,6 +163,30 @@ def test_extinct_unchanged_and_no_baseline(random_control):
     found = verdict(measure(late, Reading()), controls=[random_control])
     assert found.existence == "undecided" and "no baseline" in flags(found)
     assert any("step 0" in m for m in found.missing)
+
+
+def test_what_came_and_went_is_not_absent():
+    between = np.r_[np.full(15, 0.002), np.full(15, 0.6), np.full(15, 0.002)]
+    for low in (0.002, 0.02):
+        found = verdict(run(np.where(between < 0.1, low, between), seed=3))
+        assert found.existence == "extinct"
+        assert "of replies reflected at steps" in dict(found.flags)["came and went"]
+    stays = verdict(run(np.r_[np.full(15, 0.002), np.full(15, 0.6)], seed=3))
+    assert "came and went" not in flags(stays)
+
+
+def test_nothing_is_absent_of_few_replies_or_of_another_script():
+    few = np.r_[np.zeros(10), np.full(6, 0.3)]
+    found = verdict(run(few, seed=0, questions=4, group=2, heldout=0))
+    assert found.existence == "undecided" and "absent" in found.between["existence"]
+    assert any("more replies at step 0 and at the end" in m for m in found.missing)
+    log = planted.log(NEVER)
+    chinese = [
+        dataclasses.replace(r, text=20 * "等等,再检查一下,不对 " + r.text) for r in log.replies
+    ]
+    found = verdict(measure(dataclasses.replace(log, replies=tuple(chinese)), Reading()))
+    assert found.existence == "undecided"
+    assert "not Latin" in dict(found.flags)["another script"]
 
 
 def test_four_of_five_seeds_decide_and_else_they_disagree(random_control):
