@@ -195,7 +195,7 @@ def _risen(run, start, end, controls, t, rule, found) -> Finding:
     """Of a share that rose threefold: spurious, amplified or emerged."""
     blind, missing = [], []
     for control in (c for c in controls if c.control in BLIND and c.end is not None):
-        if unlike := _unlike(run, start, control):
+        if unlike := _unlike(run, start, control, t):
             missing.append(f"{control.name}: a control as long and of the same base; {unlike}")
         else:
             blind.append(control)
@@ -256,7 +256,7 @@ def _risen(run, start, end, controls, t, rule, found) -> Finding:
     return found(UNDECIDED, missing, ["spurious", *kinds] if doubtful else kinds)
 
 
-def _unlike(run: Run, start: Stage, control: Run) -> str:
+def _unlike(run: Run, start: Stage, control: Run, t: Thresholds) -> str:
     """What keeps a control from being one of this run; "" if nothing does."""
     last, its_last = (int(r.series.steps_T[-1]) for r in (run, control))
     if its_last < LONG_ENOUGH * last:
@@ -264,7 +264,7 @@ def _unlike(run: Run, start: Stage, control: Run) -> str:
     if control.start is None:
         return ""
     ours, its = start.reflective, control.start.reflective
-    if (its.low or 0) > (ours.high or 0) or (its.high or 0) < (ours.low or 0):
+    if (its.low or 0) > t.rise * (ours.high or 0) or (ours.low or 0) > t.rise * (its.high or 0):
         return f"it begins with {its.value:.1%} of replies, the run with {ours.value:.1%}"
     return ""
 
