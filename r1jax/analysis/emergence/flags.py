@@ -1,7 +1,6 @@
 """What a reader has to know before believing a verdict."""
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -73,6 +72,13 @@ def flags_of(
     cut = [e.truncated.value for e in ends if e.truncated.value is not None]
     if cut and max(cut) > t.truncated:
         yield "truncated", f"{max(cut):.0%} of replies at the end are cut at the length limit"
+    first = max((r.start.truncated.value or 0.0 for r in runs if r.start is not None), default=0.0)
+    if first > t.truncated:
+        yield (
+            "cut at first",
+            f"{first:.0%} of replies at step 0 are cut at the length limit: what the base would "
+            "have gone on to is not known",
+        )
     if any(_limits(run) > 1 for run in runs):
         yield "limit changed", "the length limit changed during the run: lengths differ by design"
     failed = [m.get("reward/grader_failed") or 0.0 for run in runs for m in run.log.metrics]
@@ -104,11 +110,10 @@ def _length_driven(runs: Sequence[Run]) -> str:
     for start, end in stages:
         before, after = start.per_1k.value, end.per_1k.value
         more = (end.per_reply.value or 0) > (start.per_reply.value or 0)
-        if before and after is not None and more:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                high = np.nanquantile(end.density_B / start.density_B, 0.975)
-            if math.isnan(high) or high <= 1 or after <= before:
-                told.append(f"{before:.1f} → {after:.1f}")
+        if not before or after is None or not more:
+            continue
+        if after <= before or np.nanquantile(end.density_B - start.density_B, 0.975) <= 0:
+            told.append(f"{before:.1f} → {after:.1f}")
     if not told:
         return ""
     return f"terms per 1,000 tokens did not rise ({', '.join(told)}): longer replies hold more"

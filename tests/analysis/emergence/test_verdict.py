@@ -282,6 +282,23 @@ def test_longer_replies_with_as_many_words_a_token_are_flagged():
     rows = [r for t in range(8) for r in replies(t, 1 if t < 4 else 5, 1 if t < 4 else 10)]
     found = verdict(measure(Log("grows", tuple(rows), whole=True), Reading()))
     assert "length-driven" in flags(found)
+    # Not of a base that says so little that its density is drawn as nothing, too.
+    seldom = run(np.r_[np.full(8, 0.02), np.full(8, 0.5)], seed=10, heldout=0)
+    assert seldom.start.per_1k.value > 0 and np.any(seldom.start.density_B == 0)
+    assert "length-driven" not in flags(verdict(seldom))
+
+
+def test_a_base_whose_replies_are_cut_is_flagged():
+    """More room may show what was there before."""
+
+    def rows(limit):
+        for t in range(12):
+            for q in range(10):
+                words = ("so " * 12 + "wait 1 = 1").split()[: limit if t < 6 else 40]
+                yield Reply(t, f"q{t}-{q}", "x?", " ".join(words), True, len(words), t < 6)
+
+    found = verdict(measure(Log("cut", tuple(rows(12)), whole=True), Reading()))
+    assert "100% of replies at step 0" in dict(found.flags)["cut at first"]
 
 
 def test_cut_replies_a_moved_limit_and_missing_token_counts_are_flagged():
